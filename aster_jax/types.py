@@ -1,0 +1,109 @@
+"""The values that travel between stages, on one page, and the axis-letter key.
+
+Axis letters (suffixes of array names in pure code, one key for the whole project):
+
+    B rows            T query positions     S key / cache positions
+    D model width     F feed-forward width  N query heads   K key/value heads
+    G N // K          H head size           V vocabulary    L layers
+    M microbatches    P prefill rows        C prefill chunk length
+
+Host lists are plain plurals (`tokens`, `rewards`). Log-probabilities are natural logs
+(nats); rewards are in [0, 1]; durations are seconds.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A question with a checkable answer; where every stage starts.
+
+    `id` is unique and stable across runs: curriculum filters, sampling keys and logs
+    refer to it. `family` groups problems of one kind in reports.
+    """
+
+    id: str
+    question: str
+    answer: str
+    family: str
+
+
+SpanKind = Literal["prompt", "model", "tool"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A run of tokens [start, stop) of one origin: given, sampled, or from the tool."""
+
+    kind: SpanKind
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CallRecord:
+    """What one tool call (or malformed attempt at one) did, for metrics and the viewer.
+
+    `status` is a tool status (`aster_jax.tools.result`) or "malformed" when the turn
+    could not be parsed as a call and the tool was never reached.
+    """
+
+    code: str
+    status: str
+    text: str
+    wall_s: float
+    queue_s: float
+
+
+EndReason = Literal[
+    "answered",  # the model ended a turn that holds no tool call
+    "turn_budget",  # one turn ran into its own token budget
+    "token_budget",  # the model wrote all the tokens it was allowed
+    "context_budget",  # prompt + model + tool tokens filled the context
+    "call_budget",  # it called again after being told that no calls are left
+    "malformed",  # too many turns in a row that could not be parsed
+    "infrastructure",  # our fault: masked from the loss, never scored
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One episode: a single append-only list of token ids and what is known per id.
+
+    `loss_mask[t]` is 1 iff the policy sampled token t. `logprobs[t]` is the log-prob of
+    token t under the distribution it was sampled from (0 where the mask is 0), and
+    `raw_logprobs[t]` the same at temperature 1 with no truncation. All four lists have
+    equal length; `spans` cover them without gaps.
+    """
+
+    problem_id: str
+    sample: int
+    tokens: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    raw_logprobs: tuple[float, ...]
+    spans: tuple[Span, ...]
+    calls: tuple[CallRecord, ...]
+    end: EndReason
+    final_text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A trajectory with its outcome reward and the verifier's verdict."""
+
+    trajectory: Trajectory
+    reward: float
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """A demonstration ready for SFT: ids, mask (1 = trained on) and what it came from."""
+
+    problem_id: str
+    family: str
+    tokens: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    num_calls: int
