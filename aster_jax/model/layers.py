@@ -1,0 +1,76 @@
+"""The weighted pieces of the transformer, each over `self.param`.
+
+One of the two files of the model that import linen. The modules hold no state besides
+`params`; stock `linen.Embed`/`Dense` are avoided because they accept no output sharding.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from aster_jax.model import config
+
+
+class Einsum(nn.Module):
+    """A matmul written as an einsum; `shape` is the weight's, in the equation's letters.
+
+    `fan_in` is the number of inputs summed per output, for the initial scale.
+    """
+
+    shape: tuple[int, ...]
+    fan_in: int
+    param_dtype: str
+    compute_dtype: str
+
+    @nn.compact
+    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(stddev=self.fan_in**-0.5)
+        w = self.param("w", init, self.shape, jnp.dtype(self.param_dtype))
+        dtype = jnp.dtype(self.compute_dtype)
+        return jnp.einsum(equation, x.astype(dtype), w.astype(dtype))
+
+
+class Embed(nn.Module):
+    """The token table, [V, D]."""
+
+    shape: tuple[int, int]
+    param_dtype: str
+    compute_dtype: str
+
+    @nn.compact
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(stddev=0.02)
+        w_VD = self.param("w", init, self.shape, jnp.dtype(self.param_dtype))
+        return w_VD[tokens_BT].astype(jnp.dtype(self.compute_dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, computed in float32 whatever comes in."""
+
+    size: int
+    eps: float
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (self.size,), jnp.dtype(self.param_dtype))
+        x32 = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
+        scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (self.size,))
+        return (normed * scale).astype(x.dtype)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: config.ModelConfig) -> jax.Array:
+    """Rotary positions in the half-split form that Hugging Face checkpoints use.
+
+    Angles are float32: at position 32,768 bfloat16 could not tell neighbours apart.
+    """
+    half = cfg.head_dim // 2
+    exponents = jnp.arange(half, dtype=jnp.float32) / half
+    frequencies = (cfg.rope_theta ** -exponents).reshape(1, 1, 1, half)
+    angles = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNH.dtype)

@@ -1,0 +1,180 @@
+"""The one forward: training (packed rows), prefill and decode all call it.
+
+Everyone outside `model/` sees pure functions of a plain `params` dict; linen stays
+inside. With a cache the new keys and values are written at `positions_BT` first and
+attention reads the cache; without one the tokens attend to each other inside their
+segment.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from aster_jax.model import attention, config, layers
+from aster_jax.model import cache as kv
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU with pre-norms: x + attn(norm(x)), then x + mlp(norm(x))."""
+
+    cfg: config.ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, mask_BTS, kv_BKSH):
+        normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
+        attended_BTD, kv_BKSH = self._attend(normed, positions_BT, mask_BTS, kv_BKSH)
+        x_BTD = x_BTD + attended_BTD
+        return x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD)), kv_BKSH
+
+    def _norm(self, name, size):
+        return layers.RMSNorm(size, self.cfg.rms_norm_eps, self.cfg.param_dtype, name=name)
+
+    def _einsum(self, name, shape, fan_in):
+        dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype)
+        return layers.Einsum(shape, fan_in, *dtypes, name=name)
+
+    def _attend(self, x_BTD, positions_BT, mask_BTS, kv_BKSH):
+        c = self.cfg
+        D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
+        q_BTNH = self._einsum("q", (D, N, H), D)("BTD,DNH->BTNH", x_BTD)
+        k_BTKH = self._einsum("k", (D, K, H), D)("BTD,DKH->BTKH", x_BTD)
+        v_BTKH = self._einsum("v", (D, K, H), D)("BTD,DKH->BTKH", x_BTD)
+        if c.qk_norm:
+            q_BTNH = self._norm("q_norm", H)(q_BTNH)
+            k_BTKH = self._norm("k_norm", H)(k_BTKH)
+        q_BTNH = layers.rotate(q_BTNH, positions_BT, c)
+        k_BTKH = layers.rotate(k_BTKH, positions_BT, c)
+        if kv_BKSH is None:
+            keys, values = k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3)
+        else:
+            kv_BKSH = kv.write(*kv_BKSH, k_BTKH, v_BTKH, positions_BT)
+            keys, values = kv_BKSH
+        out_BTNH = attention.attend(q_BTNH, keys, values, mask_BTS)
+        return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), kv_BKSH
+
+    def _mlp(self, x_BTD):
+        D, F = self.cfg.d_model, self.cfg.d_ff
+        gate_BTF = self._einsum("gate", (D, F), D)("BTD,DF->BTF", x_BTD)
+        up_BTF = self._einsum("up", (D, F), D)("BTD,DF->BTF", x_BTD)
+        return self._einsum("down", (F, D), F)("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF)
+
+
+def _embed(cfg):
+    return layers.Embed((cfg.vocab_size, cfg.d_model), cfg.param_dtype, cfg.compute_dtype)
+
+
+def _final_norm(cfg):
+    return layers.RMSNorm(cfg.d_model, cfg.rms_norm_eps, cfg.param_dtype)
+
+
+def _unembed(cfg):
+    return layers.Einsum((cfg.d_model, cfg.vocab_size), cfg.d_model, cfg.param_dtype, "float32")
+
+
+def init_params(cfg: config.ModelConfig, key: jax.Array) -> dict:
+    """Fresh parameters as a plain dict; leaves under `layers` carry a leading L axis."""
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    x_BTD = jnp.zeros((1, 1, cfg.d_model), jnp.dtype(cfg.compute_dtype))
+    mask_BTS = jnp.ones((1, 1, 1), bool)
+    embed_key, layers_key, unembed_key = (jax.random.fold_in(key, i) for i in range(3))
+
+    def init_block(block_key):
+        return Block(cfg).init(block_key, x_BTD, tokens_BT, mask_BTS, None)["params"]
+
+    params = {
+        "embed": _embed(cfg).init(embed_key, tokens_BT)["params"],
+        "layers": jax.vmap(init_block)(jax.random.split(layers_key, cfg.num_layers)),
+        "final_norm": _final_norm(cfg).init(embed_key, x_BTD)["params"],
+    }
+    if not cfg.tie_embeddings:
+        params["unembed"] = _unembed(cfg).init(unembed_key, "BTD,DV->BTV", x_BTD)["params"]
+    return params
+
+
+def abstract_params(cfg: config.ModelConfig) -> dict:
+    """Shapes and dtypes of the parameters without computing or allocating anything."""
+    return jax.eval_shape(lambda: init_params(cfg, jax.random.key(0)))
+
+
+def count_params(cfg: config.ModelConfig) -> int:
+    """Number of parameters, tied embeddings counted once."""
+    return sum(x.size for x in jax.tree.leaves(abstract_params(cfg)))
+
+
+def unstack(params: dict) -> dict:
+    """`layers` as a tuple of per-layer dicts instead of arrays with an L axis.
+
+    The form for decoding: a scan would copy each layer's weights out of the stack for
+    every token. Done once per rollout phase; `forward` takes either form.
+    """
+    num_layers = jax.tree.leaves(params["layers"])[0].shape[0]
+    per_layer = tuple(jax.tree.map(lambda x: x[i], params["layers"]) for i in range(num_layers))
+    return {**params, "layers": per_layer}
+
+
+def forward(
+    params: dict,
+    cfg: config.ModelConfig,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    segments_BT: jax.Array | None = None,
+    cache: kv.KVCache | None = None,
+) -> tuple[jax.Array, kv.KVCache | None]:
+    """Final hidden states (after the last norm) and the new cache.
+
+    Args:
+      params: from `init_params` or a checkpoint; stacked or `unstack`ed.
+      cfg: sizes; static.
+      tokens_BT: ids.
+      positions_BT: rotary position of each token and, with a cache, the index it is
+        written to. A position >= the cache's capacity marks padding: written nowhere.
+      segments_BT: without a cache, which packed sequence a token belongs to (0 = padding);
+        None means one sequence per row.
+      cache: keys and values of earlier tokens, or None.
+
+    Returns:
+      hidden_BTD in the compute dtype, and the updated cache (None when none was given).
+    """
+    x_BTD = _embed(cfg).apply({"params": params["embed"]}, tokens_BT)
+    if cache is not None:
+        x_BTD, cache = _decode_layers(params, cfg, x_BTD, positions_BT, cache)
+    else:
+        if segments_BT is None:
+            segments_BT = jnp.ones_like(tokens_BT)
+        mask_BTS = attention.causal_segments(segments_BT)
+        x_BTD = _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS)
+    return _final_norm(cfg).apply({"params": params["final_norm"]}, x_BTD), cache
+
+
+def _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS):
+    def block(x, layer):
+        return Block(cfg).apply({"params": layer}, x, positions_BT, mask_BTS, None)[0], None
+
+    if cfg.remat:
+        block = jax.checkpoint(block)
+    if isinstance(params["layers"], tuple):
+        for layer in params["layers"]:
+            x_BTD, _ = block(x_BTD, layer)
+        return x_BTD
+    return jax.lax.scan(block, x_BTD, params["layers"])[0]
+
+
+def _decode_layers(params, cfg, x_BTD, positions_BT, cache):
+    if not isinstance(params["layers"], tuple):
+        params = unstack(params)
+    mask_BTS = attention.upto_position(positions_BT, cache.capacity)
+    pairs = []
+    for layer, k, v in zip(params["layers"], cache.k_BKSH, cache.v_BKSH, strict=True):
+        x_BTD, pair = Block(cfg).apply({"params": layer}, x_BTD, positions_BT, mask_BTS, (k, v))
+        pairs.append(pair)
+    return x_BTD, kv.KVCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+
+
+def logits(params: dict, cfg: config.ModelConfig, hidden_BTD: jax.Array) -> jax.Array:
+    """float32 scores over the vocabulary, [B, T, V]."""
+    hidden_BTD = hidden_BTD.astype(jnp.dtype(cfg.compute_dtype))
+    if cfg.tie_embeddings:
+        w_VD = params["embed"]["w"].astype(hidden_BTD.dtype)
+        return jnp.einsum("BTD,VD->BTV", hidden_BTD, w_VD, preferred_element_type=jnp.float32)
+    w_DV = params["unembed"]["w"].astype(hidden_BTD.dtype)
+    return jnp.einsum("BTD,DV->BTV", hidden_BTD, w_DV, preferred_element_type=jnp.float32)
