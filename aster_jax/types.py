@@ -14,6 +14,9 @@ Host lists are plain plurals (`tokens`, `rewards`). Log-probabilities are natura
 import dataclasses
 from typing import Literal
 
+import flax.struct
+import jax
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -107,3 +110,34 @@ class Demo:
     tokens: tuple[int, ...]
     loss_mask: tuple[int, ...]
     num_calls: int
+
+
+@flax.struct.dataclass
+class SftBatch:
+    """Packed rows for SFT, each array [M, B, T] (the step sees one [B, T] at a time).
+
+    `segments` number the sequences of a row from 1 (0 = padding), `positions` count from
+    0 in each. `weights` is the loss mask over the trained tokens of the whole batch.
+    """
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    segments_BT: jax.Array
+    weights_BT: jax.Array
+
+
+@flax.struct.dataclass
+class RlBatch:
+    """Packed trajectories for the policy loss; arrays as in `SftBatch`, and per token:
+
+    `advantages` of its trajectory; `old_logprobs` under the policy at the start of the
+    update, as the trainer computes them; `rollout_logprobs` as the engine sampled them.
+    """
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    segments_BT: jax.Array
+    weights_BT: jax.Array
+    advantages_BT: jax.Array
+    old_logprobs_BT: jax.Array
+    rollout_logprobs_BT: jax.Array

@@ -1,0 +1,127 @@
+"""The device mesh and the one table that says how parameters are laid out on it.
+
+Axes: `data` replicates parameters, `fsdp` shards them along their width and is a data
+axis for batches too, `tensor` shards heads and feed-forward units.
+"""
+
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from aster_jax.model import config, transformer
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# First match wins; a parameter without a match is an error. Comment = weight shape. The
+# optimiser's moments have the same paths with a prefix, hence the same layout.
+RULES = (
+    (r"(^|/)embed/w$", PartitionSpec("tensor", "fsdp")),  # [V, D]
+    (r"(^|/)layers/[qkv]/w$", PartitionSpec(None, "fsdp", "tensor", None)),  # [L, D, N|K, H]
+    (r"(^|/)layers/o/w$", PartitionSpec(None, "tensor", None, "fsdp")),  # [L, N, H, D]
+    (r"(^|/)layers/(gate|up)/w$", PartitionSpec(None, "fsdp", "tensor")),  # [L, D, F]
+    (r"(^|/)layers/down/w$", PartitionSpec(None, "tensor", "fsdp")),  # [L, F, D]
+    (r"(^|/)layers/(attn|mlp|q|k)_norm/scale$", PartitionSpec()),  # [L, D|H]
+    (r"(^|/)final_norm/scale$", PartitionSpec()),  # [D]
+    (r"(^|/)unembed/w$", PartitionSpec("fsdp", "tensor")),  # [D, V]
+    (r"(^|/)(count|step)$", PartitionSpec()),  # scalars of the optimiser and the state
+)
+
+
+def build(data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
+    """A (data, fsdp, tensor) mesh; -1 for `data` takes the devices that are left over."""
+    devices = jax.devices() if devices is None else devices
+    if data == -1:
+        data = len(devices) // (fsdp * tensor)
+    if data * fsdp * tensor != len(devices) or data < 1:
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not use the "
+            f"{len(devices)} devices present; choose factors of {len(devices)}"
+        )
+    shape = (data, fsdp, tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of devices that a batch's rows are spread over."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def kv_heads_axis(cfg: config.ModelConfig, mesh: Mesh) -> str | None:
+    """`tensor` where key/value heads divide over it, else None: heads are then replicated.
+
+    Sharding the head size instead would turn each attention into an all-to-all.
+    """
+    return "tensor" if cfg.num_kv_heads % mesh.shape["tensor"] == 0 else None
+
+
+def path_name(path) -> str:
+    """A pytree path as `layers/q/w`."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The table's entry for one array, checked against its shape."""
+    for pattern, spec in RULES:
+        if re.search(pattern, path):
+            break
+    else:
+        raise ValueError(f"no sharding rule matches parameter {path!r}; add it to mesh.RULES")
+    entries = list(spec) + [None] * (len(shape) - len(spec))
+    for axis, name in enumerate(entries):
+        if name is None or shape[axis] % mesh.shape[name] == 0:
+            continue
+        if re.search(r"(^|/)layers/[kv]/w$", path) and name == "tensor":
+            entries[axis] = None  # few key/value heads: replicate them
+            continue
+        raise ValueError(
+            f"axis {axis} of {path} ({shape[axis]}) does not divide over mesh axis "
+            f"{name}={mesh.shape[name]}; choose a {name} size that divides it"
+        )
+    return PartitionSpec(*entries)
+
+
+def shardings(tree, mesh: Mesh):
+    """A NamedSharding for every array (or shape) of a params, optimiser or train state."""
+
+    def one(path, leaf):
+        return NamedSharding(mesh, spec_of(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def rollout_shardings(cfg: config.ModelConfig, mesh: Mesh):
+    """Layout of unstacked weights for decoding: tensor-sharded, replicated over data axes."""
+    stacked = transformer.abstract_params(cfg)
+
+    def one(path, leaf):
+        spec = spec_of(path_name(path), leaf.shape, mesh)
+        kept = [name if name == "tensor" else None for name in spec]
+        if path_name(path).startswith("layers/"):
+            kept = kept[1:]
+        return NamedSharding(mesh, PartitionSpec(*kept))
+
+    tree = jax.tree_util.tree_map_with_path(one, stacked)
+    return {**tree, "layers": (tree["layers"],) * cfg.num_layers}
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The layout of scalars and small control arrays."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_rows(tree, mesh: Mesh, axis: int = 1):
+    """Host arrays with a row axis at `axis` -> global arrays sharded by row.
+
+    Every process passes the same full array and keeps its own part.
+    """
+    spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
+    sharding = NamedSharding(mesh, spec)
+
+    def put(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)

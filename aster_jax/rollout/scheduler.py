@@ -1,0 +1,102 @@
+"""Which row does what next: slots, their owners, and how given tokens become chunks.
+
+Plain host bookkeeping, no arrays and no clock, so it is tested without a device. Slots
+carry an epoch that grows with every new owner: a result is delivered only when the epoch
+it was asked under is still the slot's.
+"""
+
+import collections
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Given tokens of one slot to write from position `start`; `last` arms the row."""
+
+    slot: int
+    start: int
+    tokens: tuple[int, ...]
+    last: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Chunks of distinct slots that go through one prefill call of length `bucket`."""
+
+    bucket: int
+    chunks: tuple[Chunk, ...]
+
+
+class SlotTable:
+    """Owners of slots: lowest free slot first, requests in the order given."""
+
+    def __init__(self, slots: int, requests: int):
+        self._free = list(range(slots))[::-1]
+        self._queue = collections.deque(range(requests))
+        self._epochs = [0] * slots
+        self._owner: dict[int, int] = {}
+
+    def admit(self) -> list[tuple[int, int]]:
+        """(slot, request index) for as many queued requests as there are free slots."""
+        admitted = []
+        while self._free and self._queue:
+            slot, request = self._free.pop(), self._queue.popleft()
+            self._epochs[slot] += 1
+            self._owner[slot] = request
+            admitted.append((slot, request))
+        return admitted
+
+    def release(self, slot: int) -> None:
+        """Give a slot back; it is the next one handed out."""
+        del self._owner[slot]
+        self._free.append(slot)
+        self._free.sort(reverse=True)
+
+    def epoch(self, slot: int) -> int:
+        """The current owner's number at this slot."""
+        return self._epochs[slot]
+
+    def is_current(self, slot: int, epoch: int) -> bool:
+        """Whether the owner that was there at `epoch` still holds the slot."""
+        return slot in self._owner and self._epochs[slot] == epoch
+
+    @property
+    def occupied(self) -> int:
+        """Number of slots with an owner."""
+        return len(self._owner)
+
+    @property
+    def done(self) -> bool:
+        """No owner and nothing queued."""
+        return not self._owner and not self._queue
+
+
+def chunk_rounds(
+    writes: list[tuple[int, int, list[int]]], rows: int, buckets: tuple[int, ...]
+) -> list[Round]:
+    """Split (slot, start, tokens) writes into prefill calls of at most `rows` slots.
+
+    Long writes become several chunks in consecutive rounds, in order. Writes of similar
+    length share a round, so that a short tool result is not padded to a long prompt. An
+    empty write (a prompt of one token) still gives one chunk: it arms its row.
+    """
+    largest = buckets[-1]
+    stages: dict[int, list[Chunk]] = collections.defaultdict(list)
+    for slot, start, tokens in writes:
+        pieces = [tokens[i : i + largest] for i in range(0, len(tokens), largest)] or [[]]
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            stages[i].append(Chunk(slot, start + i * largest, tuple(piece), last))
+    rounds = []
+    for i in sorted(stages):
+        chunks = sorted(stages[i], key=lambda c: (_bucket(len(c.tokens), buckets), c.slot))
+        for j in range(0, len(chunks), rows):
+            group = tuple(chunks[j : j + rows])
+            longest = max(len(c.tokens) for c in group)
+            rounds.append(Round(_bucket(longest, buckets), group))
+    return rounds
+
+
+def _bucket(length: int, buckets: tuple[int, ...]) -> int:
+    """The smallest bucket that holds `length` tokens."""
+    return next(b for b in buckets if b >= length)

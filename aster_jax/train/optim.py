@@ -1,0 +1,59 @@
+"""Config numbers to an optax chain: AdamW with a global-norm clip and a warm-up."""
+
+import dataclasses
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser of one stage.
+
+    learning_rate is the peak; warmup_steps rise linearly to it. decay_steps > 0 follows a
+    cosine from the peak to final_fraction of it over that many steps (warm-up included);
+    0 stays constant, as the paper's RL does (section 3). clip_norm is the global gradient
+    norm above which gradients are scaled down.
+    """
+
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    final_fraction: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    clip_norm: float
+
+
+def schedule(cfg: OptimConfig) -> optax.Schedule:
+    """Learning rate by optimiser step."""
+    if cfg.decay_steps:
+        return optax.warmup_cosine_decay_schedule(
+            init_value=cfg.learning_rate / (cfg.warmup_steps + 1),
+            peak_value=cfg.learning_rate,
+            warmup_steps=cfg.warmup_steps,
+            decay_steps=cfg.decay_steps,
+            end_value=cfg.learning_rate * cfg.final_fraction,
+        )
+    if cfg.warmup_steps:
+        first = cfg.learning_rate / (cfg.warmup_steps + 1)
+        return optax.linear_schedule(first, cfg.learning_rate, cfg.warmup_steps)
+    return optax.constant_schedule(cfg.learning_rate)
+
+
+def build(cfg: OptimConfig) -> optax.GradientTransformation:
+    """The gradient transformation; weight decay leaves norm scales alone."""
+
+    def decays(params):
+        # Norm scales are vectors per layer, [L, D] or [D]; they are named `scale`.
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: getattr(path[-1], "key", "") != "scale", params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.clip_norm),
+        optax.scale_by_adam(b1=cfg.beta1, b2=cfg.beta2),
+        optax.add_decayed_weights(cfg.weight_decay, mask=decays),
+        optax.scale_by_learning_rate(schedule(cfg)),
+    )
