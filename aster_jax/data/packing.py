@@ -1,0 +1,118 @@
+"""Token sequences to rows of fixed length, and rows to the batches of the train step.
+
+Pure host arithmetic. Sequences are never cut: one that does not fit a row is an error
+here and a filter upstream (the paper drops over-long demonstrations, section 2).
+"""
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from aster_jax import types
+
+
+def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Indices of sequences per row, first-fit by decreasing length; deterministic."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for i in order:
+        if lengths[i] > row_tokens:
+            raise ValueError(
+                f"a sequence of {lengths[i]} tokens does not fit a row of {row_tokens}; "
+                "raise row_tokens or filter long sequences first"
+            )
+        for row, space in enumerate(free):
+            if lengths[i] <= space:
+                rows[row].append(i)
+                free[row] -= lengths[i]
+                break
+        else:
+            rows.append([i])
+            free.append(row_tokens - lengths[i])
+    return rows
+
+
+def layout(
+    sequences: Sequence[dict[str, Sequence[float]]], rows: list[list[int]], row_tokens: int
+) -> dict[str, np.ndarray]:
+    """Rows of arrays [rows, row_tokens]: every field of the sequences side by side.
+
+    Each sequence is a dict of equally long per-token lists with at least `tokens`. Adds
+    `segments` (1, 2, ... per row, 0 = padding) and `positions` (from 0 per sequence).
+    """
+    shape = (len(rows), row_tokens)
+    integer = ("tokens", "segments", "positions")
+    names = [*sequences[0], "segments", "positions"]
+    out = {n: np.zeros(shape, np.int32 if n in integer else np.float32) for n in names}
+    for r, members in enumerate(rows):
+        at = 0
+        for segment, i in enumerate(members, start=1):
+            stop = at + len(sequences[i]["tokens"])
+            for name, values in sequences[i].items():
+                out[name][r, at:stop] = values
+            out["segments"][r, at:stop] = segment
+            out["positions"][r, at:stop] = np.arange(stop - at)
+            at = stop
+    return out
+
+
+def microbatches(rows: dict[str, np.ndarray], micro_rows: int, max_micro: int) -> tuple[dict, int]:
+    """Arrays [max_micro, micro_rows, T], padded with empty rows, and how many are in use."""
+    count = next(iter(rows.values())).shape[0]
+    used = -(-count // micro_rows)
+    if used > max_micro:
+        raise ValueError(f"{count} rows need {used} microbatches of {micro_rows}, not {max_micro}")
+
+    def pad(x):
+        padded = np.zeros((max_micro * micro_rows, *x.shape[1:]), x.dtype)
+        padded[:count] = x
+        return padded.reshape(max_micro, micro_rows, *x.shape[1:])
+
+    return {name: pad(x) for name, x in rows.items()}, used
+
+
+def sft_batch(rows: dict[str, np.ndarray], micro_rows: int) -> tuple[types.SftBatch, int]:
+    """An SFT batch whose weights are the mask over the batch's trained tokens."""
+    trained = rows["mask"].sum()
+    if trained == 0:
+        raise ValueError("a batch has no trained token; check the demonstrations' loss mask")
+    count = rows["tokens"].shape[0]
+    arrays, used = microbatches(rows, micro_rows, -(-count // micro_rows))
+    batch = types.SftBatch(
+        tokens_BT=arrays["tokens"],
+        positions_BT=arrays["positions"],
+        segments_BT=arrays["segments"],
+        weights_BT=(arrays["mask"] / trained).astype(np.float32),
+    )
+    return batch, used
+
+
+def sft_rows(demos: Sequence[types.Demo], row_tokens: int) -> list[dict[str, np.ndarray]]:
+    """Packed demonstrations as a list of single rows (dicts of [row_tokens] arrays)."""
+    sequences = [{"tokens": d.tokens, "mask": d.loss_mask} for d in demos]
+    packed = layout(sequences, pack([len(d.tokens) for d in demos], row_tokens), row_tokens)
+    return [{k: v[r] for k, v in packed.items()} for r in range(packed["tokens"].shape[0])]
+
+
+def sft_iterator(rows: Sequence[dict[str, np.ndarray]], per_step: int, seed: int):
+    """Endless batches of `per_step` rows, reshuffled each epoch; its position can be saved.
+
+    A grain iterator: `get_state()` / `set_state()` carry the position.
+    """
+    dataset = grain.MapDataset.source(_Rows(rows)).seed(seed).shuffle().repeat()
+    return iter(dataset.batch(per_step, drop_remainder=True).to_iter_dataset())
+
+
+class _Rows:
+    """Random access over rows, the form grain reads."""
+
+    def __init__(self, rows):
+        self._rows = list(rows)
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, i):
+        return self._rows[i]

@@ -1,0 +1,101 @@
+"""`python -m aster_jax.main --config experiments/NAME.py [--workdir DIR] [--config.a.b=value]`.
+
+Flags -> config -> mesh -> the stages in order; nothing else. A finished stage is skipped,
+an interrupted one resumes from its newest checkpoint.
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from aster_jax import config as configs
+from aster_jax import mesh, workdir
+from aster_jax.demos import run as demos
+from aster_jax.eval import run as evaluation
+from aster_jax.report import run as report
+from aster_jax.rl import filter as rl_filter
+from aster_jax.rl import run as rl
+from aster_jax.sft import run as sft
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "the experiment, e.g. experiments/quickstart.py", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where everything is written; default runs/NAME and the overrides"
+)
+
+STAGES = {
+    "demos": demos.run,
+    "sft": sft.run,
+    "rl1": lambda run: rl.run(run, "rl1"),
+    "filter": rl_filter.run,
+    "rl2": lambda run: rl.run(run, "rl2"),
+    "eval": evaluation.run,
+    "report": report.run,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run the stages of one experiment."""
+    if len(argv) > 1:
+        raise ValueError(f"unexpected arguments {argv[1:]}; flags start with --")
+    if _CONFIG.value is None:
+        raise ValueError("no experiment given; add --config experiments/quickstart.py")
+    c = _CONFIG.value
+    configs.validate(c)
+    path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
+    run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
+    # Compiled programs are kept with the run: a resumed one starts working at once.
+    jax.config.update("jax_compilation_cache_dir", str((path / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    run.say("run", f"{c.name} in {path} on {jax.device_count()} {jax.default_backend()} device(s)")
+    for stage in c.stages:
+        if run.is_finished(stage):
+            run.say(stage, "finished before, skipped")
+        else:
+            STAGES[stage](run)
+
+
+def default_workdir(name: str, arguments: list[str]) -> str:
+    """runs/NAME, and what was overridden on the command line, so that runs do not mix."""
+    overrides = [
+        re.sub(r"[^A-Za-z0-9_.=-]", "_", a.lstrip("-").removeprefix("config."))
+        for a in arguments
+        if re.match(r"--?config\.", a)
+    ]
+    return os.path.join("runs", "-".join([name, *sorted(overrides)]))
+
+
+def cli() -> None:
+    """Entry point: a clear sentence and exit code 1 instead of a traceback for bad input."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except (ValueError, FloatingPointError) as e:
+        sys.exit(f"aster_jax: {e}")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, except that an unknown config key names the nearest known one."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as e:
+        sys.exit(f"aster_jax: {unknown_flag_text(e.flagname)}")
+    except (AttributeError, KeyError, TypeError, ValueError, flags.Error, OSError) as e:
+        sys.exit(f"aster_jax: {e}")
+
+
+def unknown_flag_text(name: str) -> str:
+    """What to say about a flag nobody knows."""
+    key = name.removeprefix("config.")
+    close = configs.nearest(key, configs.default())
+    hint = f"; did you mean --config.{close}?" if close else "; see aster_jax/config.py"
+    return f"unknown flag --{name}{hint}"
+
+
+if __name__ == "__main__":
+    cli()

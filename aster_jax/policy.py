@@ -1,0 +1,109 @@
+"""The model that a run trains: its sizes, tokenizer and markup, and its parameters by stage.
+
+Where weights, model, data and checkpoints meet, so that sft, rl and eval ask one place.
+"""
+
+import dataclasses
+import functools
+
+import jax
+
+from aster_jax import mesh as meshes
+from aster_jax import weights, workdir
+from aster_jax.data import chat, tokenizer
+from aster_jax.model import config as model_config
+from aster_jax.train import checkpoint, optim, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What turns text into ids and ids into scores: everything but the parameters."""
+
+    cfg: model_config.ModelConfig
+    tokenizer: object
+    style: str
+    tools: tuple | None
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a turn."""
+        return tuple(chat.stop_ids(self.tokenizer, self.style))
+
+    def prompt_ids(self, question: str) -> tuple[int, ...]:
+        """A problem's prompt, ending where the model starts to write."""
+        tools = list(self.tools) if self.tools else None
+        return tuple(chat.prompt_ids(question, tools, self.tokenizer, self.style))
+
+
+@functools.lru_cache(maxsize=4)
+def _known(source: str):
+    return weights.describe(source)
+
+
+def describe(run: workdir.Run) -> Policy:
+    """The run's policy without its weights.
+
+    A model from scratch has the vocabulary learned by the demos stage; any other has its
+    checkpoint's own.
+    """
+    m = run.config.model
+    tools = (chat.TOOL,) if m.show_tool else None
+    if m.source == "scratch":
+        run.summary("demos")
+        words = tokenizer.load(run.path / "demos" / "tokenizer")
+        return Policy(_scratch_config(m, words.vocab_size), words, m.style, tools)
+    known = _known(m.source)
+    cfg = dataclasses.replace(
+        known.config, param_dtype=m.param_dtype, compute_dtype=m.compute_dtype, remat=m.remat
+    )
+    return Policy(cfg, known.tokenizer, m.style, tools)
+
+
+def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
+    return model_config.ModelConfig(
+        vocab_size=vocab_size,
+        num_layers=m.num_layers,
+        d_model=m.d_model,
+        d_ff=m.d_ff,
+        num_heads=m.num_heads,
+        num_kv_heads=m.num_kv_heads,
+        head_dim=m.head_dim,
+        rope_theta=m.rope_theta,
+        rms_norm_eps=1e-6,
+        tie_embeddings=True,
+        qk_norm=True,
+        max_positions=1 << 20,
+        param_dtype=m.param_dtype,
+        compute_dtype=m.compute_dtype,
+        remat=m.remat,
+    )
+
+
+def base_params(run: workdir.Run, policy: Policy) -> dict:
+    """The parameters before any training, laid out on the run's mesh."""
+    m = run.config.model
+    if m.source == "scratch":
+        return step.init_params(policy.cfg, run.config.seed, run.mesh)
+
+    def place(path: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        spec = meshes.spec_of(path, shape, run.mesh)
+        return jax.sharding.NamedSharding(run.mesh, spec)
+
+    return weights.load(m.source, sharding=place, dtype=m.param_dtype).params
+
+
+def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
+    """The parameters that a finished stage ("base", "sft", "rl1", "rl2") ended with."""
+    if stage == "base":
+        return base_params(run, policy)
+    last = run.summary(stage)["step"]
+    tx = optim.build(optim_config(run.config.sft if stage == "sft" else run.config.rl))
+    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
+    with checkpoint.Checkpoints(run.path / stage / "checkpoints", keep=1) as saved:
+        return saved.restore(last, abstract)[0].params
+
+
+def optim_config(section) -> optim.OptimConfig:
+    """The optimiser keys of a config section."""
+    names = [f.name for f in dataclasses.fields(optim.OptimConfig)]
+    return optim.OptimConfig(**{name: section[name] for name in names})

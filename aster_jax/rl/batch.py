@@ -1,0 +1,99 @@
+"""Scored trajectories to the batch of the policy loss: advantages, weights, packed rows."""
+
+import numpy as np
+
+from aster_jax import types
+from aster_jax.data import packing
+from aster_jax.rl import grpo
+
+
+def is_trained(scored: types.Scored, truncated: str) -> bool:
+    """Whether a trajectory takes part in the update.
+
+    Infrastructure failures and verifier failures never do: they say nothing about the
+    policy. Trajectories cut by a budget do unless `truncated` is "mask".
+    """
+    end = scored.trajectory.end
+    if end == "infrastructure" or scored.verdict.startswith("verifier_"):
+        return False
+    cut = end in ("turn_budget", "token_budget", "context_budget")
+    return not (cut and truncated == "mask")
+
+
+def token_weights(scored: list[types.Scored], group_ids: np.ndarray, normalise: str) -> np.ndarray:
+    """One weight per trajectory: what each of its policy tokens counts in the loss.
+
+    "group": 1 / (groups x policy tokens of its group), the paper's mean over prompts of
+    the token mean inside a prompt's group. "batch": 1 / all policy tokens.
+    """
+    lengths = np.array([sum(s.trajectory.loss_mask) for s in scored], np.float64)
+    if normalise == "batch":
+        return np.full(len(scored), 1.0 / lengths.sum())
+    groups = np.unique(group_ids)
+    per_group = {g: lengths[group_ids == g].sum() for g in groups}
+    return np.array([1.0 / (len(groups) * per_group[g]) for g in group_ids])
+
+
+def build(
+    scored: list[types.Scored],
+    advantages: np.ndarray,
+    weights: np.ndarray,
+    row_tokens: int,
+    micro_rows: int,
+    max_micro: int,
+) -> tuple[types.RlBatch, int]:
+    """Packed rows [max_micro, micro_rows, row_tokens] and the number of microbatches used.
+
+    Trajectories without advantage carry no gradient and are left out of the rows; the
+    weights were computed with them, so leaving them out changes nothing but the cost.
+    `old_logprobs` start as the engine's; the caller replaces them with the trainer's.
+    """
+    kept = [i for i in range(len(scored)) if advantages[i] != 0]
+    sequences = [
+        _sequence(scored[i].trajectory, float(advantages[i]), float(weights[i])) for i in kept
+    ]
+    if not sequences:
+        sequences = [_sequence(scored[0].trajectory, 0.0, 0.0)]
+    lengths = [len(s["tokens"]) for s in sequences]
+    rows = packing.layout(sequences, packing.pack(lengths, row_tokens), row_tokens)
+    arrays, used = packing.microbatches(rows, micro_rows, max_micro)
+    batch = types.RlBatch(
+        tokens_BT=arrays["tokens"],
+        positions_BT=arrays["positions"],
+        segments_BT=arrays["segments"],
+        weights_BT=arrays["weights"],
+        advantages_BT=arrays["advantages"],
+        old_logprobs_BT=arrays["logprobs"],
+        rollout_logprobs_BT=arrays["logprobs"],
+    )
+    return batch, used
+
+
+def _sequence(trajectory: types.Trajectory, advantage: float, weight: float) -> dict:
+    mask = np.asarray(trajectory.loss_mask, np.float32)
+    return {
+        "tokens": trajectory.tokens,
+        "weights": mask * weight,
+        "advantages": mask * advantage,
+        "logprobs": trajectory.logprobs,
+    }
+
+
+def prepare(
+    scored: list[types.Scored], group_ids: np.ndarray, divide_by_std: bool, truncated: str,
+    normalise: str,
+) -> tuple[list[types.Scored], np.ndarray, np.ndarray, np.ndarray]:
+    """(trained trajectories, their group ids, advantages, token weights).
+
+    Advantages compare a trajectory with the trained members of its own group only.
+    """
+    keep = [i for i, s in enumerate(scored) if is_trained(s, truncated)]
+    if not keep:
+        raise ValueError(
+            "no trajectory of this step can be trained on: all of them failed for "
+            "infrastructure reasons; see the statuses in the step's episodes file"
+        )
+    scored, group_ids = [scored[i] for i in keep], group_ids[keep]
+    rewards = np.array([s.reward for s in scored])
+    advantages = grpo.advantages(rewards, group_ids, divide_by_std)
+    return scored, group_ids, advantages, token_weights(scored, group_ids, normalise)

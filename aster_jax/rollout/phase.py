@@ -1,0 +1,116 @@
+"""A run's rollouts: config to engine and tools, problems to scored trajectories.
+
+What sft (accuracy probes), rl and eval share. The engine and the processes of the tool
+are kept over a stage's phases; the engine's memory is given back between them.
+"""
+
+import contextlib
+import dataclasses
+import zlib
+
+import jax
+
+from aster_jax import policy as policies
+from aster_jax import tools, types, workdir
+from aster_jax.reward import verify
+from aster_jax.rollout import device, engine, episode, sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Players:
+    """Everything a phase needs besides weights: engine, tool, verifier."""
+
+    engine: device.Engine
+    executor: tools.Executor
+    verifier: verify.Verifier
+
+
+@contextlib.contextmanager
+def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
+    """Start the tool and the verifier, and build the engine; stop them at the end."""
+    r = run.config.rollout
+    sizes = engine.EngineConfig(
+        slots=r.slots,
+        capacity=r.capacity,
+        steps_per_dispatch=r.steps_per_dispatch,
+        prefill_rows=r.prefill_rows,
+        prefill_buckets=tuple(r.prefill_buckets),
+        dtype=r.dtype,
+    )
+    eng = device.Engine(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
+    with tools.Executor(tool_config(run.config)) as executor, verify.Verifier() as verifier:
+        yield Players(eng, executor, verifier)
+
+
+def tool_config(config) -> tools.ToolConfig:
+    """The executor's settings of a run."""
+    t = config.tools
+    sizes = {"max_running": t.max_running} if t.max_running else {}
+    return tools.ToolConfig(
+        min_tier=t.min_tier, timeout_s=t.timeout_s, memory_mb=t.memory_mb, **sizes
+    )
+
+
+def sampling_of(section) -> sampling.Sampling:
+    """Sampling keys of a config section."""
+    top_k = section.top_k if "top_k" in section else 0
+    return sampling.Sampling(section.temperature, section.top_p, top_k)
+
+
+def budgets(config, section) -> episode.Budgets:
+    """Budgets of a stage's config section, with what all stages share."""
+    return episode.Budgets(
+        turn_tokens=section.turn_tokens,
+        response_tokens=section.response_tokens,
+        context_tokens=section.context_tokens,
+        max_calls=section.max_calls,
+        tool_result_tokens=config.rollout.tool_result_tokens,
+        max_malformed=config.rollout.max_malformed,
+        deadline_s=config.rollout.deadline_s,
+    )
+
+
+def requests(
+    problems: list[types.Problem], samples: int, policy: policies.Policy, opener: tuple = ()
+) -> list[episode.Request]:
+    """`samples` trajectories per problem, a problem's side by side."""
+    made = []
+    for problem in problems:
+        prompt = policy.prompt_ids(problem.question)
+        made += [episode.Request(problem, i, prompt, opener) for i in range(samples)]
+    return made
+
+
+def run_phase(
+    run: workdir.Run,
+    policy: policies.Policy,
+    with_whom: Players,
+    params: dict,
+    asked: list[episode.Request],
+    limits: episode.Budgets,
+    phase: str,
+) -> tuple[list[types.Scored], dict]:
+    """Make and score all trajectories of one phase; `phase` names its randomness.
+
+    Returns them in the order asked, and the phase's counters.
+    """
+    key = jax.random.fold_in(jax.random.key(run.config.seed), zlib.crc32(phase.encode()))
+    with_whom.engine.begin(params, key)
+    stage = phase.split("/")[0]
+
+    def show(ended, total, stats):
+        rate = stats["sampled_tokens"]
+        run.live(stage, f"{ended}/{total} trajectories, {rate} tokens, {stats['tool_calls']} calls")
+
+    loop = episode.Rollout(
+        with_whom.engine, with_whom.executor, policy.tokenizer, policy.style, limits,
+        run.config.rollout.lockstep, run.config.seed, show,
+    )
+    made = loop.run(asked)
+    with_whom.engine.end()
+    problems = {r.problem.id: r.problem for r in asked}
+    verdicts = with_whom.verifier.score(
+        [(t.final_text, problems[t.problem_id].answer) for t in made]
+    )
+    scored = [types.Scored(t, reward, verdict) for t, (reward, verdict) in zip(made, verdicts)]
+    return scored, dict(loop.stats)

@@ -1,0 +1,127 @@
+"""The SFT stage: demonstrations -> packed rows -> steps -> a checkpoint."""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from aster_jax import mesh as meshes
+from aster_jax import policy as policies
+from aster_jax import pools, workdir
+from aster_jax.data import packing
+from aster_jax.demos import curate
+from aster_jax.rollout import phase, record
+from aster_jax.sft import loss
+from aster_jax.train import checkpoint, metrics, optim, step
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where the stage stands; `stopped` once a probe reached the accuracy to stop at."""
+
+    step: int = 0
+    stopped: bool = False
+    probe: float = float("nan")
+
+
+def run(run: workdir.Run) -> None:
+    """Train on the demonstrations until the last step, or the accuracy to stop at."""
+    c = run.config.sft
+    policy = policies.describe(run)
+    demos = curate.load_demos(run.path / "demos" / "demos.jsonl")
+    rows = packing.sft_rows(demos, c.row_tokens)
+    if len(rows) < c.rows:
+        raise ValueError(
+            f"{len(demos)} demonstrations fill {len(rows)} rows, a step needs sft.rows={c.rows}; "
+            "make more demonstrations or lower sft.rows"
+        )
+    data = packing.sft_iterator(rows, c.rows, run.config.seed)
+    tx = optim.build(policies.optim_config(c))
+    with checkpoint.Checkpoints(run.directory("sft") / "checkpoints", keep=2) as saved:
+        state, at = _start(run, policy, tx, data, saved)
+        train_step = step.compile_step(state, policy.cfg, loss.loss_fn, tx, run.mesh)
+        began = time.monotonic()
+        with _prober(run, policy) as probe:
+            while at.step < c.steps and not at.stopped:
+                rows_of_step = next(data)
+                batch, used = packing.sft_batch(rows_of_step, c.micro_rows)
+                state, measured = train_step(state, meshes.put_rows(batch, run.mesh), used)
+                at.step += 1
+                values = step.fetch(measured, "sft", at.step)
+                if c.probe_every and at.step % c.probe_every == 0:
+                    at.probe, probed = probe(state.params, at.step)
+                    values |= probed
+                    at.stopped = 0 < c.stop_accuracy <= at.probe
+                metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
+                _say(run, at, values)
+                if at.stopped or metrics.every(c.save_every, at.step, c.steps):
+                    position = {**dataclasses.asdict(at), "data": _position(data)}
+                    saved.save(at.step, state, position)
+    run.finish("sft", {"step": at.step, "stopped": at.stopped, "probe": at.probe})
+
+
+def _start(run, policy, tx, data, saved):
+    """A fresh state, or the newest checkpoint with the data where it was."""
+    if saved.latest is None:
+        metrics.rewind(run.path, "sft", 0)
+        base = policies.base_params(run, policy)
+        return step.fresh_state(base, tx, run.mesh), Progress()
+    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
+    state, position = saved.restore(saved.latest, abstract)
+    data.set_state(position.pop("data"))
+    at = Progress(**position)
+    metrics.rewind(run.path, "sft", at.step)
+    run.say("sft", f"resumed after step {at.step}")
+    return state, at
+
+
+def _position(data):
+    """The iterator's state as JSON (grain gives numpy integers in places)."""
+    return jax.tree.map(lambda x: int(x) if isinstance(x, np.integer) else x, data.get_state())
+
+
+class _prober:
+    """Accuracy on problems of their own; the tool runs only when probes are asked for."""
+
+    def __init__(self, run, policy):
+        self._run, self._policy = run, policy
+        self._players = None
+
+    def __enter__(self):
+        c = self._run.config
+        if c.sft.probe_every:
+            how = phase.sampling_of(c.rollout)
+            self._context = phase.players(self._run, self._policy, how)
+            self._players = self._context.__enter__()
+            self._problems = pools.select(c, "probe", c.sft.probe_problems)
+        return self
+
+    def __exit__(self, *failure):
+        if self._players is not None:
+            self._context.__exit__(*failure)
+
+    def __call__(self, params, at_step):
+        c = self._run.config
+        scored, stats = phase.run_phase(
+            self._run, self._policy, self._players, params,
+            phase.requests(self._problems, 1, self._policy),
+            phase.budgets(c, c.rl1), f"sft/probe/{at_step}",
+        )
+        numbers = record.summary(scored, stats)
+        return numbers["reward_mean"], {
+            "sft/probe_accuracy": numbers["reward_mean"],
+            "sft/probe_calls_mean": numbers["calls_mean"],
+        }
+
+
+def _say(run, at, values):
+    text = f"step {at.step}/{run.config.sft.steps}  loss {values['sft/loss']:.3f}"
+    if "sft/probe_accuracy" in values:
+        calls = values["sft/probe_calls_mean"]
+        text += f"  probe accuracy {at.probe:.2f} with {calls:.1f} calls"
+        run.say("sft", text)
+    elif at.step % 10 == 1 or at.step == run.config.sft.steps:
+        run.say("sft", text)
+    else:
+        run.live("sft", text)
