@@ -1,0 +1,338 @@
+"""Chat markup: messages -> ids with a loss mask, and sampled ids -> a call or an answer.
+
+The only file that knows what a turn looks like; SFT, RL and eval all come here. Three
+styles, all ChatML: `qwen3` (hybrid: the model opens its own think block),
+`qwen3_thinking_2507` (the prompt opens it) and `chatml` (think blocks only where given).
+
+Two properties hold by construction. *Prefix*: a turn is written as it was when it was the
+newest one and never changed afterwards, so pieces appended during a rollout and one
+rendering of the whole conversation have the same ids. Qwen's own templates break this on
+purpose (they drop the thoughts of earlier turns, and empty think blocks of turns that are
+no longer last); here thoughts are kept. *No forging*: tags that the markup itself writes
+become control ids; the same characters in a question, a tool's output or a model's code
+stay ordinary text.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from aster_jax.data import calls
+from aster_jax.data import tokenizer as tokenizers
+
+STYLES = ("qwen3_thinking_2507", "qwen3", "chatml")
+# Tags that a vocabulary trained for this markup should hold as control tokens.
+CONTROL = (
+    "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>",
+    "<tool_response>", "</tool_response>",
+)  # fmt: skip
+# The parts of a conversation that are not markup, under the name everyone knows them by.
+TOOL = calls.TOOL
+call_message = calls.message
+malformed_text = calls.malformed_text
+cut = calls.cut
+
+_START, _END, _THINK, _END_THINK, _CALL, _END_CALL, _RESULT, _END_RESULT = CONTROL
+_TAGS = re.compile("(" + "|".join(map(re.escape, CONTROL)) + ")")
+_BEFORE_TOOLS = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+_AFTER_TOOLS = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and "
+    f"arguments within {_CALL}{_END_CALL} XML tags:\n{_CALL}\n"
+    f'{{"name": <function-name>, "arguments": <args-json-object>}}\n{_END_CALL}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One sampled turn, read: an answer, a tool call, or a call that cannot be run.
+
+    `text` is what stands outside think blocks: the final text of an answer, else what
+    precedes the call. `code` is set for calls, `reason` for malformed turns (and for an
+    answer that is empty because its think block never closed).
+    """
+
+    kind: Literal["answer", "call", "malformed"]
+    text: str
+    code: str = ""
+    reason: str = ""
+
+
+class _Piece(NamedTuple):
+    text: str
+    markup: bool  # tags in it are control tokens
+    sampled: bool  # a policy would have written it
+
+
+def render(
+    messages: Sequence[dict], tools, tokenizer, style: str, add_generation_prompt: bool = False
+) -> tuple[list[int], list[int]]:
+    """A conversation as ids, with mask 1 on exactly what a policy would have sampled.
+
+    That is an assistant turn's body and its `<|im_end|>`: neither the header, nor a think
+    opener that the prompt gives, nor the newline after `<|im_end|>`. Messages are dicts
+    with `role` (system, user, assistant, tool) and `content`; an assistant's may have
+    `reasoning_content` and `tool_calls`. `tools` is a list of schemas or None.
+    """
+    pieces = _pieces(messages, tools, style, add_generation_prompt)
+    return _encode(pieces, tokenizer)
+
+
+def render_text(messages: Sequence[dict], tools, style: str) -> str:
+    """The same conversation as text, to read or to learn a vocabulary from."""
+    return "".join(p.text for p in _pieces(messages, tools, style, False))
+
+
+def text_runs(messages: Sequence[dict], tools, style: str) -> list[str]:
+    """The conversation's ordinary text, cut where encoding cuts it (tags left out).
+
+    A vocabulary learned from these has no pieces that span a cut and are never used.
+    """
+    pieces = _pieces(messages, tools, style, False)
+    return [text for text, control, _ in _runs(pieces, CONTROL) if not control]
+
+
+def prompt_ids(question: str, tools, tokenizer, style: str, system: str | None = None):
+    """Ids from the start of a conversation to where the model begins to write."""
+    messages = [{"role": "user", "content": question}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return render(messages, tools, tokenizer, style, add_generation_prompt=True)[0]
+
+
+def tool_ids(text: str, tokenizer, style: str) -> list[int]:
+    """Ids to append after a sampled call: separator, result turn, next generation prompt."""
+    given = [_given("\n"), *_tool_turn([text]), _given("\n"), *_opening(style)]
+    return _encode(given, tokenizer)[0]
+
+
+def assistant_ids(message: dict, tokenizer, style: str) -> list[int]:
+    """The ids that a policy would have sampled to produce this assistant message."""
+    return _encode([p for p in _assistant(message, style) if p.sampled], tokenizer)[0]
+
+
+def stop_ids(tokenizer, style: str) -> tuple[int, ...]:
+    """Ids that end a sampled turn."""
+    _check(style)
+    return (_control_id(tokenizer, _END),)
+
+
+def detect_style(template: str | None) -> str:
+    """The style that a checkpoint's own chat template (Jinja source) stands for."""
+    if template is None or _THINK not in template:
+        return "chatml"
+    opened = r"assistant\n<think>\n'" in template
+    return "qwen3_thinking_2507" if opened else "qwen3"
+
+
+# Messages -> pieces.
+
+
+def _pieces(messages, tools, style, add_generation_prompt) -> list[_Piece]:
+    _check(style)
+    pieces, rest = [], list(messages)
+    system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else None
+    if tools:
+        pieces += [_given(f"{_START}system\n")]
+        pieces += [_plain(system), _given("\n\n")] if system is not None else []
+        schemas = "".join("\n" + json.dumps(t, ensure_ascii=False) for t in tools)
+        pieces += [_given(_BEFORE_TOOLS), _plain(schemas), _given(f"{_AFTER_TOOLS}{_END}\n")]
+    elif system is not None:
+        pieces += _turn("system", system)
+    results = []
+    for i, message in enumerate(rest):
+        if message["role"] == "tool":
+            results.append(message["content"])
+            if i + 1 == len(rest) or rest[i + 1]["role"] != "tool":
+                pieces += [*_tool_turn(results), _given("\n")]
+                results = []
+        elif message["role"] == "assistant":
+            pieces += [*_assistant(message, style), _given("\n")]
+        elif message["role"] in ("user", "system"):
+            pieces += _turn(message["role"], message["content"])
+        else:
+            raise ValueError(f"message {i} has role {message['role']!r}; known are system, "
+                             "user, assistant, tool")  # fmt: skip
+    return pieces + (_opening(style) if add_generation_prompt else [])
+
+
+def _given(text):
+    return _Piece(text, markup=True, sampled=False)
+
+
+def _plain(text):
+    return _Piece(text, markup=False, sampled=False)
+
+
+def _turn(role, content):
+    return [_given(f"{_START}{role}\n"), _plain(content), _given(f"{_END}\n")]
+
+
+def _tool_turn(texts):
+    pieces = [_given(f"{_START}user")]
+    for text in texts:
+        pieces += [_given(f"\n{_RESULT}\n"), _plain(text), _given(f"\n{_END_RESULT}")]
+    return [*pieces, _given(_END)]
+
+
+def _opening(style):
+    opener = f"{_THINK}\n" if style == "qwen3_thinking_2507" else ""
+    return [_given(f"{_START}assistant\n{opener}")]
+
+
+def _assistant(message, style) -> list[_Piece]:
+    """Header, then the sampled body up to `<|im_end|>` (the separator is not included)."""
+    thought, content = _split_thought(message)
+    body = []
+    if style != "chatml" or thought:
+        body += [] if style == "qwen3_thinking_2507" else [(f"{_THINK}\n", True)]
+        body += [(thought.strip("\n"), False), (f"\n{_END_THINK}\n\n", True)]
+        shown = content.lstrip("\n")
+    else:
+        shown = content
+    body.append((shown, False))
+    calls = message["tool_calls"] if "tool_calls" in message else None
+    for i, call in enumerate(calls or ()):
+        call = call["function"] if "function" in call else call
+        given = call["arguments"]
+        arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        body.append(("\n" if i or content else "", True))
+        body.append((f"{_CALL}\n", True))
+        body.append((f'{{"name": "{call["name"]}", "arguments": {arguments}}}', False))
+        body.append((f"\n{_END_CALL}", True))
+    body.append((_END, True))
+    return [*_opening(style), *(_Piece(text, tags, sampled=True) for text, tags in body)]
+
+
+def _split_thought(message) -> tuple[str, str]:
+    """Reasoning and content, whether the reasoning is a field or a block in the content."""
+    content = message["content"] or ""
+    if "reasoning_content" in message and message["reasoning_content"] is not None:
+        return message["reasoning_content"], content
+    if _END_THINK not in content:
+        return "", content
+    thought = content.split(_END_THINK)[0].rstrip("\n").split(_THINK)[-1].lstrip("\n")
+    return thought, content.split(_END_THINK)[-1].lstrip("\n")
+
+
+# Pieces -> ids.
+
+
+def _runs(pieces: Iterable[_Piece], control) -> list[tuple[str, bool, bool]]:
+    """(text, is a control token, sampled): the units that are encoded one by one.
+
+    Ordinary text is joined up to the next control token, as a tokenizer that reads the
+    whole conversation would do, but never across the line between given and sampled.
+    """
+    runs = []
+    for piece in pieces:
+        for part in _TAGS.split(piece.text) if piece.markup else [piece.text]:
+            is_control = piece.markup and part in control
+            if not part:
+                continue
+            if not is_control and runs and runs[-1][1:] == (False, piece.sampled):
+                runs[-1] = (runs[-1][0] + part, False, piece.sampled)
+            else:
+                runs.append((part, is_control, piece.sampled))
+    return runs
+
+
+def _encode(pieces, tokenizer) -> tuple[list[int], list[int]]:
+    _control_id(tokenizer, _START), _control_id(tokenizer, _END)
+    ids, mask = [], []
+    for text, is_control, sampled in _runs(pieces, tokenizer.control):
+        new = [tokenizer.control[text]] if is_control else tokenizer.encode(text)
+        ids += new
+        mask += [int(sampled)] * len(new)
+    return ids, mask
+
+
+def _control_id(tokenizer: tokenizers.Tokenizer, name: str) -> int:
+    if name not in tokenizer.control:
+        raise ValueError(f"the tokenizer has no control token {name}, which chat markup needs")
+    return tokenizer.control[name]
+
+
+def _check(style):
+    if style not in STYLES:
+        raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(STYLES)}")
+
+
+# Sampled ids -> a turn.
+
+
+def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
+    """Read one sampled turn, with or without its stop id.
+
+    Tags count as such when they are control ids (or, if the vocabulary has no such control
+    token, when spelled out). A tag inside a think block is not a call.
+    """
+    ids = list(ids)
+    if ids and ids[-1] in stop_ids(tokenizer, style):
+        ids.pop()
+    shown, call, thinking = "", None, style == "qwen3_thinking_2507"
+    closed = False
+    for text, is_tag in _tagged(ids, tokenizer):
+        if call is not None:
+            call.append((text, is_tag))
+        elif is_tag and text == _THINK:
+            thinking = True
+        elif is_tag and text == _END_THINK:
+            shown, thinking = "", False
+        elif thinking:
+            continue
+        elif is_tag and text == _CALL:
+            call = []
+        else:
+            closed = closed or (is_tag and text == _END_CALL)
+            shown += text
+    shown = shown.strip()
+    if call is not None:
+        return _parse_call(shown, call)
+    if closed:
+        return Turn("malformed", shown, reason=f"{_END_CALL} without {_CALL} before it")
+    return Turn("answer", shown, reason="the think block was never closed" if thinking else "")
+
+
+def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:
+    """The decoded turn in parts, and whether each is one of the markup's tags."""
+    names = {tokenizer.control[n]: n for n in CONTROL if n in tokenizer.control}
+    spelled = [n for n in CONTROL if n not in tokenizer.control]
+    parts, run = [], []
+
+    def flush():
+        text = tokenizer.decode(run)
+        for part in _TAGS.split(text) if spelled else [text]:
+            if part:
+                parts.append((part, part in spelled))
+        run.clear()
+
+    for i in ids:
+        if i in names:
+            flush()
+            parts.append((names[i], True))
+        else:
+            run.append(i)
+    flush()
+    return parts
+
+
+def _parse_call(before: str, parts: list[tuple[str, bool]]) -> Turn:
+    """The parts after the opening tag: exactly one call, then nothing but white space."""
+
+    def malformed(reason):
+        return Turn("malformed", before, reason=reason)
+
+    if (_CALL, True) in parts:
+        return malformed("only one tool call is allowed per turn")
+    if (_END_CALL, True) not in parts:
+        return malformed(f"{_CALL} is not closed with {_END_CALL}")
+    end = parts.index((_END_CALL, True))
+    if "".join(text for text, _ in parts[end + 1 :]).strip():
+        return malformed("there is text after the tool call")
+    code, reason = calls.read("".join(text for text, _ in parts[:end]))
+    return malformed(reason) if reason else Turn("call", before, code=code)
