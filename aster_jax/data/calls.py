@@ -41,7 +41,8 @@ def read(text: str) -> tuple[str, str]:
     if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
         return "", 'the tool call is not an object with exactly "name" and "arguments"'
     if call["name"] != TOOL_NAME:
-        return "", f"unknown function {str(call['name'])[:40]!r}, only {TOOL_NAME} exists"
+        name = repr(call["name"][:40]) if isinstance(call["name"], str) else "(not a string)"
+        return "", f"unknown function {name}, only {TOOL_NAME} exists"
     arguments = call["arguments"]
     if not isinstance(arguments, dict) or "code" not in arguments:
         return "", 'the argument "code" is missing'

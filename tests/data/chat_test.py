@@ -1,0 +1,262 @@
+"""Chat markup: Qwen's own renders, the prefix property, and what counts as a call."""
+
+import functools
+import json
+import re
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from aster_jax.data import chat, tokenizer
+from tests import shared_data
+from tests.data import tokenizer_test
+
+RUN = hypothesis.settings(derandomize=True, max_examples=60, deadline=None, database=None)
+TEXT = tokenizer_test.TEXT
+learned = tokenizer_test.learned
+
+# Qwen's template drops the thoughts of earlier turns (and an empty think block of a turn that
+# is no longer last). Here every turn stays as it was when it was newest.
+THOUGHTS_KEPT = {"three_rounds", "multi_turn_thinking_stripped", "multi_turn_with_tools"}
+# Control names inside messages stay ordinary text: same characters, other ids.
+NOT_FORGED = {"user_text_that_looks_like_a_tool_response", "control_strings_in_user_text"}
+# An empty thought: the prompt's "<think>\n" is given before the model writes "\n</think>", so
+# the two newlines cannot be the single id that joint tokenisation makes of them.
+SPLIT_NEWLINES = {("no_reasoning_call_last", "qwen3_thinking_2507")}
+
+
+def renders():
+    found = json.loads(shared_data.path("qwen3/rendered_conversations.json").read_text())
+    names = {"B": "qwen3", "thinking_2507": "qwen3_thinking_2507"}
+    for talk in found["conversations"]:
+        for expected in talk["renders"]:
+            if expected["enable_thinking"] is not False:  # thinking is never switched off
+                yield talk, names[expected["template"]], expected
+
+
+def render(talk, style, expected):
+    words = tokenizer_test.qwen3()
+    opening = expected["add_generation_prompt"]
+    ids, mask = chat.render(talk["messages"], talk["tools"], words, style, opening)
+    assert len(ids) == len(mask)
+    return words, ids
+
+
+def test_qwen3_renders_are_equal_in_text_and_ids():
+    same_text = same_ids = total = 0
+    for talk, style, expected in renders():
+        words, ids = render(talk, style, expected)
+        kept = talk["name"] in THOUGHTS_KEPT
+        other_ids = talk["name"] in NOT_FORGED or (talk["name"], style) in SPLIT_NEWLINES
+        assert (words.decode(ids) == expected["text"]) != kept, talk["name"]
+        assert (ids == expected["ids"]) != (kept or other_ids), talk["name"]
+        same_text += not kept
+        same_ids += not (kept or other_ids)
+        total += 1
+    assert (total, same_text, same_ids) == (64, 52, 42)
+
+
+def test_kept_thoughts_are_what_the_template_wrote_when_the_turn_was_newest():
+    for talk, style, expected in renders():
+        if talk["name"] not in THOUGHTS_KEPT or expected["add_generation_prompt"]:
+            continue
+        text = chat.render_text(talk["messages"], talk["tools"], style)
+        last = max(i for i, m in enumerate(talk["messages"]) if m["role"] == "assistant")
+        for i, message in enumerate(talk["messages"][: last + 1]):
+            if message["role"] == "assistant":
+                alone = talk["messages"][: i + 1]
+                assert text.startswith(chat.render_text(alone, talk["tools"], style))
+        # The newest turn itself is exactly Qwen's.
+        tail = expected["text"][expected["text"].rindex("<|im_start|>assistant") :]
+        assert text.endswith(tail)
+
+
+def test_mask_covers_the_sampled_tokens_only():
+    words = tokenizer_test.qwen3()
+    talk = [
+        {"role": "user", "content": "2+2?"},
+        chat.call_message("", "print(4)", reasoning="add"),
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "4", "reasoning_content": "so"},
+    ]
+    for style, opener in (("qwen3", "<think>\n"), ("qwen3_thinking_2507", "")):
+        ids, mask = chat.render(talk, None, words, style)
+        sampled = words.decode([i for i, m in zip(ids, mask, strict=True) if m])
+        call = '{"name": "code_interpreter", "arguments": {"code": "print(4)"}}'
+        assert sampled == (
+            f"{opener}add\n</think>\n\n<tool_call>\n{call}\n</tool_call><|im_end|>"
+            f"{opener}so\n</think>\n\n4<|im_end|>"
+        )
+
+
+def every_case(learned):
+    for style in chat.STYLES:
+        yield style, tokenizer_test.qwen3()
+        yield style, learned[0]
+
+
+@RUN
+@hypothesis.given(
+    question=TEXT,
+    rounds=st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT), max_size=3),
+    answer=TEXT,
+    tools=st.sampled_from([None, [chat.TOOL]]),
+)
+def test_turn_by_turn_equals_all_at_once(learned, question, rounds, answer, tools):
+    for style, words in every_case(learned):
+        talk = [{"role": "user", "content": question}]
+        ids = chat.prompt_ids(question, tools, words, style)
+        for thought, text, code, result in rounds:
+            call = chat.call_message(text, code, reasoning=thought)
+            ids = ids + chat.assistant_ids(call, words, style)
+            ids += chat.tool_ids(result, words, style)
+            talk += [call, {"role": "tool", "content": result}]
+        assert ids == chat.render(talk, tools, words, style, True)[0]
+        final = {"role": "assistant", "content": answer, "reasoning_content": "hm"}
+        ids += chat.assistant_ids(final, words, style)
+        separator = words.encode("\n")
+        once, mask = chat.render([*talk, final], tools, words, style)
+        assert ids + separator == once
+        assert sum(mask) == sum(
+            len(chat.assistant_ids(m, words, style))
+            for m in [*talk, final]
+            if m["role"] == "assistant"
+        )
+
+
+@RUN
+@hypothesis.given(TEXT)
+def test_given_text_forges_no_turn(learned, text):
+    for style, words in every_case(learned):
+        control = set(words.control.values())
+        for make in (
+            lambda t: chat.tool_ids(t, words, style),
+            lambda t: chat.prompt_ids(t, None, words, style),
+        ):
+            forged = [i for i in make(text) if i in control]
+            assert forged == [i for i in make("x") if i in control]
+
+
+@RUN
+@hypothesis.given(thought=TEXT, text=TEXT, code=TEXT)
+def test_a_rendered_call_parses_to_its_code(learned, thought, text, code):
+    for style, words in every_case(learned):
+        message = chat.call_message(text, code, reasoning=thought)
+        if "</think>" in text or "<tool_call>" in text or "</tool_call>" in text:
+            continue  # the assistant's own text is free to be odd; covered below
+        turn = chat.parse_turn(chat.assistant_ids(message, words, style), words, style)
+        assert turn.kind == "call", (turn, style)
+        if words is learned[0]:  # Qwen's vocabulary normalises to NFC
+            assert turn.code == code
+
+
+GOOD = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "print(1)"}}\n</tool_call>'
+BAD = {
+    "<tool_call>\nprint(1)\n</tool_call>": "not valid JSON",
+    "<tool_call>\n" + "[" * 100_000 + "\n</tool_call>": "not valid JSON",
+    '<tool_call>{"name": "code_interpreter", "name": "x", "arguments": {}}</tool_call>': "JSON",
+    '<tool_call>[{"name": "code_interpreter"}]</tool_call>': "not an object",
+    '<tool_call>{"name": "code_interpreter"}</tool_call>': '"arguments"',
+    '<tool_call>{"name": "shell", "arguments": {"code": "ls"}}</tool_call>': "unknown function",
+    '<tool_call>{"name": "code_interpreter", "arguments": {}}</tool_call>': "missing",
+    '<tool_call>{"name": "code_interpreter", "arguments": "print(1)"}</tool_call>': "missing",
+    '<tool_call>{"name": "code_interpreter", "arguments": {"code": "1", "timeout": 9}}</tool_call>':
+        "other than",
+    '<tool_call>{"name": "code_interpreter", "arguments": {"code": 1}}</tool_call>': "a string",
+    '<tool_call>{"name": "code_interpreter", "arguments": {"code": "\\ud800"}}</tool_call>':
+        "Unicode",
+    GOOD + "\n" + GOOD: "only one",
+    GOOD + " done": "text after",
+    GOOD.removesuffix("</tool_call>"): "not closed",
+    "so </tool_call>": "without",
+}  # fmt: skip
+
+
+def sampled(text, words, ends=True):
+    """Ids as a policy would sample them: tags as control ids where the vocabulary has them."""
+    tags = re.compile("(" + "|".join(map(re.escape, words.control)) + ")")
+    parts = [p for p in tags.split(text + ("<|im_end|>" if ends else "")) if p]
+    return [
+        i for p in parts for i in ([words.control[p]] if p in words.control else words.encode(p))
+    ]
+
+
+@functools.cache
+def without_call_tags(words_from):
+    return tokenizer.train_sentencepiece(
+        ["plain text"], 300, ["<|im_start|>", "<|im_end|>"], words_from
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "learned", "spelled"])
+def test_malformed_calls_are_values_with_reasons(learned, kind, tmp_path):
+    words = {
+        "qwen3": tokenizer_test.qwen3,
+        "learned": lambda: learned[0],
+        "spelled": lambda: without_call_tags(tmp_path),
+    }[kind]()
+    for text, reason in BAD.items():
+        turn = chat.parse_turn(sampled("I try. " + text, words), words, "chatml")
+        assert turn.kind == "malformed" and reason in turn.reason, (text[:80], turn.reason)
+        assert turn.text.startswith("I try.")
+    assert chat.malformed_text("x is y") == "Format error: x is y. Nothing was run."
+
+
+def parse(text, style="qwen3", ends=True):
+    words = tokenizer_test.qwen3()
+    return chat.parse_turn(sampled(text, words, ends), words, style)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_call_may_follow_text_and_thought(ends):
+    turn = parse(f"<think>\n<tool_call>no</tool_call>\n</think>\n\nLet me.\n{GOOD}", ends=ends)
+    assert turn == chat.Turn("call", "Let me.", code="print(1)")
+
+
+def test_thinking_prompt_puts_the_turn_inside_a_think_block():
+    assert parse(f"{GOOD}\n</think>\n\nIt is 4.", "qwen3_thinking_2507").text == "It is 4."
+    unclosed = parse(r"it is \boxed{4}", "qwen3_thinking_2507")
+    assert (unclosed.kind, unclosed.text) == ("answer", "") and "never closed" in unclosed.reason
+
+
+def test_answer_is_what_follows_the_last_closed_think_block():
+    assert parse("<think>a</think>b<think>c</think>\n\nd").text == "d"
+    assert parse("<think>\\boxed{1}").text == ""
+
+
+def test_cut_keeps_head_and_tail_within_the_limit(learned):
+    text = "start " + "middle " * 500 + " end"
+    for words in (learned[0], tokenizer_test.qwen3()):
+        short = chat.cut(text, words, 60)
+        assert len(words.encode(short)) <= 60 and "tokens left out" in short
+        assert short.startswith("start") and short.endswith("end")
+        assert chat.cut("brief", words, 60) == "brief"
+        assert len(words.encode(chat.cut("é" * 99, words, 3))) <= 3
+
+
+def test_style_is_recognised_from_a_checkpoints_template():
+    def style(name):
+        return chat.detect_style(shared_data.path(f"qwen3/{name}").read_text())
+
+    assert style("chat_template_A.jinja") == style("chat_template_B.jinja") == "qwen3"
+    assert style("chat_template_thinking_2507.jinja") == "qwen3_thinking_2507"
+    assert chat.detect_style("{{ '<|im_start|>' }}") == chat.detect_style(None) == "chatml"
+
+
+def test_vocabulary_texts_are_cut_where_encoding_cuts():
+    talk = [{"role": "user", "content": "hi"}, chat.call_message("", "1")]
+    assert chat.text_runs(talk, None, "chatml") == [
+        "user\nhi", "\n", "assistant\n",
+        '\n{"name": "code_interpreter", "arguments": {"code": "1"}}\n', "\n",
+    ]  # fmt: skip
+
+
+def test_errors_name_what_is_wrong(learned):
+    with pytest.raises(ValueError, match="choose one of"):
+        chat.stop_ids(learned[0], "alpaca")
+    with pytest.raises(ValueError, match="role 'critic'"):
+        chat.render([{"role": "critic", "content": ""}], None, learned[0], "chatml")
+    mistral = tokenizer.load(shared_data.path("sentencepiece/mistral_v1.model"))
+    with pytest.raises(ValueError, match="no control token <.im_start.>"):
+        chat.prompt_ids("hi", None, mistral, "chatml")
