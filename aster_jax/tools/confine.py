@@ -1,0 +1,68 @@
+"""What a freshly forked session gives up before it reads its first cell.
+
+The order is the point: mounts and identity while it still may, then the death signal
+(credential changes clear it), then Landlock, then seccomp, which forbids all of these.
+"""
+
+import os
+import resource
+import signal
+
+from aster_jax.tools import config, landlock, linux, namespaces, seccomp
+
+IN_NAMESPACES = ("A1", "A2")
+OWN_UID = ("A1", "B1")
+
+
+def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...]) -> None:
+    """Confines this process for `tier`. Raises OSError if any layer refuses.
+
+    `order` is the supervisor's spawn order (uid, address-space base in bytes);
+    `readable` are the directories Landlock leaves readable.
+    """
+    uid = order["uid"] if tier in OWN_UID else os.getuid()
+    gid = order["uid"] if tier in OWN_UID else os.getgid()
+    if tier in IN_NAMESPACES and settings["scratch_mib"]:
+        namespaces.mount_scratch(settings["scratch_mib"], uid, gid)
+    else:
+        os.chdir("/")
+    os.umask(0o077)
+    if settings["niceness"]:
+        os.nice(settings["niceness"])
+    set_limits(order, settings, own_uid=tier in OWN_UID)
+    if tier in OWN_UID:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    elif linux.IS_LINUX:
+        linux.drop_capabilities()
+    if linux.IS_LINUX:
+        linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.set_process(linux.PR_SET_DUMPABLE, 0)
+    if tier in config.SAFE_TIERS:
+        writable = ("/tmp", "/dev/null") if tier in IN_NAMESPACES else ("/dev/null",)
+        ruleset = landlock.create(readable, writable)
+        landlock.restrict(ruleset)
+        os.close(ruleset)
+    if tier != "D":
+        seccomp.install(seccomp.build(os.getpid()))
+
+
+def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
+    """Resource limits. STACK stays: it is also the size of every new thread's stack."""
+    mib = 1 << 20
+    limits = {
+        resource.RLIMIT_AS: order["base_bytes"] + settings["memory_limit_mib"] * mib,
+        resource.RLIMIT_NOFILE: settings["max_files"],
+        resource.RLIMIT_FSIZE: settings["file_limit_mib"] * mib,
+        resource.RLIMIT_CORE: 0,
+    }
+    if hasattr(resource, "RLIMIT_MSGQUEUE"):
+        limits[resource.RLIMIT_MSGQUEUE] = 0
+    if own_uid:  # the count is per user: on a shared uid it would count the user's desktop
+        limits[resource.RLIMIT_NPROC] = settings["max_processes"]
+    for name, value in limits.items():
+        hard = resource.getrlimit(name)[1]
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(name, (value, value))

@@ -1,0 +1,190 @@
+"""The supervisor's end of a zygote: starting it in a tier, ordering forks, its death."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+
+from aster_jax.tools import process
+
+UID_FIRST = 0x5A000000  # host uids of sessions: far above what accounts use
+UID_COUNT = 65536
+IN_FLIGHT = 16  # orders sent and not yet answered: bounds the control socket's backlog
+START = "import sys; sys.path.append({root!r}); from aster_jax.tools import zygote; zygote.main()"
+
+
+class StartError(Exception):
+    """This tier, or the preload, does not work on this host."""
+
+
+class Nest:
+    """One zygote process and the sessions forked from it.
+
+    Resource: a child process and the control socket. Events go to `owner`: `on_exit` with
+    the zygote's report when a session ended, `on_nest_lost` when the zygote is gone.
+    """
+
+    def __init__(self, owner, loop: asyncio.AbstractEventLoop, settings: dict, tier: str):
+        self.owner, self.loop, self.settings, self.tier = owner, loop, settings, tier
+        self.processes, self.waiting, self.in_flight = {}, [], 0
+        self.next_number, self.base_bytes = 0, 0
+        self.ready = loop.create_future()
+        self.pidfd = self.pid = None
+        self.lost = False
+        self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with remote:
+            self.child = self.execute(remote.fileno())
+        self.socket.setblocking(False)
+        self.free_uids = list(range(UID_COUNT - 1, 0, -1))
+        loop.add_reader(self.socket.fileno(), self.read)
+        self.send({**settings, "tier": tier, "uid_first": self.uid(1)})
+
+    def execute(self, descriptor: int) -> subprocess.Popen:
+        """Execs the zygote: no environment but a fixed hash seed, no site directories.
+
+        `-I` would also ignore the hash seed, so its parts are given one by one.
+        """
+        number = str(descriptor)
+        code = START.format(root=self.settings["root"])
+        code = code.replace("main()", f"main({number})")
+        return subprocess.Popen(
+            [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(descriptor,),
+            env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                 "MKL_NUM_THREADS": "1"},
+            cwd="/",
+        )
+
+    def uid(self, index: int) -> int:
+        """Session uid: inside a user namespace plain, on the host far up."""
+        if self.tier == "A1":
+            return index
+        return UID_FIRST + (os.getpid() % 4096) * UID_COUNT % (1 << 28) + index
+
+    def send(self, message: dict, descriptors: list[int] | None = None) -> None:
+        """One control message."""
+        socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors or [])
+
+    def spawn(self, owner) -> process.Process:
+        """Orders one session; the returned process becomes ready later."""
+        child = process.Process(owner, self.loop, self.settings, self.free_uids.pop())
+        self.next_number += 1
+        self.processes[self.next_number] = child
+        self.waiting.append(self.next_number)
+        self.order()
+        return child
+
+    def order(self) -> None:
+        """Sends waiting orders while the zygote keeps up."""
+        while self.waiting and self.in_flight < IN_FLIGHT:
+            number = self.waiting.pop(0)
+            child = self.processes[number]
+            if child.dead:
+                self.retire(number)
+                continue
+            order = {"number": number, "uid": self.uid(child.uid), "seed": child.owner.seed,
+                     "base_bytes": self.base_bytes}
+            self.in_flight += 1
+            self.send(order, child.remote)
+
+    def read(self) -> None:
+        """Handles what the zygote reports."""
+        while not self.lost:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self.socket, 65536, 2)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self.lose("the zygote ended")
+                return
+            self.take(json.loads(data), descriptors)
+
+    def take(self, message: dict, descriptors: list[int]) -> None:
+        """One report."""
+        kind = message["op"]
+        if kind == "map":
+            self.write_map(message["whole"])
+        elif kind == "failed":
+            self.lose(message["error"])
+        elif kind == "ready":
+            if descriptors:
+                self.pidfd = descriptors[0]
+                self.pid = process.find_pid(self.pidfd)
+                self.base_bytes = virtual_bytes(self.pid)
+            self.ready.set_result(message)
+        elif kind == "forked":
+            self.in_flight -= 1
+            self.processes[message["number"]].attach(descriptors[0])
+            self.order()
+        elif kind == "refused":
+            self.in_flight -= 1
+            self.report_exit(message["number"], {"status": None, "error": message["error"]})
+            self.order()
+        elif kind == "exit":
+            self.report_exit(message["number"], message)
+
+    def report_exit(self, number: int, message: dict) -> None:
+        """Tells the owner, then drops the process."""
+        child = self.processes[number]
+        child.drain()
+        child.owner.on_exit(child, message)
+        self.retire(number)
+
+    def retire(self, number: int) -> None:
+        """The uid is free again only now that nothing of it can be alive."""
+        child = self.processes.pop(number)
+        self.free_uids.append(child.uid)
+        child.forget()
+
+    def write_map(self, whole: bool) -> None:
+        """Gives the zygote's user namespace its identities, from outside."""
+        folder = f"/proc/{self.child.pid}"
+        uid, gid = os.getuid(), os.getgid()
+        rows = {"uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}
+        if whole:
+            rows = dict.fromkeys(rows, f"0 {UID_FIRST} {UID_COUNT}")
+        try:
+            if not whole:
+                write_text(f"{folder}/setgroups", "deny")
+            for name, text in rows.items():
+                write_text(f"{folder}/{name}", text)
+        except OSError as error:
+            self.send({"op": "refused", "error": str(error)})
+            return
+        self.send({"op": "mapped"})
+
+    def lose(self, reason: str) -> None:
+        """The zygote is gone, and by PID namespace or death signal all it forked."""
+        if self.lost:
+            return
+        self.lost = True
+        self.loop.remove_reader(self.socket.fileno())
+        self.socket.close()
+        self.child.kill()
+        self.child.wait()
+        if not self.ready.done():
+            self.ready.set_exception(StartError(reason))
+        for number in list(self.processes):
+            child = self.processes[number]
+            child.kill()
+            child.owner.on_exit(child, {"status": None, "error": reason})
+            self.retire(number)
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.owner.on_nest_lost(self, reason)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a /proc file in one call."""
+    with open(path, "w", encoding="ascii") as target:
+        target.write(text)
+
+
+def virtual_bytes(pid: int) -> int:
+    """Address space in use: what a session's limit is counted from."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as numbers:
+        return int(numbers.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,148 @@
+"""One trajectory's place at the tool: its interpreter, its call in flight, its verdicts.
+
+A seat outlives its processes. It turns the events of a process into the status of the
+call that was running, by the order: what we did to it (deadline, output cap, forged
+frame), then how it died, then what it claimed.
+"""
+
+import os
+import signal
+import time
+
+from aster_jax.tools import result
+
+
+class Call:
+    """A submitted cell: from submission through the queue to its one result."""
+
+    def __init__(self, call_id: int, code: str):
+        self.call_id, self.code = call_id, code
+        self.submitted = time.monotonic()
+        self.started = None
+        self.cpu_before_s = 0.0
+
+
+class Seat:
+    """A session as the supervisor keeps it. `host` is the supervisor."""
+
+    def __init__(self, host, number: int, seed: int):
+        self.host, self.number, self.seed = host, number, seed
+        self.process = self.call = self.queued = self.verdict = self.timer = None
+        self.seq, self.last_used = 0, time.monotonic()
+        self.closed = False
+
+    def begin(self, call: Call) -> None:
+        """The queue lets the call run: on the live process, or on a new one."""
+        self.call = call
+        if self.process is None:
+            self.process = self.host.spawn(self)
+        if self.process is not None and self.process.ready:
+            self.start()
+
+    def start(self) -> None:
+        """Sends the cell and starts its clock, which is not the session's to stop."""
+        call, settings = self.call, self.host.settings
+        call.started = time.monotonic()
+        call.cpu_before_s = self.process.cpu_s()
+        self.process.drain()
+        self.timer = self.host.loop.call_later(
+            settings["wall_limit_s"] + settings["grace_s"], self.condemn, "timeout"
+        )
+        self.process.start_call(call.code, settings["wall_limit_s"])
+
+    def condemn(self, verdict: str, detail: str = "") -> None:
+        """Kills the process for a stated reason; the exit report finishes the call."""
+        if self.verdict is None:
+            self.verdict = (verdict, detail)
+        if self.process is not None:
+            self.process.kill()
+
+    # Events of the process.
+
+    def on_ready(self, process) -> None:
+        """A forked process finished confining itself."""
+        if self.call is not None and self.call.started is None:
+            self.start()
+
+    def on_violation(self, process, why: str) -> None:
+        """It wrote what no session writes."""
+        process.nonce = None
+        process.loop.remove_reader(process.socket.fileno())
+        self.condemn("protocol_violation", why)
+
+    def on_overflow(self, process) -> None:
+        """It pushed more bytes than the hard cap past its own printing layer."""
+        self.condemn("output_limit")
+
+    def on_reply(self, process, claim: dict) -> None:
+        """It answered the call in flight."""
+        if self.verdict is not None:
+            return  # already condemned: the exit report decides
+        process.idle_cpu_s = process.cpu_s()
+        if claim["threads"]:
+            process.freeze()
+        self.finish(claim["status"], "kept", claim)
+
+    def on_exit(self, process, report: dict) -> None:
+        """It is dead and collected."""
+        if process is not self.process:
+            return
+        self.process, process.nonce = None, None
+        verdict, self.verdict = self.verdict, None
+        if self.call is None:
+            self.died_idle = describe_exit(report["status"]) if report["status"] is not None else ""
+            return
+        if verdict is not None:
+            self.finish(verdict[0], "lost", report=report, detail=verdict[1], process=process)
+        elif report["status"] is None:
+            self.finish("infra_lost", "lost", detail=report["error"], process=process)
+        elif not process.ready:
+            detail = process.outputs[1].text() or describe_exit(report["status"])
+            self.finish("infra_unavailable", "lost", detail=detail, process=process)
+        else:
+            detail = describe_exit(report["status"])
+            self.finish("crashed", "lost", report=report, detail=detail, process=process)
+
+    def finish(self, status, state, claim=None, report=None, detail="", process=None) -> None:
+        """Makes the result of the call in flight and frees its place in the queue."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        call, self.call = self.call, None
+        process = process or self.process
+        now = time.monotonic()
+        values = {"detail": detail, "status": status, "state": state, "seq": self.seq}
+        if process is not None:
+            values |= measure(process, call, claim, report)
+            process.outputs = process.fresh_outputs()
+        started = call.started if call.started is not None else now
+        values["queue_s"], values["wall_s"] = started - call.submitted, now - started
+        self.last_used = now
+        self.host.answer(self, call, values)
+        self.host.release(self)
+
+
+def measure(process, call: Call, claim: dict | None, report: dict | None) -> dict:
+    """What is known about the finished call: output, kernel counters, the claim's words."""
+    claim = claim or {"dropped": 0, "type": "", "message": "", "shown": 0, "threads": 0}
+    if report and "cpu_s" in report:
+        cpu_s, peak = report["cpu_s"], report["peak_kib"] << 10
+    else:
+        cpu_s, peak = process.cpu_s(), process.peak_rss_bytes()
+    out, err = process.outputs
+    unsent = claim["dropped"] if out.total + err.total else 0
+    return {
+        "stdout": out.text(unsent), "stderr": err.text(),
+        "dropped_bytes": out.dropped(unsent) + err.dropped(),
+        "error_type": result.neutralise(claim["type"]),
+        "error_message": result.neutralise(claim["message"]),
+        "last_value_printed": bool(claim["shown"]), "live_threads": claim["threads"],
+        "cpu_s": max(0.0, cpu_s - call.cpu_before_s), "peak_rss_bytes": peak,
+    }
+
+
+def describe_exit(status: int) -> str:
+    """A wait status in words a model understands."""
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit code {os.WEXITSTATUS(status)}"

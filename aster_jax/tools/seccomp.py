@@ -1,0 +1,152 @@
+"""The system-call filter of a session: what is refused, by the rule it enforces.
+
+A deny list that answers with an errno. Unknown calls are allowed: they are still bound by
+uid, namespaces, Landlock and limits, and an allow list that kills breaks whenever the C
+library learns a new call. The filter is raw BPF installed through prctl; `build` makes it
+from the tables below, one compare and one return per denied call.
+
+What stops what: no new process or program (so no shell, no fork bomb), no socket of any
+family, no look into or signal to another process, no namespace or mount to escape
+through, no memory outside the address-space limit, no change of identity or limits.
+"""
+
+import ctypes
+import errno
+import struct
+
+from aster_jax.tools import linux
+
+# name: (x86_64, aarch64); None where the machine never had the call.
+PROCESSES = {  # no second program and no child: threads only (clone is checked by flags)
+    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
+}
+NETWORK = {  # the only sockets are socketpairs inside the process (asyncio needs one)
+    "socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "bind": (49, 200),
+    "listen": (50, 201), "accept4": (288, 242),
+}
+OTHERS = {  # no reading, tracing, stealing from or signalling of other processes
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
+    "kcmp": (312, 272), "process_madvise": (440, 440), "process_mrelease": (448, 448),
+    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
+    "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+}
+ESCAPES = {  # no namespaces, mounts or new roots
+    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
+    "pivot_root": (155, 41), "chroot": (161, 51), "mount_setattr": (442, 442),
+    "move_mount": (429, 429), "open_tree": (428, 428), "fsopen": (430, 430),
+    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
+    "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264),
+    "mknod": (133, None), "mknodat": (259, 33), "fanotify_init": (300, 262),
+}
+KERNEL = {  # no large or rarely used kernel surface
+    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427), "add_key": (248, 217), "request_key": (249, 218),
+    "keyctl": (250, 219), "seccomp": (317, 277), "personality": (135, 92),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
+    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
+    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266),
+    "adjtimex": (159, 171), "sethostname": (170, 161), "setdomainname": (171, 162),
+    "syslog": (103, 116), "vhangup": (153, 58), "ioperm": (173, None), "iopl": (172, None),
+    "modify_ldt": (154, None), "uselib": (134, None),
+}
+SHARED_MEMORY = {  # no memory that outlives the process or escapes its limit
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
+    "shmat": (30, 196), "shmctl": (31, 195), "shmdt": (67, 197), "semget": (64, 190),
+    "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186),
+    "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+}
+IDENTITY = {  # no change of user, group or capabilities
+    "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145),
+    "setregid": (114, 143), "setresuid": (117, 147), "setresgid": (119, 149),
+    "setgroups": (116, 159), "setfsuid": (122, 151), "setfsgid": (123, 152),
+    "capset": (126, 91), "setsid": (112, 157), "setpgid": (109, 154),
+}
+DENIED = PROCESSES | NETWORK | OTHERS | ESCAPES | KERNEL | SHARED_MEMORY | IDENTITY
+# Calls whose arguments decide.
+CHECKED = {
+    "clone": (56, 220), "clone3": (435, 435), "socketpair": (53, 199), "kill": (62, 129),
+    "tgkill": (234, 131), "prctl": (157, 167), "prlimit64": (302, 261),
+}
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+HARMLESS_PRCTL = (15, 16, 3, 39, 0x53564D41)  # names, two getters, naming of mappings
+
+LOAD, EQUAL, ABOVE, BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+KILL, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
+NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+
+
+def _op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    return struct.pack("<HBBI", code, yes, no, value)
+
+
+def _refuse(code: int = errno.EPERM) -> bytes:
+    return _op(RETURN, ERRNO | code)
+
+
+def _only(number: int, argument: int, allowed: tuple[int, ...]) -> bytes:
+    """Refuses `number` unless the low word of its argument is one of `allowed`."""
+    checks = b"".join(
+        _op(EQUAL, value, len(allowed) - index) for index, value in enumerate(allowed)
+    )
+    body = _op(LOAD, ARGUMENT + 8 * argument) + checks + _refuse() + _op(RETURN, ALLOW)
+    return _op(EQUAL, number, 0, len(body) // 8) + body
+
+
+def build(own_pid: int, denied: dict = DENIED, machine: str = linux.MACHINE) -> bytes:
+    """The filter program. `own_pid` is the one process that may be signalled.
+
+    Raises OSError(ENOSYS) on a machine the tables do not know.
+    """
+    if machine not in ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"no filter table for {machine}")
+    column = list(ARCHITECTURES).index(machine)
+    number = {name: codes[column] for name, codes in (denied | CHECKED).items()}
+    # Another architecture's entry point would make all numbers below mean other calls.
+    program = _op(LOAD, ARCHITECTURE) + _op(EQUAL, ARCHITECTURES[machine], 1)
+    program += _op(RETURN, KILL) + _op(LOAD, NUMBER)
+    if machine == "x86_64":  # the x32 calls share the architecture and start at this bit
+        program += _op(ABOVE, 0x40000000, 0, 1) + _op(RETURN, KILL)
+    for name in denied:
+        if number[name] is not None:
+            program += _op(EQUAL, number[name], 0, 1) + _refuse()
+    # ENOSYS sends the C library back to clone, whose flags can be read here.
+    program += _op(EQUAL, number["clone3"], 0, 1) + _refuse(errno.ENOSYS)
+    program += _op(EQUAL, number["clone"], 0, 4) + _op(LOAD, ARGUMENT)
+    program += _op(BITS, linux.CLONE_THREAD, 0, 1) + _op(RETURN, ALLOW) + _refuse()
+    program += _only(number["socketpair"], 0, (1,))  # AF_UNIX
+    program += _only(number["kill"], 0, (own_pid,))
+    program += _only(number["tgkill"], 0, (own_pid,))
+    program += _only(number["prctl"], 0, HARMLESS_PRCTL)
+    program += _only(number["prlimit64"], 0, (0, own_pid))
+    return program + _op(RETURN, ALLOW)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+
+def install(program: bytes) -> None:
+    """Puts the filter on this process for good; it is inherited and cannot be removed."""
+    code = ctypes.create_string_buffer(program, len(program))
+    wrapped = _Program(len(program) // 8, ctypes.addressof(code))
+    linux.set_process(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.set_process_pointer(
+        linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, ctypes.addressof(wrapped)
+    )
+
+
+def refuse_all(names: tuple[str, ...], calls: dict, code: int) -> bytes:
+    """A small filter that makes `names` fail with `code`: how tests take a layer away."""
+    column = list(ARCHITECTURES).index(linux.MACHINE)
+    program = _op(LOAD, NUMBER)
+    for name in names:
+        if calls[name][column] is not None:
+            program += _op(EQUAL, calls[name][column], 0, 1) + _refuse(code)
+    return program + _op(RETURN, ALLOW)

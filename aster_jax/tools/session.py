@@ -1,0 +1,120 @@
+"""A session: the forked process in which one trajectory's cells run.
+
+It reads a request frame, runs the cell, writes a reply frame, and repeats until its
+socket closes. Descriptors: 0 is empty, 1 and 2 are the output pipes, 3 the protocol
+socket, 4 and 5 private copies of the pipes. What it replies is only a claim; the
+supervisor decides what to believe.
+"""
+
+import builtins
+import gc
+import json
+import os
+import random
+import struct
+import sys
+
+from aster_jax.tools import cell, confine, linux, streams
+
+# Functions below look names up in this copy: cells may replace what is in `builtins`.
+__builtins__ = dict(vars(builtins))
+
+SOCKET, OUT, ERR = 3, 4, 5
+_read, _write, _dup2, _leave, _open = os.read, os.write, os.dup2, os._exit, open
+_scan, _quote = json.JSONDecoder().scan_once, json.encoder.encode_basestring_ascii
+_unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
+
+
+def serve(descriptors: list[int], order: dict, settings: dict, tier: str, readable) -> None:
+    """Becomes a session for ever: places descriptors, confines itself, answers calls."""
+    place(descriptors)
+    confine.enter(tier, order, settings, readable)
+    null = os.dup(0)
+    sinks = [
+        streams.Sink(OUT, 1, settings["output_tail_bytes"]),
+        streams.Sink(ERR, 2, settings["output_tail_bytes"]),
+    ]
+    seed_generators(order["seed"])
+    interpreter = cell.Interpreter(settings["last_value"])
+    for name in [name for name in sys.modules if name.startswith("aster_jax.tools")]:
+        del sys.modules[name]
+    gc.enable()
+    send('{"ready":1}')
+    while True:
+        request = receive()
+        if request is None:
+            _leave(0)
+        send(answer(request, interpreter, sinks, null))
+
+
+def place(descriptors: list[int]) -> None:
+    """Moves the given (socket, out, err) to their places and closes everything else."""
+    high = descriptors
+    while min(high) < 16:  # never overwrite one that is still to be moved
+        high = [os.dup(number) for number in high]
+    for target, source in ((1, 1), (2, 2), (SOCKET, 0), (OUT, 1), (ERR, 2)):
+        os.dup2(high[source], target, inheritable=False)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0, inheritable=False)
+    linux.close_from(6)
+
+
+def seed_generators(seed: int) -> None:
+    """Gives this session its own random streams; a fork would share the zygote's."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if "sympy" in sys.modules:
+        sys.modules["sympy.core.random"].seed(seed)
+
+
+def receive() -> dict | None:
+    """The next request, or None when the supervisor is gone."""
+    header = read_exactly(4)
+    if header is None:
+        return None
+    body = read_exactly(_unpack(header)[0])
+    return None if body is None else _scan(body.decode("utf-8"), 0)[0]
+
+
+def read_exactly(count: int) -> bytes | None:
+    """`count` bytes from the protocol socket, or None at its end."""
+    parts = bytearray()
+    while len(parts) < count:
+        data = _read(SOCKET, count - len(parts))
+        if not data:
+            return None
+        parts += data
+    return bytes(parts)
+
+
+def send(text: str) -> None:
+    """Writes one frame."""
+    data = text.encode("ascii")
+    data = _pack(len(data)) + data
+    while data:
+        data = data[_write(SOCKET, data) :]
+
+
+def answer(request: dict, interpreter, sinks: list, null: int) -> str:
+    """Runs one cell with fresh standard streams and renders the reply."""
+    _dup2(null, 0, False)
+    _dup2(OUT, 1, False)
+    _dup2(ERR, 2, False)
+    sys.stdin = _open(0, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = out, err = [streams.open_text(sink) for sink in sinks]
+    claim = interpreter.run(request["code"], request["limit_s"], out, err)
+    dropped = 0
+    for text, sink in ((out, sinks[0]), (err, sinks[1])):
+        try:
+            text.flush()
+        except ValueError:  # the cell closed or detached it
+            pass
+        dropped += sink.finish()
+    message = claim.get("message", "").encode("utf-8", "backslashreplace").decode("utf-8")
+    return (
+        f'{{"id":{request["id"]:d},"status":{_quote(claim["status"])},'
+        f'"type":{_quote(claim.get("type", ""))},"message":{_quote(message)},'
+        f'"shown":{1 if claim.get("shown") else 0:d},'
+        f'"threads":{cell.count_threads():d},"dropped":{dropped:d}}}'
+    )

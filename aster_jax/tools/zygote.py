@@ -1,0 +1,235 @@
+"""The zygote: loads the libraries once, isolated, and forks a session per order.
+
+It is exec'd with an empty environment, enters its private root before it imports anything
+large, stays single-threaded, and freezes its heap so that a collection in a session does
+not copy it. It never runs model-written code itself and knows no secret.
+"""
+
+import builtins
+import gc
+import importlib
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+import threading
+
+from aster_jax.tools import cell, config, confine, landlock, linux, namespaces, session
+
+
+MESSAGE_BYTES = 1 << 18
+
+
+class Control:
+    """The zygote's end of the control socket: one JSON object and descriptors a message."""
+
+    def __init__(self, descriptor: int):
+        self.socket = socket.socket(fileno=descriptor)
+
+    def send(self, message: dict, descriptors: tuple[int, ...] = ()) -> None:
+        """Sends one message with descriptors attached."""
+        socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors)
+
+    def receive(self) -> tuple[dict | None, list[int]]:
+        """The next message, or None when the supervisor is gone."""
+        data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 4)
+        return (json.loads(data) if data else None), descriptors
+
+
+def main(descriptor: int) -> None:
+    """Runs a zygote on the control socket `descriptor` until the supervisor goes away."""
+    if linux.IS_LINUX:
+        linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    control = Control(descriptor)
+    settings, _ = control.receive()
+    if settings is None:
+        return
+    tier = settings["tier"]
+    try:
+        readable = isolate(tier, settings, control)
+        if tier in config.SAFE_TIERS:
+            landlock.find_abi()
+        if tier == "B1":
+            check_readable_after_drop(settings)
+        versions = preload(settings)
+    except (OSError, ImportError, RuntimeError) as error:
+        control.send({"op": "failed", "error": f"{type(error).__name__}: {error}"})
+        return
+    ready = {"op": "ready", "tier": tier, "versions": versions}
+    if linux.IS_LINUX:
+        control.send(ready, (os.pidfd_open(os.getpid()),))
+    else:
+        control.send(ready)
+    Nursery(control, settings, tier, readable).run()
+
+
+def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
+    """Enters the tier's namespaces; returns the directories sessions may read.
+
+    In A tiers this process stays outside as the parent of the returned-into child.
+    """
+    libraries = tuple(settings["libraries"]) + tuple(settings["extra_paths"])
+    if tier == "A1":
+        linux.unshare(namespaces.APART)
+        namespaces.build_root(libraries)
+        linux.unshare(linux.CLONE_NEWUSER)
+    elif tier == "A2":
+        linux.unshare(linux.CLONE_NEWUSER | namespaces.APART)
+    if tier in confine.IN_NAMESPACES:
+        control.send({"op": "map", "whole": tier == "A1"})
+        reply, _ = control.receive()
+        if reply is None or reply["op"] != "mapped":
+            raise OSError(f"identity map refused: {reply}")
+        if tier == "A1":
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        else:
+            namespaces.build_root(libraries)
+        become_first_process(control)
+        return ("/",)  # the root holds nothing but libraries
+    return (*namespaces.SYSTEM, *libraries, "/dev")
+
+
+def become_first_process(control: Control) -> None:
+    """Continues as process 1 of a new PID namespace; the old process waits and follows."""
+    linux.unshare(linux.CLONE_NEWPID)
+    child = os.fork()
+    # Set here once more: every change of identity above has cleared it.
+    linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if child:
+        control.socket.close()
+        os.waitpid(child, 0)
+        os._exit(0)
+
+
+def check_readable_after_drop(settings: dict) -> None:
+    """Raises RuntimeError if another user cannot read the Python prefix (a 0700 home)."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresuid(settings["uid_first"], settings["uid_first"], settings["uid_first"])
+            for path in settings["libraries"]:
+                os.listdir(path) if os.path.isdir(path) else os.stat(path)
+            os._exit(0)
+        except OSError:
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("the Python libraries are not readable for another uid")
+
+
+def preload(settings: dict) -> dict:
+    """Imports what sessions start with, touches it once, freezes the heap."""
+    gc.disable()
+    sys.path[:] = list(settings["libraries"]) + list(settings["extra_paths"])
+    sys.dont_write_bytecode = True
+    sys.argv = [""]
+    builtins.exit = builtins.quit = sys.exit  # as site does, which is left out here
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)  # 4300 digits are too few for number theory
+    versions = {"python": platform.python_version()}
+    for name in settings["preload"]:
+        module = importlib.import_module(name)
+        if "." not in name:
+            versions[name] = str(getattr(module, "__version__", ""))
+    warm_up()
+    os.environ.clear()
+    os.environ.update({"HOME": "/tmp", "PATH": "", "LANG": "C.UTF-8", "TZ": "UTC"})
+    if threading.active_count() != 1:
+        raise RuntimeError(f"preloading started threads: {threading.enumerate()}")
+    gc.collect()
+    gc.freeze()
+    return versions
+
+
+def warm_up() -> None:
+    """Touches what most sessions touch, so that they share those pages."""
+    interpreter = cell.Interpreter("none")
+    if "sympy" in sys.modules:
+        code = "from sympy import *\nx = symbols('x')\nsolve(x**2 - 3*x + 2, x)\n"
+        code += "expand((x + 1)**5); factor(x**4 - 1); simplify(sin(x)**2 + cos(x)**2)\n"
+        code += "str(integrate(x*exp(x), x)); lambdify(x, x**2)(3); del x\n"
+        exec(code, {"__name__": "warm_up"})
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        numpy.linalg.eigvals(numpy.eye(3) + numpy.ones((3, 3)))
+    del interpreter
+
+
+class Nursery:
+    """The fork loop. Process resource: children, the control socket."""
+
+    def __init__(self, control: Control, settings: dict, tier: str, readable: tuple[str, ...]):
+        self.control, self.settings, self.tier, self.readable = control, settings, tier, readable
+        self.numbers = {}  # pid -> session number
+        self.own_pidfd = os.pidfd_open(os.getpid()) if linux.IS_LINUX else -1
+
+    def run(self) -> None:
+        """Serves spawn orders and reports deaths until the control socket closes."""
+        wake, waker = os.pipe()
+        os.set_blocking(waker, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self.control.socket, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        while True:
+            ready = {number for number, _ in poll.poll()}
+            if wake in ready:
+                os.read(wake, 4096)
+                self.reap()
+            if self.control.socket.fileno() in ready:
+                order, descriptors = self.control.receive()
+                if order is None:
+                    os._exit(0)
+                self.spawn(order, descriptors)
+
+    def spawn(self, order: dict, descriptors: list[int]) -> None:
+        """Forks one session and reports its pidfd."""
+        apart = self.tier in confine.IN_NAMESPACES
+        try:
+            if apart:
+                linux.unshare(linux.CLONE_NEWPID)
+            pid = os.fork()
+        except OSError as error:
+            self.control.send({"op": "refused", "number": order["number"], "error": str(error)})
+            return
+        if pid == 0:
+            self.become_session(order, descriptors)
+        if apart:  # later forks must not land in the session's namespace
+            linux.set_namespace(self.own_pidfd, linux.CLONE_NEWPID)
+        for number in descriptors:
+            os.close(number)
+        self.numbers[pid] = order["number"]
+        handle = os.pidfd_open(pid)
+        self.control.send({"op": "forked", "number": order["number"]}, (handle,))
+        os.close(handle)
+
+    def become_session(self, order: dict, descriptors: list[int]) -> None:
+        """In the child: never returns."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            session.serve(descriptors, order, self.settings, self.tier, self.readable)
+        except BaseException as error:  # nothing may return into the fork loop
+            text = f"session failed to start or serve: {type(error).__name__}: {error}\n"
+            os.write(2, text.encode("utf-8", "replace"))
+        finally:
+            os._exit(70)
+
+    def reap(self) -> None:
+        """Collects every dead session and tells the supervisor how it ended."""
+        while self.numbers:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            number = self.numbers.pop(pid, None)
+            if number is None:
+                continue
+            self.control.send({
+                "op": "exit", "number": number, "status": status,
+                "cpu_s": usage.ru_utime + usage.ru_stime, "peak_kib": usage.ru_maxrss,
+            })
