@@ -21,7 +21,7 @@ from aster_jax import types
 
 # Share of the space of questions that each split owns, in sixteenths.
 SPLITS = {"demos": 4, "train": 6, "probe": 2, "heldout": 4}
-MAX_DIGITS = 4  # larger numbers make the list-building solutions slow
+MIN_DIGITS, MAX_DIGITS = 2, 4  # below, answers can be guessed; above, lists become long
 TRIES_PER_PROBLEM = 1000  # draws before a split counts as exhausted
 
 
@@ -44,13 +44,15 @@ def generate(family: str, seed: int, digits: int) -> types.Problem:
     Args:
       family: one of `FAMILIES`.
       seed: any integer.
-      digits: of the numbers in the question, 1 to `MAX_DIGITS`.
+      digits: of the numbers in the question, `MIN_DIGITS` to `MAX_DIGITS`.
 
     Raises ValueError for an unknown family or a size out of range.
     """
     kind = _family(family)
-    if not 1 <= digits <= MAX_DIGITS:
-        raise ValueError(f"digits={digits} is outside 1 to {MAX_DIGITS}; pick a size inside")
+    if not MIN_DIGITS <= digits <= MAX_DIGITS:
+        raise ValueError(
+            f"problems.digits={digits} is outside {MIN_DIGITS} to {MAX_DIGITS}; pick one inside"
+        )
     rng = random.Random(f"{family}/{digits}/{seed}")
     values = kind.draw(rng, digits)
     question = kind.template.format(**dict(zip(_holes(family), values)))
@@ -72,7 +74,7 @@ def problems(
     another, for any seed and count.
 
     Raises ValueError for unknown names, or when the split has too few questions of this
-    size (only with numbers of one digit).
+    size (tens of thousands at the smallest).
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
@@ -142,14 +144,13 @@ def _pattern(family: str) -> re.Pattern:
 
 
 def _number(rng: random.Random, digits: int) -> int:
-    """A number of exactly so many digits, never 0, 1 or a power of ten."""
-    low = 10 ** (digits - 1)
-    return rng.randint(max(low + 1, 2), 10 * low - 1)
+    """A number of exactly so many digits, never a power of ten."""
+    return rng.randint(10 ** (digits - 1) + 1, 10**digits - 1)
 
 
 def _modulus(rng: random.Random, digits: int) -> int:
     """A large odd modulus: remainders then spread over hundreds of values."""
-    size = 10 ** max(digits + 1, 3)
+    size = 10 ** (digits + 1)
     return rng.randrange(size // 2 + 1, size, 2)
 
 
@@ -176,12 +177,10 @@ def _draw_lcm(rng, digits):
     # A shared factor makes the greatest common divisor interesting; a multiple beyond the
     # modulus keeps the answer from being one of the given numbers.
     low, high = 10 ** (digits - 1), 10**digits - 1
-    beyond = 10 * high if digits > 1 else high
     while True:
         factor = rng.randint(2, 9)
-        first, last = -(-low // factor), max(high // factor, 2)
-        a, b = (factor * rng.randint(first, last) for _ in range(2))
-        if math.lcm(a, b) > beyond:
+        a, b = (factor * rng.randint(-(-low // factor), high // factor) for _ in range(2))
+        if math.lcm(a, b) > 10 * high:
             return a, b, _modulus(rng, digits)
 
 
@@ -190,8 +189,7 @@ def _solve_lcm(a, b, m):
 
 
 def _draw_count(rng, digits):
-    top = rng.randint(10 ** max(digits, 2) + 1, 10 ** (max(digits, 2) + 1) - 1)
-    return top, rng.randint(3, 9), rng.randint(11, 10 ** max(digits, 2) - 1)
+    return _number(rng, digits + 1), rng.randint(3, 9), _number(rng, digits)
 
 
 def _solve_count(n, a, b):

@@ -1,0 +1,115 @@
+"""How an expert solves each problem family with the tool, as steps of code.
+
+A dense script is five short cells on one growing state: every cell but the check defines
+a name that a later cell needs, and the check computes something a second way. The last
+cell's value is the answer. Cells are one line and end in an expression, so the tool shows
+its value. A sparse script is the same work in one cell.
+
+The expert does no arithmetic of its own: the only numbers in a script are those of the
+question.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One tool call: the sentence before it and its code.
+
+    `slip` is the same cell with a plausible mistake that raises an error; "" if none.
+    """
+
+    thought: str
+    code: str
+    slip: str = ""
+
+
+def dense(family: str, numbers: tuple[int, ...]) -> tuple[Step, ...]:
+    """The steps for a problem with these numbers (`families.numbers`)."""
+    return _DENSE[family](*numbers)
+
+
+def sparse(family: str, numbers: tuple[int, ...]) -> tuple[Step, ...]:
+    """The same work as one step."""
+    return (Step("Compute it with code.", _SPARSE[family](*numbers)),)
+
+
+def _prod(a, b, c):
+    return (
+        Step("Compute p.", f"p = {a}*{b}+{c}; p"),
+        Step("Check p.", f"(p-{c})/{a} == {b}"),
+        Step("List the digits.", "d = [int(t) for t in str(p)]; d", "d = [int(t) for t in p]; d"),
+        Step("Square them.", "q = [t*t for t in d]; q", "q = d*d; q"),
+        Step("Add up.", "s = sum(q); s", "s = sum(sq); s"),
+    )
+
+
+def _mod(a, b, c, m):
+    return (
+        Step(
+            "Define the step.",
+            f"f = lambda x: ({b}*x+{c}) % {m}; x = f({a}); x",
+            f"f = lambda x: ({b}*x+{c}) % m; x = f({a}); x",
+        ),
+        Step("Second step.", "x = f(x); x", "x = g(x); x"),
+        Step("Check.", f"x == f(f({a}))"),
+        Step("Third step.", "x = f(x); x"),
+        Step("Fourth step.", "x = f(x); x"),
+    )
+
+
+def _lcm(a, b, m):
+    return (
+        Step("Multiply.", f"p = {a}*{b}; p"),
+        Step(
+            "Find the gcd.",
+            f"from math import gcd; g = gcd({a}, {b}); g",
+            f"g = gcd({a}, {b}); g",
+        ),
+        Step("Divide.", "l = p//g; l", "l = p//gcd; l"),
+        Step("Check.", f"l % {a} == 0 and l % {b} == 0"),
+        Step("Reduce.", f"r = l % {m}; r"),
+    )
+
+
+def _count(n, a, b):
+    return (
+        Step("List the integers.", f"R = range(1, {n}+1); len(R)"),
+        Step(
+            f"Multiples of {a}.",
+            f"A = {{k for k in R if k % {a} == 0}}; len(A)",
+            f"A = {{k for k in R if k % {a} == 0}}; A.len()",
+        ),
+        Step(f"Multiples of {b}.", f"B = {{k for k in R if k % {b} == 0}}; len(B)"),
+        Step("Check.", f"len(A) == {n}//{a} and len(B) == {n}//{b}"),
+        Step("Take them out.", "c = len(R)-len(A | B); c", "c = len(R)-len(A + B); c"),
+    )
+
+
+def _poly(a, b, n, m):
+    return (
+        Step("Define f.", f"f = lambda k: {a}*k*k+{b}; f(1)"),
+        Step(
+            "List the values.",
+            f"v = [f(k) for k in range(1, {n}+1)]; v[-1]",
+            f"v = [f(k) for k in {n}]; v[-1]",
+        ),
+        Step("Add up.", "s = sum(v); s", "s = v.sum(); s"),
+        Step("Check.", f"len(v) == {n} and v[-1] == f({n})"),
+        Step("Reduce.", f"r = s % {m}; r"),
+    )
+
+
+_DENSE: dict[str, Callable[..., tuple[Step, ...]]] = {
+    "prod": _prod, "mod": _mod, "lcm": _lcm, "count": _count, "poly": _poly,
+}
+_SPARSE: dict[str, Callable[..., str]] = {
+    "prod": lambda a, b, c: f"sum(int(t)**2 for t in str({a}*{b}+{c}))",
+    "mod": lambda a, b, c, m: (
+        f"f = lambda x: ({b}*x+{c}) % {m}; f(f(f(f({a}))))"
+    ),
+    "lcm": lambda a, b, m: f"from math import lcm; lcm({a}, {b}) % {m}",
+    "count": lambda n, a, b: f"sum(k % {a} > 0 and k % {b} > 0 for k in range(1, {n}+1))",
+    "poly": lambda a, b, n, m: f"sum({a}*k*k+{b} for k in range(1, {n}+1)) % {m}",
+}

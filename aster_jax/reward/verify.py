@@ -1,0 +1,151 @@
+"""Rewards: final text and gold answer -> (1.0 or 0.0, verdict), cheap cases first.
+
+Exact comparison after `answer.normalise` happens here; only what it leaves undecided goes
+to math-verify, in a pool of killable processes apart from the model's own tool: gold
+answers go there and model-written code does not. math-verify's alarm-based time-outs are
+not used; they need the main thread and cannot stop every computation.
+"""
+
+import dataclasses
+import inspect
+import sysconfig
+from collections.abc import Sequence
+from typing import Literal
+
+from aster_jax import tools
+from aster_jax.reward import answer, check
+
+Verdict = Literal[
+    "exact",  # same after normalisation
+    "equivalent",  # the same mathematics in another form
+    "wrong",
+    "no_answer",  # nothing boxed in the final turn
+    "verifier_timeout",  # ours: the comparison took too long; masked by the trainer
+    "verifier_error",  # ours: no verifier, or a gold answer it cannot read; masked
+]
+INFRASTRUCTURE = ("verifier_timeout", "verifier_error")
+SOURCE = inspect.getsource(check)
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyConfig:
+    """How answers are compared.
+
+    `symbolic`: ask math-verify where spelling differs; False: exact comparison only.
+    `timeout_s`: of one comparison, in seconds. `max_running`: comparisons at once (0:
+    twice the processors). `memory_mib`: of one comparison, above the preloaded process.
+    `decimals`: numbers are equal when they agree to so many digits after the point.
+    `min_tier`: weakest isolation accepted (see `tools.ToolConfig`).
+    """
+
+    symbolic: bool = True
+    timeout_s: float = 10.0
+    max_running: int = 0
+    memory_mib: int = 1024
+    decimals: int = 6
+    min_tier: str = "B2"
+
+
+class Verifier:
+    """Scores final texts against gold answers; a context manager that owns its processes.
+
+    The processes start with the first comparison that needs one, so a run whose answers
+    are plain integers never starts any.
+    """
+
+    def __init__(self, config: VerifyConfig = VerifyConfig()):
+        self._config = config
+        self._executor: tools.Executor | None = None
+
+    def __enter__(self) -> "Verifier":
+        return self
+
+    def __exit__(self, *failure) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; a later comparison starts new ones."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def score(self, items: Sequence[tuple[str, str]]) -> list[tuple[float, Verdict]]:
+        """(reward, verdict) for each (text of the final assistant turn, gold answer).
+
+        Rewards of the verdicts in `INFRASTRUCTURE` are 0.0 and mean nothing: the caller
+        has to mask them.
+        """
+        verdicts = [quick_verdict(text, gold) for text, gold in items]
+        open_ = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        if not self._config.symbolic:
+            decided = ["wrong"] * len(open_)
+        else:
+            decided = self.compare(
+                [(_boxed(items[i][1]), _boxed(answer.extract(items[i][0]))) for i in open_]
+            )
+        for i, verdict in zip(open_, decided):
+            verdicts[i] = verdict
+        return [(float(v in ("exact", "equivalent")), v) for v in verdicts]
+
+    def compare(
+        self, pairs: Sequence[tuple[str, str]], targets: Sequence[str] = ("latex", "expr")
+    ) -> list[Verdict]:
+        """Symbolic verdicts for (gold text, answer text), each in a process of its own."""
+        if not pairs:
+            return []
+        if self._executor is None:
+            self._executor = tools.Executor(_tool_config(self._config))
+        running = []
+        for pair in pairs:
+            session = self._executor.open(seed=0)
+            call = f"\ncompare(*{pair!r}, {tuple(targets)!r}, {self._config.decimals})"
+            running.append((session, self._executor.submit(session, SOURCE + call)))
+        verdicts = []
+        for session, future in running:
+            verdicts.append(_read(future.result()))
+            self._executor.close(session)
+        return verdicts
+
+
+def quick_verdict(text: str, gold: str) -> Verdict | None:
+    """The verdict where text comparison decides, else None.
+
+    Raises ValueError when there is no gold answer: that is a bug upstream, not a 0.
+    """
+    if not gold.strip():
+        raise ValueError("the gold answer is empty; give every problem an answer")
+    found = answer.extract(text)
+    if found is None or not found:
+        return "no_answer"
+    mine, theirs = answer.normalise(found), answer.normalise(gold)
+    if mine == theirs:
+        return "exact"
+    if answer.is_integer(mine) and answer.is_integer(theirs):
+        return "wrong"
+    return None
+
+
+def _boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"
+
+
+def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
+    return tools.ToolConfig(
+        wall_limit_s=config.timeout_s,
+        memory_limit_mib=config.memory_mib,
+        max_running=config.max_running,
+        min_tier=config.min_tier,
+        max_calls=1,
+        preload=("sympy", "math_verify", "latex2sympy2_extended"),
+        extra_paths=(sysconfig.get_path("purelib"),),
+    )
+
+
+def _read(result: tools.ToolResult) -> Verdict:
+    """What the process said, or why it could not say it."""
+    if result.status == "timeout":
+        return "verifier_timeout"
+    said = result.stdout.strip().rsplit("\n", 1)[-1]
+    if result.status == "ok" and said in (check.EQUIVALENT, check.WRONG):
+        return said
+    return "verifier_error"
