@@ -13,7 +13,7 @@ import resource
 import socket
 import time
 
-from aster_jax.tools import config, frames, nest, result, seat
+from aster_jax.tools import config, frames, nest, result, seat, selftest
 
 SWEEP_S = 1.0
 STRAY_CPU_S = 0.05  # an idle session that used this much processor time is stopped
@@ -57,6 +57,10 @@ class Supervisor:
         except asyncio.TimeoutError:
             new.lose(f"preloading took over {self.settings['start_limit_s']} s")
             raise nest.StartError("preloading took too long") from None
+        problem = await selftest.check(new, tier, self.settings["start_limit_s"])
+        if problem:
+            new.lose(problem)
+            raise nest.StartError(problem)
         self.versions = ready["versions"]
         self.nests.append(new)
 

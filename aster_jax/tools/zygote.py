@@ -135,6 +135,8 @@ def preload(settings: dict) -> dict:
         if "." not in name:
             versions[name] = str(getattr(module, "__version__", ""))
     warm_up()
+    if not any(name.startswith("aster_jax") for name in settings["preload"]):
+        del sys.modules["aster_jax"]  # the harness came from a path that is gone now
     os.environ.clear()
     os.environ.update({"HOME": "/tmp", "PATH": "", "LANG": "C.UTF-8", "TZ": "UTC"})
     if threading.active_count() != 1:
