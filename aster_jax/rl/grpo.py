@@ -57,6 +57,8 @@ def advantages(rewards: np.ndarray, group_ids: np.ndarray, divide_by_std: bool) 
         if len(members) == 1:
             out[members] = rewards[members] / (1 + STD_EPS if divide_by_std else 1)
             continue
+        if np.ptp(rewards[members]) == 0:
+            continue  # exactly 0: a mean of equal fractions is not always that fraction
         centred = rewards[members] - rewards[members].mean()
         if divide_by_std:
             centred = centred / (rewards[members].std(ddof=1) + STD_EPS)
