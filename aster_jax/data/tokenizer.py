@@ -154,11 +154,15 @@ def load(path) -> Tokenizer:
     return _from_proto(path.read_bytes(), str(path))
 
 
-def from_gguf(path) -> BpeTokenizer:
-    """The BPE tokenizer inside a GGUF file (pre-tokenisers smollm, qwen2 and gpt-2)."""
-    import gguf  # only this source needs it
+def from_gguf(path, fields: Mapping | None = None) -> BpeTokenizer:
+    """The BPE tokenizer inside a GGUF file (pre-tokenisers smollm, qwen2 and gpt-2).
 
-    fields = gguf.GGUFReader(str(path)).fields
+    `fields` is the file's header, if the caller has read it already (it takes seconds).
+    """
+    if fields is None:
+        import gguf  # only this source needs it
+
+        fields = gguf.GGUFReader(str(path)).fields
 
     def read(key):
         if key not in fields:

