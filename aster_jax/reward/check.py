@@ -1,11 +1,13 @@
 """One symbolic comparison, as it runs inside a killable process of the verifier's pool.
 
-`reward/verify.py` sends the source of this file as a cell, with the two answers as data,
-so it imports nothing of the project and keeps no state. It sets no timers of its own: the
-executor's clock stands in another process and ends a comparison that takes too long.
+`reward/verify.py` sends the call as a cell, with the two answers as data. It sets no timers
+of its own: the executor's clock stands in another process and ends a comparison that takes
+too long.
 """
 
 from collections.abc import Sequence
+
+import math_verify
 
 EQUIVALENT, WRONG, BAD_GOLD = "equivalent", "wrong", "bad_gold"
 
@@ -21,8 +23,6 @@ def compare(gold: str, answer: str, targets: Sequence[str], decimals: int) -> st
     Returns EQUIVALENT, WRONG (which includes an answer that cannot be read), or BAD_GOLD
     when the reference itself cannot be read: that is our data's fault, not the model's.
     """
-    import math_verify
-
     known = {
         "latex": math_verify.LatexExtractionConfig(boxed_match_priority=0),
         "expr": math_verify.ExprExtractionConfig(),

@@ -7,8 +7,7 @@ not used; they need the main thread and cannot stop every computation.
 """
 
 import dataclasses
-import inspect
-import sysconfig
+import pathlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,7 +23,13 @@ Verdict = Literal[
     "verifier_error",  # ours: no verifier, or a gold answer it cannot read; masked
 ]
 INFRASTRUCTURE = ("verifier_timeout", "verifier_error")
-SOURCE = inspect.getsource(check)
+ROOT = str(pathlib.Path(__file__).resolve().parents[2])
+# The last ones are what a first comparison would import, every time anew.
+PRELOAD = (
+    "sympy", "math_verify", "latex2sympy2_extended", "antlr4.LL1Analyzer",
+    "sympy.sets.handlers.functions", "sympy.sets.handlers.issubset", "sympy.tensor.tensor",
+    "sympy.physics.units", "aster_jax.reward.warm",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +103,16 @@ class Verifier:
         running = []
         for pair in pairs:
             session = self._executor.open(seed=0)
-            call = f"\ncompare(*{pair!r}, {tuple(targets)!r}, {self._config.decimals})"
-            running.append((session, self._executor.submit(session, SOURCE + call)))
+            running.append((session, self._executor.submit(session, self._cell(pair, targets))))
         verdicts = []
         for session, future in running:
             verdicts.append(_read(future.result()))
             self._executor.close(session)
         return verdicts
+
+    def _cell(self, pair, targets) -> str:
+        arguments = f"*{tuple(pair)!r}, {tuple(targets)!r}, {self._config.decimals}"
+        return f"from aster_jax.reward import check\ncheck.compare({arguments})"
 
 
 def quick_verdict(text: str, gold: str) -> Verdict | None:
@@ -135,9 +143,10 @@ def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
         memory_limit_mib=config.memory_mib,
         max_running=config.max_running,
         min_tier=config.min_tier,
-        max_calls=1,
-        preload=("sympy", "math_verify", "latex2sympy2_extended"),
-        extra_paths=(sysconfig.get_path("purelib"),),
+        max_calls=1000,
+        scratch_mib=0,
+        preload=PRELOAD,
+        extra_paths=(ROOT,),
     )
 
 
