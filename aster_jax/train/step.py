@@ -90,9 +90,9 @@ def train_step(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     grads, metrics = jax.lax.fori_loop(0, num_micro, accumulate, zeros)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    metrics["grad_norm"] = optax.global_norm(grads)
-    metrics["update_norm"] = optax.global_norm(updates)
-    metrics["param_norm"] = optax.global_norm(state.params)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    metrics["update_norm"] = optax.tree.norm(updates)
+    metrics["param_norm"] = optax.tree.norm(state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
 
