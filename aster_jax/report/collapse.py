@@ -1,0 +1,149 @@
+"""Is the tool still used, and how: numbers about interaction from episode records.
+
+Interaction collapse is what ASTER set out to prevent: during RL a policy stops working
+through the tool, reasons in its head and calls it once at the end, if at all (paper,
+abstract). It shows in how many calls a trajectory makes, where the first one stands and
+whether the only one merely checks. Pure: records (the JSON objects that rollouts write)
+-> `Measured` rows -> one dict per group of rows. Positions are shares of the characters
+the model wrote, as a record holds text and not ids.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+LAST_QUARTER = 0.75  # a lone call that starts after this share of the text only verifies
+INFRASTRUCTURE = "infrastructure"  # the end reason of episodes that failed through our fault
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One episode in numbers: all that summaries need, so that texts can be forgotten.
+
+    `statuses` has one entry per call, malformed attempts included. `first_call` is the
+    share of the model's text that stands before the code of its first call, None without
+    a call. `turns` are the pieces the model wrote between tool results.
+    """
+
+    stage: str
+    step: int
+    checkpoint: str
+    arm: str
+    family: str
+    is_correct: bool
+    end: str
+    statuses: tuple[str, ...]
+    first_call: float | None
+    turns: int
+    model_tokens: int
+    code_lines: int
+
+    @property
+    def only_verifies(self) -> bool:
+        """One call, in the last quarter: the answer was there before the tool was asked."""
+        return len(self.statuses) == 1 and self.first_call >= LAST_QUARTER
+
+
+def measure(record: dict) -> Measured:
+    """The row of one episode record. Raises KeyError for a record without a needed key."""
+    calls = record["calls"]
+    written = [s["text"] for s in record["spans"] if s["kind"] == "model"]
+    return Measured(
+        stage=record["stage"],
+        step=record["step"],
+        checkpoint=record["checkpoint"],
+        arm=record["arm"],
+        family=record["family"],
+        is_correct=record["reward"] > 0,
+        end=record["end"],
+        statuses=tuple(c["status"] for c in calls),
+        first_call=_first_call(written, calls[0]["code"]) if calls else None,
+        turns=max(len(written), 1),
+        model_tokens=record["num_model_tokens"],
+        code_lines=sum(len(c["code"].splitlines()) for c in calls),
+    )
+
+
+def _first_call(written: list[str], code: str) -> float:
+    """Share of the text before the first call's code; that call ends the first turn."""
+    total = sum(map(len, written))
+    if not total:
+        return 0.0
+    before, found, _ = split_at_code(written[0], code)
+    return len(before if found else written[0]) / total
+
+
+def split_at_code(text: str, code: str) -> tuple[str, str, str]:
+    """A turn's text as (before, the code as it stands there, after); no code: (text, "", "").
+
+    In a turn the code stands as a JSON string; both common spellings of one are tried.
+    """
+    for spelling in (json.dumps(code), json.dumps(code, ensure_ascii=False)):
+        at = text.rfind(spelling) if code else -1
+        if at >= 0:
+            start, stop = at + 1, at + len(spelling) - 1  # the quotes belong to the turn
+            return text[:start], text[start:stop], text[stop:]
+    return text, "", ""
+
+
+def summarise(rows: Sequence[Measured]) -> dict:
+    """Tool use of a group of episodes. Fractions in [0, 1]; None where nothing was there.
+
+    Episodes that ended through our fault are counted in `infrastructure` and left out of
+    everything else.
+    """
+    ours = [r for r in rows if r.end == INFRASTRUCTURE]
+    rows = [r for r in rows if r.end != INFRASTRUCTURE]
+    calls = np.array([len(r.statuses) for r in rows])
+    statuses = collections.Counter(s for r in rows for s in r.statuses)
+    total_calls = sum(statuses.values())
+    p50, p75, p90 = np.percentile(calls, (50, 75, 90)).tolist() if rows else (None,) * 3
+    return {
+        "episodes": len(rows),
+        "infrastructure": len(ours),
+        "accuracy": _mean([r.is_correct for r in rows]),
+        "calls_mean": _mean(calls),
+        "calls_p50": p50,
+        "calls_p75": p75,
+        "calls_p90": p90,
+        "calls_mean_correct": _mean([len(r.statuses) for r in rows if r.is_correct]),
+        "calls_mean_wrong": _mean([len(r.statuses) for r in rows if not r.is_correct]),
+        "calls_histogram": sorted(collections.Counter(calls.tolist()).items()),
+        "at_most_one_call_frac": _mean(calls <= 1),
+        "answered_without_tool_frac": _mean(
+            [r.end == "answered" and not r.statuses for r in rows]
+        ),
+        "only_verifies_frac": _mean([r.only_verifies for r in rows]),
+        "first_call_position": _mean([r.first_call for r in rows if r.statuses]),
+        "failed_call_frac": 1 - statuses["ok"] / total_calls if total_calls else None,
+        "malformed_call_frac": statuses["malformed"] / total_calls if total_calls else None,
+        "call_status": {s: n / total_calls for s, n in statuses.most_common()},
+        "code_lines_per_call": sum(r.code_lines for r in rows) / total_calls
+        if total_calls
+        else None,
+        "turns_mean": _mean([r.turns for r in rows]),
+        "model_tokens_mean": _mean([r.model_tokens for r in rows]),
+        "model_tokens_per_turn": _mean([r.model_tokens / r.turns for r in rows]),
+        "end": _shares(r.end for r in rows),
+    }
+
+
+def group(rows: Sequence[Measured], *names: str) -> dict[tuple, list[Measured]]:
+    """Rows by the values of some of their fields, in order of first appearance."""
+    grouped: dict[tuple, list[Measured]] = {}
+    for row in rows:
+        grouped.setdefault(tuple(getattr(row, n) for n in names), []).append(row)
+    return grouped
+
+
+def _mean(values) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _shares(values) -> dict[str, float]:
+    counts = collections.Counter(values)
+    total = sum(counts.values())
+    return {value: n / total for value, n in counts.most_common()}

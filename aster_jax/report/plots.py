@@ -1,0 +1,256 @@
+"""The report's figures: numbers in, PNG bytes out.
+
+One palette for the whole report: a checkpoint has the same colour in every figure, table
+and badge. A faint line is what was measured, a strong one its running mean.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+COLORS = {"base": "#8a8f98", "sft": "#e08a1e", "rl1": "#2f74c0", "rl2": "#0b8a6f"}
+OTHER_COLOR = "#7a5cc2"
+WRONG_COLOR = "#c8453b"
+INK = "#24292f"
+RL_STAGES = ("rl1", "rl2")
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa0a8",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e8eb",
+    "legend.frameon": False,
+    "savefig.dpi": 130,
+}
+
+
+def color(checkpoint: str) -> str:
+    """The checkpoint's colour, as a hex code."""
+    return COLORS[checkpoint] if checkpoint in COLORS else OTHER_COLOR
+
+
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """Running mean over a window that grows with the curve (an eighth, at least 3 points).
+
+    Centred, with shorter windows at both ends; NaN is passed over.
+    """
+    values = np.asarray(values, float)
+    half = max(len(values) // 16, 1)
+    with np.errstate(invalid="ignore"):
+        return np.array(
+            [_nanmean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
+        )
+
+
+def _nanmean(values):
+    known = values[~np.isnan(values)]
+    return known.mean() if len(known) else np.nan
+
+
+def sft_curve(metrics: Sequence[dict]) -> bytes | None:
+    """Loss per trained token over SFT steps, and the probes' accuracy if there were any."""
+    lines = [m for m in metrics if m["stage"] == "sft" and "sft/loss" in m]
+    if not lines:
+        return None
+    probes = [m for m in lines if "sft/probe_accuracy" in m]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(1, 2 if probes else 1, height=3.4)
+        _line(axes[0], [m["step"] for m in lines], [m["sft/loss"] for m in lines], COLORS["sft"])
+        axes[0].set(title="SFT loss", xlabel="optimiser step", ylabel="nats per trained token")
+        axes[0].set_ylim(bottom=0)
+        if probes:
+            steps = [m["step"] for m in probes]
+            accuracy = [m["sft/probe_accuracy"] for m in probes]
+            axes[1].plot(steps, accuracy, color=COLORS["sft"], marker="o", linewidth=2)
+            axes[1].set(title="Accuracy during SFT", xlabel="optimiser step")
+            axes[1].set_ylabel("solved, one sample each")
+            _percent(axes[1])
+        return _png(figure)
+
+
+def rl_curves(metrics: Sequence[dict]) -> bytes | None:
+    """Six panels over RL steps: outcome, calls, length, entropy, clipping, information."""
+    panels = (
+        ("rollout/reward_mean", "Reward", "share of trajectories correct", "percent"),
+        ("rollout/calls_mean", "Tool calls", "calls per trajectory", "zero"),
+        ("rollout/model_tokens_mean", "Response length", "tokens written", "zero"),
+        ("rl/entropy", "Entropy", "nats per token", "zero"),
+        ("rl/clip_frac", "Clipped tokens", "share of tokens", "percent_free"),
+        ("rl/informative_frac", "Informative groups", "share with mixed outcomes", "percent"),
+    )
+    lines = [m for m in metrics if m["stage"] in RL_STAGES]
+    if not lines:
+        return None
+    offsets = _offsets(lines)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(2, 3, height=6.2)
+        for ax, (key, title, label, scale) in zip(axes, panels):
+            for stage, offset in offsets.items():
+                have = [m for m in lines if m["stage"] == stage and key in m]
+                _line(ax, [m["step"] + offset for m in have], [m[key] for m in have], color(stage))
+            ax.set(title=title, ylabel=label, xlabel="RL step")
+            _scale(ax, scale)
+            _mark_stages(ax, offsets)
+        return _png(figure)
+
+
+def tool_curves(steps: Sequence[dict]) -> bytes | None:
+    """Three panels over RL steps on collapse: lone calls, who calls, what fails.
+
+    `steps` are collapse summaries with "stage" and "step" added.
+    """
+    if not steps:
+        return None
+    offsets = _offsets(steps)
+    shares = ("Collapse", "share of trajectories", "percent")
+    panels = (
+        (*shares, (("at most one call", "at_most_one_call_frac", INK),
+                   ("only verifies at the end", "only_verifies_frac", WRONG_COLOR),
+                   ("answers without the tool", "answered_without_tool_frac", OTHER_COLOR))),
+        ("Calls by outcome", "calls per trajectory", "zero",
+         (("correct", "calls_mean_correct", COLORS["rl2"]),
+          ("wrong", "calls_mean_wrong", WRONG_COLOR))),
+        ("Failed calls", "share of calls", "percent_free",
+         (("any failure", "failed_call_frac", WRONG_COLOR),
+          ("of these malformed", "malformed_call_frac", INK))),
+    )  # fmt: skip
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(1, 3, height=3.6)
+        for ax, (title, label, scale, curves) in zip(axes, panels):
+            at = [s["step"] + offsets[s["stage"]] for s in steps]
+            for name, key, shade in curves:
+                _line(ax, at, [np.nan if s[key] is None else s[key] for s in steps], shade, name)
+            ax.set(title=title, ylabel=label, xlabel="RL step")
+            _scale(ax, scale)
+            _mark_stages(ax, offsets)
+            ax.legend(loc="best", fontsize=9)
+        return _png(figure)
+
+
+def accuracy_bars(results: Sequence[dict]) -> bytes | None:
+    """Held-out accuracy per checkpoint with 95 % intervals; hatched without the tool."""
+    if not results:
+        return None
+    checkpoints = list(dict.fromkeys(r["checkpoint"] for r in results))
+    arms = [a for a in ("main", "no_tool") if any(r["arm"] == a for r in results)]
+    width = 0.8 / len(arms)
+    with matplotlib.rc_context(_STYLE):
+        figure, (ax,) = _grid(1, 1, height=3.8, width=7.2)
+        for r in results:
+            if r["arm"] not in arms:
+                continue
+            x = checkpoints.index(r["checkpoint"]) + (arms.index(r["arm"]) - (len(arms) - 1) / 2) * width
+            whiskers = [[r["avg_at_k"] - r["avg_low"]], [r["avg_high"] - r["avg_at_k"]]]
+            plain = r["arm"] == "main"
+            ax.bar(
+                x, r["avg_at_k"], width * 0.92, yerr=np.maximum(whiskers, 0), capsize=4,
+                color=color(r["checkpoint"]) if plain else "white",
+                edgecolor=color(r["checkpoint"]), hatch=None if plain else "////",
+                error_kw={"ecolor": INK, "elinewidth": 1.2},
+            )  # fmt: skip
+            ax.annotate(
+                f"{100 * r['avg_at_k']:.1f}", (x, r["avg_high"]), xytext=(0, 4),
+                textcoords="offset points", ha="center", fontsize=10,
+            )  # fmt: skip
+        ax.set_xticks(range(len(checkpoints)), [c.upper() for c in checkpoints])
+        ax.set(title="Accuracy on held-out problems", ylabel=f"avg@{results[0]['k']}, 95 % interval")
+        ax.grid(axis="x", visible=False)
+        _percent(ax)
+        ax.set_ylim(0, 1.08)
+        if len(arms) > 1:
+            ax.bar(0, 0, color=INK, label="with the tool")
+            ax.bar(0, 0, color="white", edgecolor=INK, hatch="////", label="answer without it")
+            ax.legend(loc="upper left", fontsize=10)
+        return _png(figure)
+
+
+def calls_histograms(summaries: dict[str, dict]) -> bytes | None:
+    """How many calls trajectories made, one panel per checkpoint, on one scale."""
+    summaries = {name: s for name, s in summaries.items() if s["episodes"]}
+    if not summaries:
+        return None
+    most = max(calls for s in summaries.values() for calls, _ in s["calls_histogram"])
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(1, len(summaries), height=3.0, sharey=True)
+        for ax, (name, s) in zip(axes, summaries.items()):
+            calls, counts = zip(*s["calls_histogram"])
+            ax.bar(calls, np.array(counts) / s["episodes"], 0.9, color=color(name))
+            ax.axvline(s["calls_mean"], color=INK, linestyle="--", linewidth=1.2)
+            ax.set(title=f"{name.upper()}: {s['calls_mean']:.2f} on average", xlabel="tool calls")
+            ax.set_xlim(-0.7, max(most, 3) + 0.7)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _percent(ax)
+        axes[0].set_ylabel("share of trajectories")
+        return _png(figure)
+
+
+def _grid(rows, columns, height, width=11.5, sharey=False):
+    """A figure at page width, and its axes as a flat list."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, list(axes.flat)
+
+
+def _line(ax, x, y, shade, name=None):
+    ax.plot(x, y, color=shade, alpha=0.3, linewidth=1, marker="." if len(x) < 40 else None)
+    ax.plot(x, smooth(y), color=shade, linewidth=2.2, label=name)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def _scale(ax, scale):
+    if scale == "percent":
+        _percent(ax)
+    elif scale == "percent_free":
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.set_ylim(0, max(ax.get_ylim()[1], 0.01))
+    else:
+        ax.set_ylim(0, ax.get_ylim()[1] * 1.1 if ax.get_ylim()[1] > 0 else 1)
+
+
+def _percent(ax):
+    ax.set_ylim(-0.02, 1.02)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _offsets(lines) -> dict[str, int]:
+    """Steps to add to each stage's own, so that the stages stand one after the other."""
+    offsets, total = {}, 0
+    for stage in RL_STAGES:
+        steps = [m["step"] for m in lines if m["stage"] == stage]
+        if steps:
+            offsets[stage] = total
+            total += max(steps)
+    return offsets
+
+
+def _mark_stages(ax, offsets):
+    """A dashed line where stage 2 begins."""
+    for stage, offset in offsets.items():
+        if offset:
+            ax.axvline(offset + 0.5, color="#9aa0a8", linestyle="--", linewidth=1)
+            ax.annotate(
+                "stage 2" if stage == "rl2" else stage, (offset + 0.5, 1), xytext=(4, -10),
+                xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9,
+                color="#6b7280",
+            )  # fmt: skip
+
+
+def _png(figure) -> bytes:
+    """The figure's bytes, without the date, so that equal data gives equal files."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

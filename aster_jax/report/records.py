@@ -1,0 +1,144 @@
+"""What a run left in its workdir, read back with errors that name file and line.
+
+Parts that are not there are empty: a report can be made of a run at any time. Episode
+files are read one line at a time and only a bounded number of whole trajectories is
+kept, so that a long run's gigabytes of text do not have to fit in memory.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+
+from aster_jax.report import collapse
+
+RL_STAGES = ("rl1", "rl2")
+_METRIC_KEYS = ("stage", "step", "time_s")
+_RESULT_KEYS = (
+    "checkpoint", "arm", "tokens", "max_calls", "temperature", "n_problems", "k", "avg_at_k",
+    "avg_low", "avg_high", "pass_at_k", "pass_low", "pass_high", "calls_mean", "calls_low",
+    "calls_high", "by_family", "end", "call_status", "tokens_mean",
+)
+_EPISODE_KEYS = (
+    "stage", "step", "checkpoint", "arm", "problem_id", "family", "question", "gold", "sample",
+    "reward", "verdict", "end", "num_tokens", "num_model_tokens", "calls", "spans",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecords:
+    """A run as far as it got.
+
+    `finished` holds each finished stage's closing numbers, `metrics` the lines of
+    metrics.jsonl and `results` those of eval/results.json.
+    `eval_rows` and `rl_rows` measure every episode; `shown` are whole episode records,
+    at most so many per checkpoint as were asked for.
+    """
+
+    config: dict
+    finished: dict[str, dict]
+    metrics: list[dict]
+    results: list[dict]
+    eval_rows: list[collapse.Measured]
+    rl_rows: list[collapse.Measured]
+    shown: list[dict]
+
+
+def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
+    """Everything the report needs from `workdir`.
+
+    `trajectories`: whole episodes to keep per checkpoint of the evaluation; without an
+    evaluation they come from each RL stage's last step. Raises ValueError for a directory
+    that no run made, and for a line that cannot be read, with its file and number.
+    """
+    config_path = workdir / "config.json"
+    if not config_path.exists():
+        raise ValueError(
+            f"{config_path} is missing: {workdir} is not the workdir of a run; "
+            "give the directory that main was started with"
+        )
+    config = _whole(config_path)
+    markers = {stage: _whole(workdir / stage / "DONE.json") for stage in config["stages"]}
+    finished = {stage: numbers for stage, numbers in markers.items() if numbers is not None}
+    metrics = list(_lines(workdir / "metrics.jsonl", _METRIC_KEYS))
+    results = _whole(workdir / "eval" / "results.json") or []
+    for i, result in enumerate(results):
+        _require(result, _RESULT_KEYS, f"{workdir / 'eval' / 'results.json'}, entry {i + 1}")
+    eval_rows, shown = _episodes([workdir / "eval" / "episodes.jsonl"], trajectories)
+    rl_rows = []
+    for stage in RL_STAGES:
+        files = sorted((workdir / stage / "episodes").glob("step_*.jsonl"))
+        rl_rows += _episodes(files[:-1], 0)[0]
+        rows, last = _episodes(files[-1:], 0 if eval_rows else trajectories)
+        rl_rows += rows
+        shown += last
+    return RunRecords(config, finished, metrics, results, eval_rows, rl_rows, shown)
+
+
+def _episodes(paths, trajectories) -> tuple[list[collapse.Measured], list[dict]]:
+    """Measured rows of all episodes, and a spread of whole ones to show."""
+    rows, cells = [], {}
+    for path in paths:
+        for number, record in enumerate(_lines(path, _EPISODE_KEYS), start=1):
+            try:
+                row = collapse.measure(record)
+            except (KeyError, TypeError, AttributeError) as e:
+                raise ValueError(f"{path}, line {number}: not an episode record ({e!r})") from e
+            rows.append(row)
+            kinds = cells.setdefault((row.checkpoint, row.arm), {})
+            cell = kinds.setdefault((row.family, row.is_correct), [])
+            if len(cell) < trajectories:
+                cell.append(record)
+    shown = []
+    for (_, arm), by_kind in cells.items():
+        # Arms beside the main one are there to be seen once or twice, not to be read.
+        limit = trajectories if arm == "main" else -(-trajectories // 8)
+        shown += spread(list(by_kind.values()), limit)
+    return rows, shown
+
+
+def spread(kinds: list[list[dict]], limit: int) -> list[dict]:
+    """Up to `limit` records, taken in turn from each kind (a family and an outcome)."""
+    kinds = [list(k) for k in kinds]
+    chosen = []
+    while len(chosen) < limit and any(kinds):
+        for kind in kinds:
+            if kind and len(chosen) < limit:
+                chosen.append(kind.pop(0))
+    return chosen
+
+
+def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
+    """The objects of a JSON-lines file; none when it does not exist."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f, start=1):
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise ValueError(
+                    f"{where}: not JSON ({e.msg}); the file was edited or a disk was full: "
+                    "remove the line, or run the stage again"
+                ) from e
+            _require(record, keys, where)
+            yield record
+
+
+def _require(record, keys, where):
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected an object, found {type(record).__name__}")
+    missing = [k for k in keys if k not in record]
+    if missing:
+        raise ValueError(f"{where}: keys {missing} are missing")
+
+
+def _whole(path: pathlib.Path):
+    """A JSON file's value, None when it does not exist."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from e

@@ -1,0 +1,97 @@
+"""The report stage: everything a run left behind -> one page, its figures and a table.
+
+Can be made at any time, of a run that is finished or not; parts that are missing are
+shown as "not run". Reads only the workdir, never a checkpoint.
+"""
+
+import json
+import os
+import pathlib
+
+import jax
+
+from aster_jax import workdir
+from aster_jax.report import collapse, plots, records, tables, viewer
+
+DIRECTORY = "report"
+
+
+def run(run: workdir.Run) -> None:
+    """Write the report of a run and print its table; process 0 only."""
+    if jax.process_index() == 0:
+        print(write(run.path, run.config.report.trajectories), flush=True)
+        run.say("report", f"see {run.path / DIRECTORY / 'index.html'}")
+    run.finish("report", {"page": "index.html"})
+
+
+def write(path: pathlib.Path, trajectories: int) -> str:
+    """Write index.html, the PNGs, summary.json and summary.txt under `path`/report.
+
+    Args:
+      path: a run's workdir. Raises ValueError if it is none, or for a broken line in it.
+      trajectories: whole episodes to show per checkpoint.
+
+    Returns the text of summary.txt.
+    """
+    found = records.read(path, trajectories)
+    summaries = _summaries(found)
+    steps = [
+        {"stage": stage, "step": step, **collapse.summarise(rows)}
+        for (stage, step), rows in collapse.group(found.rl_rows, "stage", "step").items()
+    ]
+    figures = _figures(found, summaries, steps)
+    shown = [
+        tables.headline(found.results),
+        tables.tool_use(summaries),
+        tables.families(found.results),
+        tables.stages(found.config, found.metrics, found.finished),
+    ]
+    said = tables.conclusions(found.results)
+    directory = path / DIRECTORY
+    directory.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        if figure.png is not None:
+            _replace(directory / f"{figure.name}.png", figure.png)
+    page = viewer.page(found.config, said, shown, figures, found.shown)
+    text = summary_text(found.config, said, shown)
+    numbers = {
+        "name": found.config["name"],
+        "seed": found.config["seed"],
+        "results": found.results,
+        "tool_use": summaries,
+        "tool_use_by_step": steps,
+    }
+    _replace(directory / "index.html", page.encode())
+    _replace(directory / "summary.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    _replace(directory / "summary.txt", text.encode())
+    return text
+
+
+def summary_text(config: dict, said: list[str], shown: list[tables.Table]) -> str:
+    """The report's tables as plain text, for a terminal."""
+    title = f"{config['name']}, seed {config['seed']}, model {config['model']['source']}"
+    return "\n".join([title, "", *map(tables.to_text, shown), *said]) + "\n"
+
+
+def _summaries(found: records.RunRecords) -> dict[str, dict]:
+    """Tool use per checkpoint with the tool; of the RL steps where nothing was evaluated."""
+    rows = found.eval_rows or found.rl_rows
+    grouped = collapse.group([r for r in rows if r.arm == "main"], "checkpoint")
+    return {checkpoint: collapse.summarise(rows) for (checkpoint,), rows in grouped.items()}
+
+
+def _figures(found, summaries, steps) -> list[viewer.Figure]:
+    return [
+        viewer.Figure("accuracy", "Held-out accuracy", plots.accuracy_bars(found.results)),
+        viewer.Figure("rl", "Reinforcement learning", plots.rl_curves(found.metrics)),
+        viewer.Figure("tools", "Tool use during RL", plots.tool_curves(steps)),
+        viewer.Figure("calls", "Calls per trajectory", plots.calls_histograms(summaries)),
+        viewer.Figure("sft", "Supervised fine-tuning", plots.sft_curve(found.metrics)),
+    ]
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    """Write a file so that it is never seen half-written."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,152 @@
+"""A workdir as a run leaves it, made of plain arithmetic: what the report's tests read."""
+
+import json
+import math
+import pathlib
+
+STAGES = ["demos", "sft", "rl1", "filter", "rl2", "eval", "report"]
+FAMILIES = ("prod", "lcm")
+
+
+def episode(**changed) -> dict:
+    """One episode record: two calls, the second of which fails, and a right answer."""
+    codes = ["a = 6 * 7\nprint(a)", "print(a / 0)"]
+    record = {
+        "stage": "eval",
+        "step": 0,
+        "checkpoint": "rl2",
+        "arm": "main",
+        "problem_id": "prod-17",
+        "family": "prod",
+        "question": "What is 6 * 7?",
+        "gold": "42",
+        "sample": 0,
+        "reward": 1.0,
+        "verdict": "equal",
+        "end": "answered",
+        "num_calls": 2,
+        "num_tokens": 120,
+        "num_model_tokens": 60,
+        "calls": [
+            {"code": codes[0], "status": "ok", "text": "42\n", "wall_s": 0.002, "queue_s": 0.0},
+            {"code": codes[1], "status": "error", "text": "ZeroDivisionError: division by zero\n",
+             "wall_s": 0.001, "queue_s": 0.0},
+        ],
+        "spans": [
+            {"kind": "prompt", "text": "<|im_start|>user\nWhat is 6 * 7?<|im_end|>\n"},
+            {"kind": "model", "text": turn("I compute it.", codes[0])},
+            {"kind": "tool", "text": "<tool_response>\n42\n</tool_response>"},
+            {"kind": "model", "text": turn("And check it.", codes[1])},
+            {"kind": "tool", "text": "<tool_response>\nZeroDivisionError\n</tool_response>"},
+            {"kind": "model", "text": "The answer is \\boxed{42}.<|im_end|>"},
+        ],
+    }  # fmt: skip
+    return {**record, **changed}
+
+
+def turn(thought: str, code: str) -> str:
+    """A model's turn that calls the tool."""
+    call = json.dumps({"name": "code_interpreter", "arguments": {"code": code}})
+    return f"{thought}\n<tool_call>\n{call}\n</tool_call><|im_end|>"
+
+
+def without_tool(**changed) -> dict:
+    """An episode that answers at once, and wrongly."""
+    spans = [
+        {"kind": "prompt", "text": "<|im_start|>user\nWhat is 6 * 7?<|im_end|>\n"},
+        {"kind": "model", "text": "It is \\boxed{41}.<|im_end|>"},
+    ]
+    known = {"calls": [], "num_calls": 0, "spans": spans, "reward": 0.0, "num_model_tokens": 8}
+    return episode(**{**known, "verdict": "different", "num_tokens": 30, **changed})
+
+
+def write(workdir: pathlib.Path, rl_steps: int = 12, problems: int = 12) -> pathlib.Path:
+    """Everything a finished run of two RL stages writes, small."""
+    config = {
+        "name": "made", "seed": 3, "stages": STAGES, "model": {"source": "scratch"},
+        "report": {"trajectories": 6},
+    }  # fmt: skip
+    put(workdir / "config.json", json.dumps(config))
+    for stage in STAGES[:-1]:
+        put(workdir / stage / "DONE.json", json.dumps({"step": 1}))
+    put_lines(workdir / "metrics.jsonl", _metrics(rl_steps))
+    for stage in ("rl1", "rl2"):
+        for step in range(1, rl_steps + 1):
+            made = _episodes(stage, step, rl_steps, 8)
+            put_lines(workdir / stage / "episodes" / f"step_{step:06d}.jsonl", made)
+    results, episodes = [], []
+    for i, checkpoint in enumerate(("base", "sft", "rl1", "rl2")):
+        for arm in ("main", "no_tool"):
+            right = (i / 3 if arm == "main" else 0.05) * 0.9
+            results.append(_result(checkpoint, arm, right, 2.9 * (i > 0) * (arm == "main"), problems))
+            episodes += _evaluated(checkpoint, arm, right, problems)
+    put(workdir / "eval" / "results.json", json.dumps(results))
+    put_lines(workdir / "eval" / "episodes.jsonl", episodes)
+    return workdir
+
+
+def put(path: pathlib.Path, text: str) -> None:
+    """A file with its directories."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def put_lines(path: pathlib.Path, records: list[dict]) -> None:
+    """A JSON-lines file."""
+    put(path, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def _metrics(rl_steps):
+    lines = []
+    for step in range(1, 61):
+        line = {"stage": "sft", "step": step, "time_s": 0.5 * step}
+        line["sft/loss"] = 3 * math.exp(-step / 15) + 0.1 * math.sin(step)**2
+        if step % 20 == 0:
+            line["sft/probe_accuracy"] = step / 120
+        lines.append(line)
+    for number, stage in enumerate(("rl1", "rl2")):
+        for step in range(1, rl_steps + 1):
+            at = number * rl_steps + step
+            lines.append({
+                "stage": stage, "step": step, "time_s": 2.0 * step,
+                "rollout/reward_mean": 0.5 + 0.4 * at / (2 * rl_steps) + 0.05 * math.sin(3 * at),
+                "rollout/calls_mean": 2.9 + 0.1 * math.sin(at),
+                "rollout/model_tokens_mean": 150 - at,
+                "rl/entropy": 0.3 * math.exp(-at / 20),
+                "rl/clip_frac": 0.002 + 0.001 * math.sin(at)**2,
+                "rl/informative_frac": 0.7 - 0.01 * at,
+            })  # fmt: skip
+    return lines
+
+
+def _episodes(stage, step, rl_steps, count):
+    made = []
+    for i in range(count):
+        kind = without_tool if (i + step) % 5 == 0 else episode
+        reward = float((i * 7 + step) % (2 * rl_steps) < rl_steps + step)
+        made.append(kind(stage=stage, step=step, checkpoint=stage, sample=i, reward=reward))
+    return made
+
+
+def _evaluated(checkpoint, arm, right, problems):
+    made = []
+    for i in range(problems):
+        kind = without_tool if arm == "no_tool" or checkpoint == "base" else episode
+        made.append(kind(
+            checkpoint=checkpoint, arm=arm, problem_id=f"p-{i}", family=FAMILIES[i % 2],
+            reward=float(i < right * problems),
+        ))  # fmt: skip
+    return made
+
+
+def _result(checkpoint, arm, right, calls, problems):
+    return {
+        "checkpoint": checkpoint, "arm": arm, "tokens": 384, "max_calls": 8, "temperature": 1.0,
+        "n_problems": problems, "k": 1, "avg_at_k": right, "avg_low": max(right - 0.06, 0),
+        "avg_high": min(right + 0.06, 1), "pass_at_k": right, "pass_low": max(right - 0.06, 0),
+        "pass_high": min(right + 0.06, 1), "calls_mean": calls, "calls_low": calls * 0.95,
+        "calls_high": calls * 1.05,
+        "by_family": {f: {"avg_at_k": right, "n": problems // 2} for f in FAMILIES},
+        "end": {"answered": 0.96, "turn_budget": 0.04}, "call_status": {"ok": 0.5, "error": 0.5},
+        "tokens_mean": 240.0,
+    }  # fmt: skip
