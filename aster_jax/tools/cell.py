@@ -9,6 +9,7 @@ import __future__
 import _signal  # the wrappers in `signal` use builtins that a cell may replace
 import ast
 import builtins
+import errno
 import linecache
 import socket
 import sys
@@ -226,11 +227,11 @@ class Interpreter:
 def is_denial(error: BaseException | None) -> bool:
     """Whether the sandbox's refusal is somewhere in the chain of exceptions."""
     for _ in range(8):
-        if isinstance(error, (PermissionError, _gaierror)):
-            return True
-        reason = getattr(error, "reason", None)  # how urllib wraps it
-        if isinstance(reason, (PermissionError, _gaierror)):
-            return True
+        for found in (error, getattr(error, "reason", None)):  # `reason`: how urllib wraps it
+            if isinstance(found, (PermissionError, _gaierror)):
+                return True
+            if isinstance(found, OSError) and found.errno == errno.EROFS:
+                return True
         if error is None:
             return False
         error = error.__cause__ or error.__context__

@@ -14,16 +14,16 @@ IN_NAMESPACES = ("A1", "A2")
 OWN_UID = ("A1", "B1")
 
 
-def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...]) -> None:
+def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...] | None) -> None:
     """Confines this process for `tier`. Raises OSError if any layer refuses.
 
     `order` is the supervisor's spawn order (uid, address-space base in bytes);
-    `readable` are the directories Landlock leaves readable.
+    `readable` are the directories Landlock leaves readable, None without Landlock.
     """
     uid = order["uid"] if tier in OWN_UID else os.getuid()
     gid = order["uid"] if tier in OWN_UID else os.getgid()
     if tier in IN_NAMESPACES and settings["scratch_mib"]:
-        namespaces.mount_scratch(settings["scratch_mib"], uid, gid)
+        namespaces.mount_scratch(settings["scratch"], settings["scratch_mib"], uid, gid)
     else:
         os.chdir("/")
     os.umask(0o077)
@@ -39,8 +39,8 @@ def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...]) -> 
     if linux.IS_LINUX:
         linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         linux.set_process(linux.PR_SET_DUMPABLE, 0)
-    if tier in config.SAFE_TIERS:
-        writable = ("/tmp", "/dev/null") if tier in IN_NAMESPACES else ("/dev/null",)
+    if tier in config.SAFE_TIERS and readable is not None:
+        writable = (settings["scratch"], "/dev/null") if tier in IN_NAMESPACES else ("/dev/null",)
         ruleset = landlock.create(readable, writable)
         landlock.restrict(ruleset)
         os.close(ruleset)

@@ -33,10 +33,10 @@ def build_root(libraries: tuple[str, ...]) -> None:
     os.makedirs("/dev", exist_ok=True)
     for path in DEVICES:
         bind("/old", path, device=True)
-    os.makedirs("/tmp", exist_ok=True)
+    os.makedirs(choose_scratch(libraries), exist_ok=True)
     linux.unmount("/old", linux.MNT_DETACH)
     os.rmdir("/old")
-    # The root itself: sessions mount their scratch over the empty /tmp.
+    # The root itself: sessions mount their scratch over an empty directory.
     flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
     linux.mount("none", "/", "", flags | linux.MS_NOSUID | linux.MS_NODEV)
 
@@ -74,9 +74,15 @@ def bind(old: str, path: str, device: bool = False) -> None:
         linux.make_readonly(path)
 
 
-def mount_scratch(size_mib: int, uid: int, gid: int) -> None:
-    """A private /tmp for one session, in a mount namespace of its own."""
+def choose_scratch(libraries: tuple[str, ...]) -> str:
+    """/tmp, unless the interpreter's own libraries are below it and would be hidden."""
+    hidden = any(os.path.normpath(path).startswith("/tmp/") for path in libraries)
+    return "/scratch" if hidden else "/tmp"
+
+
+def mount_scratch(path: str, size_mib: int, uid: int, gid: int) -> None:
+    """A private directory for one session, in a mount namespace of its own."""
     linux.unshare(linux.CLONE_NEWNS)
     options = f"size={size_mib}m,nr_inodes=4096,mode=700,uid={uid},gid={gid}"
-    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
-    os.chdir("/tmp")
+    linux.mount("tmpfs", path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+    os.chdir(path)

@@ -33,19 +33,20 @@ class Sink(io.RawIOBase):
 
     def write(self, data) -> int:
         """Sends, gathers or drops, depending on how much the cell has printed."""
-        data = bytes(data)
-        self.seen += len(data)
-        self.block += data
-        if self.seen <= LINES_BYTES:
+        size, view = len(data), memoryview(data)
+        self.seen += size
+        if self.seen > SENT_BYTES:  # from here on only the end of what is printed counts
+            kept = max(self.tail_bytes, BLOCK_BYTES)
+            self.dropped += max(0, size - kept)
+            view = view[max(0, size - kept) :]
+        self.block += view
+        if self.seen <= LINES_BYTES or len(self.block) >= BLOCK_BYTES and self.seen <= SENT_BYTES:
             self.send()
-        elif self.seen <= SENT_BYTES:
-            if len(self.block) >= BLOCK_BYTES:
-                self.send()
-        elif len(self.block) > 4 * self.tail_bytes + BLOCK_BYTES:
+        elif len(self.block) > 4 * self.tail_bytes + 4 * BLOCK_BYTES:
             excess = len(self.block) - self.tail_bytes
             self.dropped += excess
             del self.block[:excess]
-        return len(data)
+        return size
 
     def send(self) -> None:
         """Writes out what is gathered."""

@@ -27,7 +27,7 @@ class Supervisor:
         self.seats, self.nests = {}, []
         self.queue, self.running = collections.deque(), 0
         self.max_running = settings["max_running"] or 2 * (os.cpu_count() or 1)
-        self.tier, self.layers, self.versions = "", [], {}
+        self.tier, self.tried, self.layers, self.versions = "", [], {}, {}
         self.counts = collections.Counter()
         self.starting = None
 
@@ -42,8 +42,8 @@ class Supervisor:
                 self.tier = tier
                 return
             except nest.StartError as error:
-                self.layers.append({"tier": tier, "error": str(error)})
-        reasons = "; ".join(f"{row['tier']}: {row['error']}" for row in self.layers)
+                self.tried.append({"tier": tier, "error": str(error)})
+        reasons = "; ".join(f"{row['tier']}: {row['error']}" for row in self.tried)
         raise nest.StartError(
             f"no isolation tier of {list(tiers)} works on this host ({reasons}); lower "
             "min_tier, or run `python -m aster_jax.tools doctor`"
@@ -61,7 +61,7 @@ class Supervisor:
         if problem:
             new.lose(problem)
             raise nest.StartError(problem)
-        self.versions = ready["versions"]
+        self.versions, self.layers = ready["versions"], ready["layers"]
         self.nests.append(new)
 
     # Requests of the trainer.
@@ -223,7 +223,7 @@ class Supervisor:
     def report(self) -> dict:
         """For run metadata: the tier and why, versions, counters, process numbers."""
         return {
-            "tier": self.tier, "tried": self.layers, "versions": self.versions,
+            "tier": self.tier, "layers": self.layers, "tried": self.tried, "versions": self.versions,
             "counts": dict(self.counts), "sessions": len(self.seats), "running": self.running,
             "queued": len(self.queue), "max_running": self.max_running,
             "supervisor_pid": os.getpid(), "zygote_pids": [one.pid for one in self.nests],
@@ -296,7 +296,7 @@ async def serve(descriptor: int) -> None:
     try:
         await supervisor.start()
     except nest.StartError as error:
-        link.send({"op": "failed", "error": str(error), "tried": supervisor.layers})
+        link.send({"op": "failed", "error": str(error), "tried": supervisor.tried})
         return
     link.take = supervisor.take
     link.send({"op": "ready", "report": supervisor.report()})

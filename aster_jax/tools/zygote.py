@@ -35,7 +35,10 @@ class Control:
 
     def receive(self) -> tuple[dict | None, list[int]]:
         """The next message, or None when the supervisor is gone."""
-        data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 4)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 4)
+        except ConnectionResetError:  # it died with messages of ours unread
+            return None, []
         return (json.loads(data) if data else None), descriptors
 
 
@@ -50,15 +53,14 @@ def main(descriptor: int) -> None:
     tier = settings["tier"]
     try:
         readable = isolate(tier, settings, control)
-        if tier in config.SAFE_TIERS:
-            landlock.find_abi()
+        layers, readable = settle_layers(tier, readable)
         if tier == "B1":
             check_readable_after_drop(settings)
         versions = preload(settings)
     except (OSError, ImportError, RuntimeError) as error:
         control.send({"op": "failed", "error": f"{type(error).__name__}: {error}"})
         return
-    ready = {"op": "ready", "tier": tier, "versions": versions}
+    ready = {"op": "ready", "tier": tier, "versions": versions, "layers": layers}
     if linux.IS_LINUX:
         control.send(ready, (os.pidfd_open(os.getpid()),))
     else:
@@ -72,6 +74,7 @@ def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
     In A tiers this process stays outside as the parent of the returned-into child.
     """
     libraries = tuple(settings["libraries"]) + tuple(settings["extra_paths"])
+    settings["scratch"] = namespaces.choose_scratch(libraries)
     if tier == "A1":
         linux.unshare(namespaces.APART)
         namespaces.build_root(libraries)
@@ -91,6 +94,25 @@ def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
         become_first_process(control)
         return ("/",)  # the root holds nothing but libraries
     return (*namespaces.SYSTEM, *libraries, "/dev")
+
+
+def settle_layers(tier: str, readable: tuple[str, ...]) -> tuple[dict, tuple[str, ...] | None]:
+    """(state of each layer, what Landlock leaves readable or None without Landlock).
+
+    In A tiers the private root already hides everything, and an old kernel may lack the
+    second lock; in B tiers Landlock is the lock, and its absence is an OSError.
+    """
+    layers = dict.fromkeys(("root", "network", "processes"), tier in confine.IN_NAMESPACES)
+    layers |= {"own_uid": tier in confine.OWN_UID, "seccomp": tier != "D", "landlock": False}
+    if tier in config.SAFE_TIERS:
+        try:
+            layers["landlock"] = f"ABI {landlock.find_abi()}"
+        except OSError as error:
+            if tier not in confine.IN_NAMESPACES:
+                raise
+            layers["landlock"] = f"unavailable: {error}"
+            readable = None
+    return layers, readable
 
 
 def become_first_process(control: Control) -> None:
@@ -138,7 +160,7 @@ def preload(settings: dict) -> dict:
     if not any(name.startswith("aster_jax") for name in settings["preload"]):
         del sys.modules["aster_jax"]  # the harness came from a path that is gone now
     os.environ.clear()
-    os.environ.update({"HOME": "/tmp", "PATH": "", "LANG": "C.UTF-8", "TZ": "UTC"})
+    os.environ.update({"HOME": settings["scratch"], "PATH": "", "LANG": "C.UTF-8", "TZ": "UTC"})
     if threading.active_count() != 1:
         raise RuntimeError(f"preloading started threads: {threading.enumerate()}")
     gc.collect()

@@ -1,0 +1,102 @@
+"""Running the hostile cells against a live executor: steps, canary, leftover processes."""
+
+import os
+import pathlib
+
+from aster_jax.tools import Executor, ToolConfig
+from tests.tools import escape_cells, hostile_cells
+
+GROUPS = (
+    hostile_cells.ORDINARY + hostile_cells.TIME + hostile_cells.RESOURCES
+    + escape_cells.SECRETS + escape_cells.SABOTAGE
+)
+POOLS = {
+    "patient": ToolConfig(wall_limit_s=30.0, grace_s=0.5, memory_limit_mib=512),
+    "strict": ToolConfig(wall_limit_s=1.0, grace_s=0.5, memory_limit_mib=512),
+}
+
+
+class Bench:
+    """One executor per pool, a canary session in each, and planted secrets."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.values = {"answers": str(folder / "answers.txt"), "home": str(folder)}
+        for name in ("answers.txt", "token"):
+            (folder / name).write_text("secret")
+            os.chmod(folder / name, 0o644)
+        os.environ["ASTER_SECRET"] = "secret"
+        self.pools = {name: Executor(config) for name, config in POOLS.items()}
+        self.canaries = {name: pool.open(seed=1) for name, pool in self.pools.items()}
+        for name, pool in self.pools.items():
+            assert pool.run(self.canaries[name], "kept = 41").status == "ok"
+        self.tier = self.pools["patient"].tier
+
+    def close(self) -> None:
+        """Ends both pools."""
+        del os.environ["ASTER_SECRET"]
+        for pool in self.pools.values():
+            pool.close()
+
+    def run(self, group: hostile_cells.Group) -> None:
+        """All sequences of a group; AssertionError tells the first surprise."""
+        pool = self.pools[group.pool]
+        for sequence in group.sequences:
+            session = pool.open(seed=0)
+            for step in sequence:
+                self.check(group, step, pool.run(session, self.fill(step.code)))
+            pool.close(session)
+            self.check_others(group, pool)
+
+    def fill(self, code: str) -> str:
+        """The cell with the planted paths in place."""
+        for name, value in self.values.items():
+            code = code.replace("{" + name + "!r}", repr(value))
+        return code
+
+    def check(self, group, step, result) -> None:
+        """One result against its step."""
+        about = f"group {group.number} ({group.title}), {step.code[:200]!r}: {result}"
+        assert result.status in step.statuses, about
+        assert not step.state or result.state == step.state, about
+        assert step.contains in result.text, about
+        assert not step.lacks or step.lacks not in result.text, about
+        assert len(result.text) < 70_000, about
+
+    def check_others(self, group, pool) -> None:
+        """The canary answers with its own state, and no process is left that should not be."""
+        canary = self.canaries[group.pool]
+        result = pool.run(canary, "kept")
+        if result.status == "call_limit":
+            pool.close(canary)
+            self.canaries[group.pool] = canary = pool.open(seed=1)
+            result = pool.run(canary, "kept = 41\nkept")
+        assert result.text == "41\n", f"canary after group {group.number}: {result}"
+        report = pool.report()
+        assert report["counts"].get("zygotes_lost", 0) == 0, f"group {group.number}: {report}"
+        known = set(report["session_pids"].values())
+        left = descendants(report["zygote_pids"][0]) - known
+        deadline = 50
+        while left and deadline:  # a killed session takes a moment to be gone
+            deadline -= 1
+            os.sched_yield()
+            pool.run(canary, "import time; time.sleep(0.02); kept = 41")
+            left = descendants(report["zygote_pids"][0]) - known
+        assert not left, f"processes left after group {group.number}: {left}"
+
+
+def descendants(pid: int) -> set[int]:
+    """All live processes below `pid`, zombies included."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                text = pathlib.Path(f"/proc/{name}/stat").read_text()
+            except OSError:
+                continue
+            parents[int(name)] = int(text.rpartition(")")[2].split()[1])
+    found, grew = {pid}, True
+    while grew:
+        new = {child for child, parent in parents.items() if parent in found} - found
+        found |= new
+        grew = bool(new)
+    return found - {pid}
