@@ -86,9 +86,12 @@ def _demos():
 def _tools():
     c = ConfigDict()
     c.min_tier = "B2"  # weakest isolation accepted: A1, A2, B1, B2; C and D are unsafe
-    c.timeout_s = 30.0  # wall clock of one call
-    c.memory_mb = 1024  # address space of one interpreter, above its start size
+    c.allow_unsafe = False  # accept tiers C and D, where model-written code can read files
+    c.wall_limit_s = 30.0  # of one call, in seconds from the start of its execution
+    c.memory_limit_mib = 1024  # address space of one interpreter, above its start size
     c.max_running = 0  # cells running at once; 0 = twice the cores
+    c.last_value = "str"  # how a final expression is shown: str, repr, none, aster
+    c.checkpoints = False  # keep a paused copy per call, so that a kill loses no state
     return c
 
 

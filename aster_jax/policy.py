@@ -12,7 +12,7 @@ from aster_jax import mesh as meshes
 from aster_jax import weights, workdir
 from aster_jax.data import chat, tokenizer
 from aster_jax.model import config as model_config
-from aster_jax.train import checkpoint, optim, step
+from aster_jax.train import checkpoint, memory, optim, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,12 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
 
 
 def base_params(run: workdir.Run, policy: Policy) -> dict:
-    """The parameters before any training, laid out on the run's mesh."""
-    m = run.config.model
+    """The parameters before any training, laid out on the run's mesh.
+
+    Raises ValueError, before allocating anything, when the run cannot fit the memory.
+    """
+    m, r = run.config.model, run.config.rollout
+    memory.check(policy.cfg, run.mesh, r.slots, r.capacity, r.dtype)
     if m.source == "scratch":
         return step.init_params(policy.cfg, run.config.seed, run.mesh)
 

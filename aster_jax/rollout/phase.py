@@ -16,6 +16,9 @@ from aster_jax.reward import verify
 from aster_jax.rollout import device, engine, episode, sampling
 
 
+UNCOUNTED_CALLS = 100_000
+
+
 @dataclasses.dataclass(frozen=True)
 class Players:
     """Everything a phase needs besides weights: engine, tool, verifier."""
@@ -43,12 +46,8 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
 
 
 def tool_config(config) -> tools.ToolConfig:
-    """The executor's settings of a run."""
-    t = config.tools
-    sizes = {"max_running": t.max_running} if t.max_running else {}
-    return tools.ToolConfig(
-        min_tier=t.min_tier, timeout_s=t.timeout_s, memory_mb=t.memory_mb, **sizes
-    )
+    """The executor's settings of a run; calls are counted by the episode's own budget."""
+    return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
 
 
 def sampling_of(section) -> sampling.Sampling:

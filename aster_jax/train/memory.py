@@ -1,0 +1,59 @@
+"""Will it fit? A floor on the memory a run needs, checked before anything is allocated.
+
+Only what is certain is counted (parameters, gradients, Adam's moments, the rollout's copy
+of the weights, the cache), so a run that is refused here could not have worked.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from aster_jax import mesh as meshes
+from aster_jax.model import cache, config, transformer
+
+GIB = 1 << 30
+
+
+def needed_bytes(
+    cfg: config.ModelConfig, mesh, slots: int, capacity: int, rollout_dtype: str
+) -> dict[str, int]:
+    """Bytes per device by purpose: the larger of training and rollout is what counts.
+
+    Training holds parameters, gradients and two moments in the parameter dtype, spread
+    over fsdp x tensor. A rollout holds parameters and moments too, the weights once more
+    in its own dtype, and the cache of all slots.
+    """
+    count = transformer.count_params(cfg)
+    shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    held = count * jnp.dtype(cfg.param_dtype).itemsize // shards
+    weights = count * jnp.dtype(rollout_dtype).itemsize // mesh.shape["tensor"]
+    per_token = cache.bytes_per_token(cfg, rollout_dtype)
+    heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
+    cached = slots * capacity * per_token // meshes.batch_shards(mesh) // heads
+    return {"training": 4 * held, "rollout": 3 * held + weights + cached, "cache": cached}
+
+
+def available_bytes() -> tuple[int, str]:
+    """Memory of one device and what it is called; the host's share per device on CPU."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], f"one {device.device_kind}"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total // jax.local_device_count(), "this machine's memory, per device"
+
+
+def check(cfg: config.ModelConfig, mesh, slots: int, capacity: int, rollout_dtype: str) -> None:
+    """Raise a ValueError with the numbers and the remedies when the run cannot fit."""
+    needed = needed_bytes(cfg, mesh, slots, capacity, rollout_dtype)
+    most = max(needed["training"], needed["rollout"])
+    limit, where = available_bytes()
+    if most > limit:
+        raise ValueError(
+            f"a model of {transformer.count_params(cfg) / 1e9:.2f} B parameters needs at least "
+            f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train, "
+            f"{needed['rollout'] / GIB:.1f} to roll out with {needed['cache'] / GIB:.1f} of cache), "
+            f"{where} is {limit / GIB:.1f} GiB; use more devices with mesh.fsdp or mesh.tensor, "
+            "a smaller model, or lower rollout.slots or rollout.capacity"
+        )
