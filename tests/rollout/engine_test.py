@@ -1,0 +1,252 @@
+"""The compiled programs: what they sample, that nothing else changes it, and their limits.
+
+Two rules stand behind most tests. A trajectory is a function of its identity: not of the
+slot, the neighbours, the steps per dispatch, prompt sharing or the devices. And what the
+engine reports is what the trainer's own forward says about the same tokens.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from aster_jax.model import logprobs
+from aster_jax.rollout import device, engine, sampling
+from tests.rollout import drive
+
+CAPACITY = 96
+KEY = jax.random.key(11)
+SAMPLED = sampling.Sampling()
+GREEDY = sampling.Sampling(temperature=0.0)
+# Lengths around the edges of the buckets (4, 8), which hold all but the newest token.
+LENGTHS = (1, 2, 4, 5, 6, 8, 9, 10, 16, 17, 18, 25)
+
+
+def sizes(slots, steps):
+    return engine.EngineConfig(
+        slots=slots,
+        capacity=CAPACITY,
+        steps_per_dispatch=steps,
+        prefill_rows=3,
+        prefill_buckets=(4, 8),
+        dtype="float32",
+    )
+
+
+@pytest.fixture(scope="module")
+def build(tiny, one_device):
+    """Engines by (slots, K, sampling, stop ids, mesh), made once each."""
+    made = {}
+
+    def get(slots, steps, how=SAMPLED, stop_ids=(), mesh=one_device):
+        name = (slots, steps, how, stop_ids, mesh)
+        if name not in made:
+            made[name] = device.Engine(tiny, sizes(slots, steps), how, stop_ids, mesh)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def requests():
+    """Twelve prompts, the first three with a second member of their group."""
+    found = [(p, 100 + i, 0) for i, p in enumerate(drive.prompts(LENGTHS, 48))]
+    return found + [(p, uid, 1) for p, uid, _ in found[:3]]
+
+
+@pytest.fixture(scope="module")
+def reference(build, params, requests):
+    """16 slots, 8 steps per dispatch, every prompt computed on its own."""
+    return drive.play(build(16, 8), params, KEY, requests, left=20)
+
+
+def trainer(params, cfg, tokens, temperature=1.0):
+    """The trainer's log-prob of every token, for sequences of any length."""
+    T = 48
+    padded = np.zeros((1, T), np.int32)
+    padded[0, : len(tokens)] = tokens
+    segments = (np.arange(T) < len(tokens)).astype(np.int32)[None]
+    positions = np.arange(T, dtype=np.int32)[None]
+    logp, _ = logprobs.score(params, padded, positions, segments, cfg=cfg, temperature=temperature)
+    return np.asarray(logp)[0, : len(tokens)]
+
+
+def test_reported_log_probs_are_the_trainers(tiny, params, requests, reference):
+    worst = 0.0
+    for (prompt, _, _), out in zip(requests, reference, strict=True):
+        assert len(out.tokens) == len(out.logprobs) == 20
+        expected = trainer(params, tiny, prompt + out.tokens)[len(prompt) :]
+        worst = max(worst, np.abs(expected - out.logprobs).max())
+        assert out.logprobs == out.raw
+    assert worst < 2e-5
+
+
+@pytest.mark.parametrize("slots, steps, share", [(1, 32, False), (3, 1, True), (16, 8, True)])
+def test_trajectories_do_not_depend_on_the_schedule(
+    build, params, requests, reference, slots, steps, share
+):
+    again = drive.play(build(slots, steps), params, KEY, requests, left=20, share=share)
+    assert [p.tokens for p in again] == [p.tokens for p in reference]
+    for a, b in zip(again, reference, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-5)
+
+
+def test_the_same_phase_twice_is_bit_equal(build, params, requests, reference):
+    again = drive.play(build(16, 8), params, KEY, requests, left=20)
+    assert again == reference
+
+
+def test_eight_devices_give_the_same_trajectories(
+    build, params, requests, reference, eight_devices
+):
+    again = drive.play(build(16, 8, mesh=eight_devices), params, KEY, requests, left=20, share=True)
+    assert [p.tokens for p in again] == [p.tokens for p in reference]
+
+
+def test_group_members_and_phases_differ(build, params, requests, reference):
+    for first, second in zip(reference[:3], reference[12:], strict=True):
+        assert first.tokens != second.tokens
+    other = drive.play(build(16, 8), params, jax.random.key(12), requests[:3], left=20)
+    assert all(a.tokens != b.tokens for a, b in zip(other, reference, strict=False))
+
+
+def test_tempered_log_probs_are_those_of_the_sampled_distribution(build, tiny, params):
+    warm = build(3, 8, sampling.Sampling(temperature=0.7))
+    prompt = drive.prompts([7], 48)[0]
+    out = drive.play(warm, params, KEY, [(prompt, 1, 0)], left=12)[0]
+    ids = prompt + out.tokens
+    np.testing.assert_allclose(out.logprobs, trainer(params, tiny, ids, 0.7)[7:], atol=3e-5)
+    np.testing.assert_allclose(out.raw, trainer(params, tiny, ids)[7:], atol=2e-5)
+
+
+def test_greedy_takes_the_most_likely_token(build, tiny, params):
+    prompt = drive.prompts([6], 48, seed=5)[0]
+    out = drive.play(build(3, 8, GREEDY), params, KEY, [(prompt, 1, 0)], left=6)[0]
+    ids = list(prompt)
+    for token in out.tokens:
+        every = [trainer(params, tiny, ids + [v])[-1] for v in (token, (token + 7) % 48, 3)]
+        assert np.argmax(every) == 0 or every[0] == max(every)
+        ids.append(token)
+
+
+def test_a_row_ends_at_a_stop_id(build, params, requests, reference):
+    stop = reference[5].tokens[11]
+    stopping = build(16, 8, stop_ids=(stop, 47))
+    again = drive.play(stopping, params, KEY, requests, left=20)
+    assert again[5].stopped
+    for a, b in zip(again, reference, strict=True):
+        ends = [i for i, t in enumerate(b.tokens) if t in (stop, 47)]
+        cut = ends[0] + 1 if ends else 20
+        assert a.tokens == b.tokens[:cut] and a.stopped == bool(ends)
+
+
+@pytest.mark.parametrize("left", [1, 7, 8, 9])
+def test_a_row_ends_at_its_limit(build, params, requests, reference, left):
+    again = drive.play(build(16, 8), params, KEY, requests[:4], left=left)
+    assert [p.tokens for p in again] == [p.tokens[:left] for p in reference[:4]]
+    assert not any(p.stopped for p in again)
+
+
+def test_a_row_can_be_filled_to_the_last_position(build, tiny, params):
+    """Prompt and sampled tokens fill the capacity exactly; the newest needs no entry."""
+    prompt = drive.prompts([CAPACITY - 5], 48, seed=2)[0]
+    outs = drive.play(build(3, 1), params, KEY, [(prompt, 5, 0), (prompt[:9], 6, 0)], left=5)
+    assert len(outs[0].tokens) == 5
+    ids = np.asarray([prompt + outs[0].tokens], np.int32)
+    positions = np.arange(CAPACITY, dtype=np.int32)[None]
+    logp, _ = logprobs.score(params, ids, positions, np.ones_like(ids), cfg=tiny)
+    np.testing.assert_allclose(outs[0].logprobs, np.asarray(logp)[0, -5:], atol=2e-5)
+    alone = drive.play(build(3, 1), params, KEY, [(prompt[:9], 6, 0)], left=5)
+    assert alone[0].tokens == outs[1].tokens
+
+
+# Result lengths around the bucket edges; a written chunk is one longer or one shorter.
+RESULTS = (1, 3, 4, 5, 7, 8, 9, 2, 6, 12)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 10])
+def test_live_rows_continue_as_a_full_prefill_would(tiny, params, one_device, build, turns):
+    """Greedy, token for token, with neighbours that are at other stages."""
+    greedy = build(3, 8, GREEDY)
+    prompt, neighbour = drive.prompts([5, 13], 48, seed=turns)
+    results = drive.prompts(RESULTS[:turns] if turns > 2 else (8, 4)[:turns], 48, seed=9)
+    greedy.begin(params, KEY)
+    live, other = drive.Played(), drive.Played()
+    starts = {0: device.Start(prompt[-1], 2, 1, 0), 2: device.Start(neighbour[-1], 40, 2, 0)}
+    drive.write(greedy, [(0, 0, prompt[:-1]), (2, 0, neighbour[:-1])], starts)
+    ids, sampled = list(prompt), 0
+    for turn, result in enumerate(results):
+        drive.drain(greedy, {0: live, 2: other})
+        ids += live.tokens[sampled:]
+        sampled = len(live.tokens)
+        # The seam: the newest sampled token is not in the cache, so the chunk starts with it.
+        at = len(ids) - 1
+        ids += result
+        left = 6 if turn == turns - 1 else 1 + turn % 3
+        drive.write(greedy, [(0, at, ids[at:-1])], {0: device.Start(ids[-1], left, 1, 0)})
+    drive.drain(greedy, {0: live, 2: other})
+    greedy.reset()
+    fresh = drive.Played()
+    drive.write(greedy, [(1, 0, ids[:-1])], {1: device.Start(ids[-1], 6, 1, 0)})
+    drive.drain(greedy, {1: fresh})
+    greedy.end()
+    assert live.tokens[sampled:] == fresh.tokens and len(fresh.tokens) == 6
+    np.testing.assert_allclose(live.logprobs[sampled:], fresh.logprobs, atol=2e-5)
+    assert len(other.tokens) == 40
+    alone = drive.play(greedy, params, KEY, [(neighbour, 2, 0)], left=40)
+    assert alone[0].tokens == other.tokens
+
+
+def test_rows_that_wait_write_and_advance_nothing(build, params):
+    greedy = build(3, 8, GREEDY)
+    greedy.begin(params, KEY)
+    waiting, running = drive.prompts([6, 6], 48, seed=3)
+    starts = {0: device.Start(waiting[-1], 2, 1, 0), 1: device.Start(running[-1], 30, 2, 0)}
+    drive.write(greedy, [(0, 0, waiting[:-1]), (1, 0, running[:-1])], starts)
+    first = jax.device_get(greedy.decode())
+    assert first.count_B.tolist() == [2, 8, 0] and first.steps == 8
+    before = jax.device_get((greedy._slots.length_B, greedy._slots.cache))
+    greedy.decode()
+    after = jax.device_get((greedy._slots.length_B, greedy._slots.cache))
+    assert after[0].tolist() == [before[0][0], before[0][1] + 8, before[0][2]]
+    for was, now in zip(jax.tree.leaves(before[1]), jax.tree.leaves(after[1]), strict=True):
+        np.testing.assert_array_equal(was[0], now[0])
+        np.testing.assert_array_equal(was[2], now[2])
+        assert (was[1] != now[1]).any()
+    greedy.end()
+
+
+def test_nothing_compiles_after_the_warm_up(tiny, params, one_device):
+    """Every length, row count and turn runs in the programs that were compiled at first."""
+    fresh = device.Engine(tiny, sizes(5, 4), SAMPLED, (47,), one_device)
+    fresh.warm_up(params)
+    jitted = [getattr(fresh._programs, f.name) for f in dataclasses.fields(fresh._programs)]
+    before = [program._cache_size() for program in jitted]
+    assert all(before)
+    many = [(p, i, i % 3) for i, p in enumerate(drive.prompts(range(1, 30), 48))]
+    drive.play(fresh, params, KEY, many, left=9)
+    drive.play(fresh, jax.tree.map(lambda x: x + 1, params), KEY, many[::2] * 2, left=3, share=True)
+    assert [program._cache_size() for program in jitted] == before
+
+
+def test_the_slots_are_updated_in_place(build, params):
+    small = build(3, 8, GREEDY)
+    small.begin(params, KEY)
+    old = small._slots
+    drive.write(small, [(0, 0, [1, 2])], {0: device.Start(3, 2, 0, 0)})
+    assert all(x.is_deleted() for x in jax.tree.leaves(old))
+    lowered = small._programs.decode.lower(small._weights, small._slots)
+    cached = sum(x.nbytes for x in jax.tree.leaves(small._slots.cache))
+    assert lowered.compile().memory_analysis().alias_size_in_bytes >= cached
+    assert small.cache_bytes == cached
+    small.end()
+
+
+def test_impossible_sizes_are_refused(tiny, eight_devices):
+    with pytest.raises(ValueError, match=r"prefill_buckets=\(8, 4\) must ascend"):
+        dataclasses.replace(sizes(4, 1), prefill_buckets=(8, 4))
+    with pytest.raises(ValueError, match="at least 1"):
+        sizes(0, 1)
+    with pytest.raises(ValueError, match="rollout.slots=6 must be a multiple of the 4"):
+        device.Engine(tiny, sizes(6, 1), SAMPLED, (), eight_devices)

@@ -1,0 +1,94 @@
+"""Sampling: exact truncated distributions by hand, the draws' statistics, and their keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aster_jax.rollout import sampling
+
+PROBS = np.array([0.5, 0.25, 0.15, 0.1])
+DRAWS = 20_000
+
+draw = jax.jit(sampling.sample, static_argnames="how")
+
+
+def many(how, probs=PROBS, draws=DRAWS):
+    """Tokens, log-probs and raw log-probs of many draws from the same scores."""
+    scores = jnp.broadcast_to(jnp.log(jnp.asarray(probs, jnp.float32))[None], (draws, len(probs)))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(draws))
+    return [np.asarray(x) for x in draw(scores, keys, jnp.zeros(draws, jnp.int32), how=how)]
+
+
+@pytest.mark.parametrize(
+    "how, expected",
+    [
+        (sampling.Sampling(), PROBS),
+        (sampling.Sampling(temperature=0.5), PROBS**2 / (PROBS**2).sum()),
+        (sampling.Sampling(top_k=2), np.array([2 / 3, 1 / 3, 0, 0])),
+        (sampling.Sampling(top_k=1), np.array([1, 0, 0, 0])),
+        (sampling.Sampling(top_k=4), PROBS),
+        (sampling.Sampling(top_k=9), PROBS),
+        # 0.5 + 0.25 reach 0.7; 0.5 alone reaches 0.45.
+        (sampling.Sampling(top_p=0.7), np.array([2 / 3, 1 / 3, 0, 0])),
+        (sampling.Sampling(top_p=0.45), np.array([1, 0, 0, 0])),
+        (sampling.Sampling(top_p=0.8), np.array([5 / 9, 2.5 / 9, 1.5 / 9, 0])),
+        # At T = 2 the probabilities are as the roots: 0.379, 0.268, 0.208, 0.145.
+        (
+            sampling.Sampling(temperature=2.0, top_p=0.5),
+            np.array([2**0.5, 1, 0, 0]) / (2**0.5 + 1),
+        ),
+        # First three, then 0.75 of 0.9 = 0.833 of the mass: two stay.
+        (sampling.Sampling(top_k=3, top_p=0.8), np.array([2 / 3, 1 / 3, 0, 0])),
+    ],
+)
+def test_the_distribution_is_exact(how, expected):
+    tokens, logp, raw = many(how)
+    counts = np.bincount(tokens, minlength=4)
+    assert not counts[expected == 0].any()
+    # Five standard deviations of a binomial.
+    spread = 5 * np.sqrt(expected * (1 - expected) / DRAWS)
+    np.testing.assert_array_less(np.abs(counts / DRAWS - expected), spread + 1e-9)
+    np.testing.assert_allclose(logp, np.log(expected[tokens]), atol=2e-6)
+    np.testing.assert_allclose(raw, np.log(PROBS[tokens]), atol=2e-6)
+
+
+def test_greedy_takes_the_largest_with_its_plain_log_probability():
+    tokens, logp, raw = many(sampling.Sampling(temperature=0.0), PROBS[::-1], 8)
+    assert (tokens == 3).all()
+    np.testing.assert_allclose(logp, np.log(0.5), rtol=1e-6)
+    np.testing.assert_array_equal(logp, raw)
+
+
+def test_ties_at_the_threshold_are_kept():
+    tokens, logp, _ = many(sampling.Sampling(top_k=2), np.array([0.4, 0.3, 0.3]))
+    assert set(tokens) == {0, 1, 2}
+    np.testing.assert_allclose(logp, np.log(np.array([0.4, 0.3, 0.3])[tokens]), atol=2e-6)
+
+
+def test_a_peaked_row_does_not_lose_its_second_choice():
+    """Scores far apart: the threshold search must not stop at its lower bound."""
+    scores = jnp.asarray([[0.0, -60.0, -61.0, -200.0]])
+    kept = sampling._truncate(jax.nn.log_softmax(scores), lambda keep: keep.sum(-1), 2)
+    assert np.isfinite(kept[0, :2]).all() and not np.isfinite(kept[0, 2:]).any()
+
+
+def test_noise_depends_on_identity_and_position_only():
+    scores = jax.random.normal(jax.random.key(1), (64, 12))
+    keys = jax.random.split(jax.random.key(2), 64)
+    positions = jnp.arange(64)
+    tokens, logp, _ = draw(scores, keys, positions, how=sampling.Sampling())
+    order = jax.random.permutation(jax.random.key(3), 64)
+    moved, moved_logp, _ = draw(scores[order], keys[order], positions[order], how=sampling.Sampling())
+    np.testing.assert_array_equal(tokens[order], moved)
+    np.testing.assert_allclose(logp[order], moved_logp, rtol=1e-6)
+    elsewhere, _, _ = draw(scores, keys, positions + 1, how=sampling.Sampling())
+    assert (np.asarray(tokens) != np.asarray(elsewhere)).mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    "values", [dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.5), dict(top_k=-1)]
+)
+def test_impossible_settings_are_refused(values):
+    with pytest.raises(ValueError, match="give values in these ranges"):
+        sampling.Sampling(**values)
