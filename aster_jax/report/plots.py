@@ -118,22 +118,23 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
     offsets = _offsets(steps)
     shares = ("Collapse", "share of trajectories", "percent")
     panels = (
-        (*shares, (("at most one call", "at_most_one_call_frac", INK),
-                   ("only verifies at the end", "only_verifies_frac", WRONG_COLOR),
-                   ("answers without the tool", "answered_without_tool_frac", OTHER_COLOR))),
+        (*shares, (("at most one call", "at_most_one_call_frac", INK, "-"),
+                   ("answers without a call", "answered_without_tool_frac", OTHER_COLOR, "--"),
+                   ("only verifies at the end", "only_verifies_frac", WRONG_COLOR, ":"))),
         ("Calls by outcome", "calls per trajectory", "zero",
-         (("correct", "calls_mean_correct", COLORS["rl2"]),
-          ("wrong", "calls_mean_wrong", WRONG_COLOR))),
+         (("correct", "calls_mean_correct", COLORS["rl2"], "-"),
+          ("wrong", "calls_mean_wrong", WRONG_COLOR, "-"))),
         ("Failed calls", "share of calls", "percent_free",
-         (("any failure", "failed_call_frac", WRONG_COLOR),
-          ("of these malformed", "malformed_call_frac", INK))),
+         (("any failure", "failed_call_frac", WRONG_COLOR, "-"),
+          ("malformed", "malformed_call_frac", INK, "--"))),
     )  # fmt: skip
     with matplotlib.rc_context(_STYLE):
         figure, axes = _grid(1, 3, height=3.6)
         for ax, (title, label, scale, curves) in zip(axes, panels):
             at = [s["step"] + offsets[s["stage"]] for s in steps]
-            for name, key, shade in curves:
-                _line(ax, at, [np.nan if s[key] is None else s[key] for s in steps], shade, name)
+            for name, key, shade, dashes in curves:
+                values = [np.nan if s[key] is None else s[key] for s in steps]
+                _line(ax, at, values, shade, name, dashes)
             ax.set(title=title, ylabel=label, xlabel="RL step")
             _scale(ax, scale)
             _mark_stages(ax, offsets)
@@ -153,7 +154,8 @@ def accuracy_bars(results: Sequence[dict]) -> bytes | None:
         for r in results:
             if r["arm"] not in arms:
                 continue
-            x = checkpoints.index(r["checkpoint"]) + (arms.index(r["arm"]) - (len(arms) - 1) / 2) * width
+            beside = arms.index(r["arm"]) - (len(arms) - 1) / 2
+            x = checkpoints.index(r["checkpoint"]) + beside * width
             whiskers = [[r["avg_at_k"] - r["avg_low"]], [r["avg_high"] - r["avg_at_k"]]]
             plain = r["arm"] == "main"
             ax.bar(
@@ -205,9 +207,9 @@ def _grid(rows, columns, height, width=11.5, sharey=False):
     return figure, list(axes.flat)
 
 
-def _line(ax, x, y, shade, name=None):
+def _line(ax, x, y, shade, name=None, dashes="-"):
     ax.plot(x, y, color=shade, alpha=0.3, linewidth=1, marker="." if len(x) < 40 else None)
-    ax.plot(x, smooth(y), color=shade, linewidth=2.2, label=name)
+    ax.plot(x, smooth(y), color=shade, linewidth=2.2, linestyle=dashes, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
@@ -216,7 +218,7 @@ def _scale(ax, scale):
         _percent(ax)
     elif scale == "percent_free":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.set_ylim(0, max(ax.get_ylim()[1], 0.01))
+        ax.set_ylim(0, max(1.15 * ax.get_ylim()[1], 0.01))
     else:
         ax.set_ylim(0, ax.get_ylim()[1] * 1.1 if ax.get_ylim()[1] > 0 else 1)
 

@@ -81,7 +81,7 @@ _TOOL_ROWS = (
     ("one call, only to verify at the end, %", "only_verifies_frac", "percent"),
     ("text before the first call, %", "first_call_position", "percent"),
     ("calls that failed, %", "failed_call_frac", "percent"),
-    ("   of these malformed, %", "malformed_call_frac", "percent"),
+    ("   malformed attempts, %", "malformed_call_frac", "percent"),
     ("lines of code per call", "code_lines_per_call", "number"),
     ("turns per trajectory", "turns_mean", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),

@@ -104,8 +104,9 @@ def _figure(figure: Figure) -> str:
 
 
 def _episodes(episodes: Sequence[dict]) -> str:
-    """The filter bar (for browsers with script) and every episode, the first one open."""
-    blocks = [transcript.to_html(e, is_open=i == 0) for i, e in enumerate(episodes)]
+    """The filter bar (for browsers with script) and all episodes; one with a call is open."""
+    opened = next((i for i, e in enumerate(episodes) if e["calls"]), 0)
+    blocks = [transcript.to_html(e, is_open=i == opened) for i, e in enumerate(episodes)]
     menus = "".join(
         _menu(label, name, values)
         for label, name, values in (

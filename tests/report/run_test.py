@@ -12,22 +12,40 @@ from tests.report import made_run
 FIGURES = ("accuracy", "rl", "tools", "calls", "sft")
 
 
-def test_a_whole_run_gives_page_figures_and_summary(tmp_path):
-    text = report.write(made_run.write(tmp_path), 6)
-    made = {p.name for p in (tmp_path / "report").iterdir()}
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A whole run's workdir with its report, and the text that was returned."""
+    path = made_run.write(tmp_path_factory.mktemp("run"))
+    return path, report.write(path, 6)
+
+
+def test_a_whole_run_gives_page_figures_and_summary(reported):
+    path, text = reported
+    made = {p.name for p in (path / "report").iterdir()}
     assert made == {"index.html", "summary.json", "summary.txt", *(f"{f}.png" for f in FIGURES)}
-    assert (tmp_path / "report" / "summary.txt").read_text() == text
+    assert (path / "report" / "summary.txt").read_text() == text
     assert "90.0 [84.0, 96.0]" in text and "+60.0 points" in text
-    page = (tmp_path / "report" / "index.html").read_text()
+    page = (path / "report" / "index.html").read_text()
     assert page.count("data:image/png") == 5 and "not run" not in page
 
 
-def test_summary_json_holds_the_numbers_of_the_page(tmp_path):
-    report.write(made_run.write(tmp_path), 6)
-    numbers = json.loads((tmp_path / "report" / "summary.json").read_text())
+def test_summary_json_holds_the_numbers_of_the_page(reported):
+    numbers = json.loads((reported[0] / "report" / "summary.json").read_text())
     assert [r["checkpoint"] for r in numbers["results"]][::2] == ["base", "sft", "rl1", "rl2"]
     assert numbers["tool_use"]["rl2"]["calls_mean"] == 2.0
     assert len(numbers["tool_use_by_step"]) == 24
+
+
+def test_as_a_stage_it_prints_its_table_is_finished_and_gives_the_same_page(
+    reported, one_device, capsys
+):
+    path, text = reported
+    before = (path / "report" / "index.html").read_bytes()
+    stage = workdir.Run(ConfigDict({"report": {"trajectories": 6}}), path, one_device)
+    report.run(stage)
+    assert stage.is_finished("report")
+    assert text in capsys.readouterr().out
+    assert (path / "report" / "index.html").read_bytes() == before
 
 
 def test_a_run_without_any_stage_yet(tmp_path):
@@ -36,24 +54,6 @@ def test_a_run_without_any_stage_yet(tmp_path):
     text = report.write(tmp_path, 6)
     assert "Results: not run" in text
     assert list((tmp_path / "report").glob("*.png")) == []
-
-
-def test_the_same_run_gives_the_same_page(tmp_path):
-    made_run.write(tmp_path)
-    pages = []
-    for _ in range(2):
-        report.write(tmp_path, 6)
-        pages.append((tmp_path / "report" / "index.html").read_bytes())
-    assert pages[0] == pages[1]
-
-
-def test_as_a_stage_it_prints_its_table_and_is_finished(tmp_path, one_device, capsys):
-    made_run.write(tmp_path)
-    config = ConfigDict({"report": {"trajectories": 4}})
-    stage = workdir.Run(config, tmp_path, one_device)
-    report.run(stage)
-    assert stage.is_finished("report")
-    assert "checkpoint" in capsys.readouterr().out
 
 
 def test_a_broken_line_leaves_no_page_behind(tmp_path):
