@@ -1,12 +1,20 @@
-"""Which problems each stage gets: generated ones by split, or the files that config names.
+"""What a run draws from: problems by stage, and the pool of interpreters.
 
 Splits of generated problems never share a question: "demos" for the expert, "train" for
 RL, "probe" for accuracy probes during SFT, "heldout" for evaluation only.
 """
 
-from aster_jax import types
+from aster_jax import tools, types
 from aster_jax.data import problems
 from aster_jax.demos import families
+
+
+UNCOUNTED_CALLS = 100_000  # an interpreter's own limit; the episode's budget counts calls
+
+
+def tool_config(config) -> tools.ToolConfig:
+    """The executor's settings of a run."""
+    return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
 
 
 def select(config, split: str, count: int) -> list[types.Problem]:

@@ -11,12 +11,9 @@ import zlib
 import jax
 
 from aster_jax import policy as policies
-from aster_jax import tools, types, workdir
+from aster_jax import pools, tools, types, workdir
 from aster_jax.reward import verify
 from aster_jax.rollout import device, engine, episode, sampling
-
-
-UNCOUNTED_CALLS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +38,12 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
         dtype=r.dtype,
     )
     eng = device.Engine(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
-    with tools.Executor(tool_config(run.config)) as executor, verify.Verifier() as verifier:
+    checks = verify.VerifyConfig(min_tier=run.config.tools.min_tier)
+    with (
+        tools.Executor(pools.tool_config(run.config)) as executor,
+        verify.Verifier(checks) as verifier,
+    ):
         yield Players(eng, executor, verifier)
-
-
-def tool_config(config) -> tools.ToolConfig:
-    """The executor's settings of a run; calls are counted by the episode's own budget."""
-    return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
 
 
 def sampling_of(section) -> sampling.Sampling:
