@@ -16,7 +16,7 @@ QWEN = config.ModelConfig(
     max_positions=128,
 )  # fmt: skip
 LLAMA = dataclasses.replace(
-    QWEN, num_heads=3, num_kv_heads=1, head_dim=8, rope_theta=1e4, rms_norm_eps=1e-5,
+    QWEN, num_heads=4, num_kv_heads=1, head_dim=12, rope_theta=1e4, rms_norm_eps=1e-5,
     tie_embeddings=True, qk_norm=False,
 )  # fmt: skip
 

@@ -1,0 +1,134 @@
+"""Exporting: bit-equal round trips, files of limited size, and what transformers makes of it."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from aster_jax import mesh as meshes
+from aster_jax import weights
+from aster_jax.data import chat
+from tests import shared_data
+from tests.data import tokenizer_test
+from tests.weights import made
+
+SHAPES = {
+    "qwen3": made.QWEN,
+    "llama": made.LLAMA,
+    "tied_qwen3": dataclasses.replace(made.QWEN, tie_embeddings=True, num_kv_heads=4),
+    "untied_llama": dataclasses.replace(made.LLAMA, tie_embeddings=False, head_dim=8),
+    "one_kv_head": dataclasses.replace(made.QWEN, num_kv_heads=1, head_dim=8, rope_theta=5e6),
+}
+
+
+@pytest.mark.parametrize("name", ["qwen3_new_style", "llama_old_style"])
+def test_load_export_load_is_bit_equal(name, tmp_path):
+    first = weights.load(shared_data.path(f"hf_tiny/{name}"))
+    weights.export(first.params, first.config, first.tokenizer, tmp_path / "out")
+    second = weights.load(tmp_path / "out")
+    made.assert_same(second.params, first.params)
+    assert second.config == first.config
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_random_models_round_trip_in_small_files(tmp_path, cfg):
+    limit = 24_000
+    where, params = made.hf_directory(tmp_path / "out", cfg, max_file_bytes=limit)
+    made.assert_same(weights.load(where).params, params)
+    files = sorted(where.glob("*.safetensors"))
+    assert len(files) > 2
+    header_bytes = 4_000
+    assert max(f.stat().st_size for f in files) < limit + header_bytes
+    index = json.loads((where / "model.safetensors.index.json").read_text())
+    num_params = sum(x.size for x in jax.tree.leaves(params))
+    assert index["metadata"]["total_size"] == 4 * num_params
+
+
+def test_bfloat16_rounds_once_and_is_stable(tmp_path):
+    where, params = made.hf_directory(tmp_path / "a", dtype="bfloat16")
+    rounded = weights.load(where, dtype="bfloat16")
+    made.assert_same(rounded.params, jax.tree.map(lambda x: x.astype("bfloat16"), params))
+    assert json.loads((where / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    weights.export(rounded.params, rounded.config, None, tmp_path / "b", dtype="bfloat16")
+    made.assert_same(weights.load(tmp_path / "b", dtype="bfloat16").params, rounded.params)
+
+
+def test_sharded_parameters_export_the_same_files(tmp_path, eight_devices):
+    where, params = made.hf_directory(tmp_path / "a")
+    placed = jax.device_put(params, meshes.shardings(params, eight_devices))
+    weights.export(placed, made.QWEN, None, tmp_path / "b")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "b" / name).read_bytes() == (where / name).read_bytes()
+
+
+def test_tokenizer_files_travel_along(tmp_path):
+    words = tokenizer_test.qwen3()
+    cfg = dataclasses.replace(made.QWEN, vocab_size=151_936, num_layers=1, d_model=4)
+    template = shared_data.path("qwen3/chat_template_thinking_2507.jinja").read_text()
+    weights.export(
+        made.random_params(cfg), cfg, words, tmp_path / "out", "bfloat16", template=template
+    )
+    m = weights.describe(tmp_path / "out")
+    assert m.style == "qwen3_thinking_2507" and m.template == template
+    assert chat.prompt_ids("hi", [chat.TOOL], m.tokenizer, m.style) == chat.prompt_ids(
+        "hi", [chat.TOOL], words, m.style
+    )
+    chosen = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (chosen["eos_token_id"], chosen["pad_token_id"]) == (151_645, 151_643)
+
+
+def test_errors_name_what_does_not_fit(tmp_path):
+    params = made.random_params(made.QWEN)
+    other = dataclasses.replace(made.QWEN, d_ff=50)
+    with pytest.raises(ValueError, match=r"layers/gate/w has shape \(3, 32, 48\)"):
+        weights.export(params, other, None, tmp_path)
+    tied = dataclasses.replace(made.QWEN, tie_embeddings=True)
+    with pytest.raises(ValueError, match="hold 1 arrays that the config does not know"):
+        weights.export(params, tied, None, tmp_path)
+    with pytest.raises(ValueError, match="dtype='int8' is unknown"):
+        weights.export(params, made.QWEN, None, tmp_path, dtype="int8")
+    weights.export(params, made.QWEN, None, tmp_path)
+    with pytest.raises(ValueError, match="already holds a checkpoint"):
+        weights.export(params, made.QWEN, None, tmp_path)
+
+
+TOKENS = np.random.default_rng(1).integers(0, 96, (2, 23))
+
+
+@pytest.mark.parametrize("cfg", SHAPES.values(), ids=SHAPES)
+def test_transformers_loads_the_export_and_agrees(tmp_path, cfg):
+    torch = pytest.importorskip("torch", reason="needs torch (extra: peers)")
+    transformers = pytest.importorskip("transformers", reason="needs transformers (extra: peers)")
+    where, params = made.hf_directory(tmp_path / "out", cfg, max_file_bytes=50_000)
+    peer, report = transformers.AutoModelForCausalLM.from_pretrained(
+        where, torch_dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        expected = peer(torch.tensor(TOKENS)).logits.numpy()
+    found = weights.load(where).apply(TOKENS)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(expected).max() > 0.5  # not a model that says the same of everything
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_models_made_by_transformers_load_and_agree(tmp_path, family, tied):
+    torch = pytest.importorskip("torch", reason="needs torch (extra: peers)")
+    transformers = pytest.importorskip("transformers", reason="needs transformers (extra: peers)")
+    torch.manual_seed(3)
+    cfg = getattr(transformers, f"{family}Config")(
+        vocab_size=96, hidden_size=48, intermediate_size=56, num_hidden_layers=2,
+        num_attention_heads=6, num_key_value_heads=3, head_dim=16, tie_word_embeddings=tied,
+        max_position_embeddings=64, initializer_range=0.2, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    peer = getattr(transformers, f"{family}ForCausalLM")(cfg).eval()
+    with torch.no_grad():
+        for name, weight in peer.named_parameters():
+            if "norm" in name:
+                weight.uniform_(0.25, 1.75)
+        expected = peer(torch.tensor(TOKENS)).logits.numpy()
+    peer.save_pretrained(tmp_path / "peer", max_shard_size="40KB")
+    np.testing.assert_allclose(weights.load(tmp_path / "peer").apply(TOKENS), expected, atol=1e-4)
