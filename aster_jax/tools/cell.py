@@ -10,7 +10,9 @@ import _signal  # the wrappers in `signal` use builtins that a cell may replace
 import ast
 import builtins
 import errno
+import functools
 import linecache
+import pprint
 import socket
 import sys
 import types
@@ -27,6 +29,10 @@ for _name in __future__.all_feature_names:
 _Expression, _Expr, ONLY_AST = ast.Expression, ast.Expr, ast.PyCF_ONLY_AST
 _lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierror
 MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE = 16, 4, 2000
+CONVERT = {
+    "str": str, "repr": repr, "aster": str,
+    "pretty": functools.partial(pprint.pformat, width=79, sort_dicts=False),
+}
 HINTS = (
     ("!", "shell commands do not work here: plain Python only"),
     ("%", "notebook magics do not work here: plain Python only"),
@@ -108,7 +114,7 @@ class Interpreter:
         """Shows a last value by the session's convention; True if anything was shown."""
         if value is None and self.last_value != "aster":
             return False
-        self.shown["show"](value, repr if self.last_value == "repr" else str, out.write)
+        self.shown["show"](value, CONVERT[self.last_value], out.write)
         return True
 
     def start_timer(self, limit_s: float) -> None:

@@ -34,8 +34,8 @@ class ToolConfig:
     Number: `max_running` cells at once on this host (0: twice the processors), live
     `max_sessions`, `max_calls` per session, processes and open files per session.
 
-    Meaning: `last_value` shows a final expression as its `str`, its `repr`, not at all
-    (`none`), or as the public ASTER code does (`aster`: None is shown too).
+    Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr` over
+    several lines (`pretty`, as notebooks do), not at all (`none`), or as the public ASTER code does (`aster`: None is shown too).
     `checkpoints` keeps a paused copy of the interpreter before each cell and puts it in
     place when the cell has to be killed: nothing is ever lost, calls cost about 3 ms.
 
@@ -85,9 +85,9 @@ class ToolConfig:
                 )
             if name in WHOLE and not isinstance(value, int):
                 raise ValueError(f"ToolConfig.{name} must be a whole number, got {value!r}")
-        if self.last_value not in ("str", "repr", "none", "aster"):
+        if self.last_value not in ("str", "repr", "pretty", "none", "aster"):
             raise ValueError(
-                f"ToolConfig.last_value={self.last_value!r}: use str, repr, none or aster"
+                f"ToolConfig.last_value={self.last_value!r}: use str, repr, pretty, none or aster"
             )
         for name in ("preload", "extra_paths"):
             value = getattr(self, name)

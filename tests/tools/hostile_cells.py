@@ -154,7 +154,7 @@ RESOURCES = (
     Group(28, "thread bomb", (after(bad(
         "import threading, time\nfor _ in range(500):\n"
         "    threading.Thread(target=time.sleep, args=(0.2,), daemon=True).start()", "error", "memory_limit",
-        contains="can't start new thread")),), tiers=("A1", "B1")),
+        contains="can't start new thread")),)),
     Group(29, "infinite recursion", (after(
         bad("def f(n): return f(n + 1)\nf(0)", "error", contains="RecursionError")),)),
     Group(30, "recursion without limit, deep nesting", (

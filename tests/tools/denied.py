@@ -1,0 +1,49 @@
+"""Runs the hostile cells on a host made poorer: `python -m tests.tools.denied MODE GROUPS`.
+
+A seccomp filter installed here, before anything starts, makes the namespace or the
+Landlock calls fail as in a container or on an old kernel. One line per group is printed:
+passed, skipped (with the tier that makes no such claim) or FAILED.
+"""
+
+import errno
+import pathlib
+import sys
+import tempfile
+
+from aster_jax.tools import seccomp
+
+NAMESPACES = {name: seccomp.ESCAPES[name] for name in (
+    "unshare", "setns", "mount", "umount2", "pivot_root", "mount_setattr", "chroot")}
+LANDLOCK = {name: (444 + index, 444 + index) for index, name in enumerate(
+    ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"))}
+MODES = {"namespaces": (NAMESPACES, errno.EPERM), "landlock": (LANDLOCK, errno.ENOSYS)}
+
+
+def main(mode: str, wanted: str) -> int:
+    """Takes the layer away, runs the groups (`all` or `quick`), counts the failures."""
+    calls, code = MODES[mode]
+    seccomp.install(seccomp.refuse_all(calls, code))
+    from tests.tools import suite  # after the filter: it starts nothing on import
+
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        bench = suite.Bench(pathlib.Path(folder))
+        print(f"tier {bench.tier} with {mode} denied", flush=True)
+        for group in suite.GROUPS:
+            if wanted == "quick" and group.pool == "strict":
+                continue
+            if bench.tier not in group.tiers:
+                print(f"group {group.number:02d} skipped: no claim in tier {bench.tier}")
+                continue
+            try:
+                bench.run(group)
+                print(f"group {group.number:02d} passed", flush=True)
+            except AssertionError as error:
+                failures += 1
+                print(f"group {group.number:02d} FAILED: {error}", flush=True)
+        bench.close()
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))
