@@ -1,0 +1,159 @@
+"""The launch scripts in dry runs: the commands they would give, and that they parse."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+RUN = ("--config", "experiments/aster_4b.py", "--workdir", "/mnt/runs/a b", "--config.seed=2")
+
+
+def _run(name, *arguments, **environment):
+    known = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "DRY_RUN": "1"}
+    return subprocess.run(
+        ["bash", str(ROOT / "launch" / name), *arguments],
+        env={**known, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def _commands(name, *arguments, **environment):
+    """What a dry run prints, as the words a shell would make of each line."""
+    ended = _run(name, *arguments, **environment)
+    assert ended.returncode == 0, ended.stderr
+    return [shlex.split(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_every_script_parses_and_stops_at_errors(path):
+    assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
+    text = path.read_text()
+    assert "set -euo pipefail" in text or "env.sh" in text
+    if path.name != "env.sh":
+        assert os.access(path, os.X_OK) and text.startswith("#!/usr/bin/env bash\n# ")
+
+
+def test_create_asks_for_the_pod_described_by_the_environment():
+    (command,) = _commands("tpu_create.sh", TPU_NAME="pod7", ZONE="z", PROJECT="p", SPOT="0")
+    assert command == [
+        "gcloud", "compute", "tpus", "tpu-vm", "create", "pod7", "--zone", "z", "--project", "p",
+        "--accelerator-type", "v5p-8", "--version", "v2-alpha-tpuv5",
+    ]  # fmt: skip
+    assert _commands("tpu_create.sh")[0][-1] == "--spot"
+
+
+def test_setup_copies_the_code_and_makes_the_environment_on_every_worker():
+    pack, copy, unpack, make = _commands("tpu_setup.sh", CODE_DIR="c", VENV_DIR="v")
+    assert pack[:2] == ["git", "ls-files"]
+    assert copy[4] == "scp" and "--worker=all" in copy
+    for command, text in (
+        (unpack, "rm -rf c && mkdir -p c && tar -xzf aster_code.tar.gz -C c"),
+        (make, "VENV=$HOME/v bash c/launch/machine_setup.sh tpu"),
+    ):
+        assert command[4] == "ssh" and "--worker=all" in command
+        assert command[-2:] == ["--command", text]
+
+
+def test_run_passes_its_arguments_on_whole():
+    (command,) = _commands("tpu_run.sh", *RUN)
+    assert command[4] == "ssh" and "--worker=all" in command
+    remote = shlex.split(command[-1])
+    at = remote.index("aster/code/launch/machine_run.sh")
+    assert remote[at + 1 :] == list(RUN)
+    assert remote[:2] == ["VENV=$HOME/aster/venv", "LOG_DIR=$HOME/aster/logs"]
+
+
+def test_run_refuses_a_workdir_of_its_own():
+    ended = _run("tpu_run.sh", "--config", "experiments/aster_4b.py")
+    assert ended.returncode == 2 and "--workdir" in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_resume_is_create_then_setup_then_run():
+    once = _commands("tpu_resume.sh", *RUN)
+    parts = [
+        *_commands("tpu_create.sh"), *_commands("tpu_setup.sh"), *_commands("tpu_run.sh", *RUN),
+    ]  # fmt: skip
+    assert once == parts
+
+
+def _with_gcloud(tmp_path, body):
+    """An environment in which `gcloud` writes down what it was asked and does `body`."""
+    path = tmp_path / "bin" / "gcloud"
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/bash\necho "$4 $*" >>{tmp_path}/asked\n{body}\n')
+    path.chmod(0o755)
+    return {"PATH": f"{path.parent}:{os.environ['PATH']}", "DRY_RUN": "0", "RETRY_S": "0"}
+
+
+def _asked(tmp_path):
+    return [line.split()[0] for line in (tmp_path / "asked").read_text().splitlines()]
+
+
+def test_a_preempted_pod_is_replaced_and_the_run_repeated(tmp_path):
+    # The first run ends with the pod gone; the second, on a new pod, succeeds.
+    environment = _with_gcloud(tmp_path, f"""
+state={tmp_path}/state
+case "$4" in
+  describe) cat $state 2>/dev/null ;;
+  create) echo READY >$state ;;
+  delete) rm $state ;;
+  ssh) if [[ "$*" == *machine_run* && ! -f {tmp_path}/tried ]]; then
+         touch {tmp_path}/tried; echo PREEMPTED >$state; exit 1
+       fi ;;
+esac""")
+    ended = _run("tpu_resume.sh", *RUN, **environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "the pod is gone" in ended.stderr
+    assert [verb for verb in _asked(tmp_path) if verb in ("create", "delete")] == [
+        "create", "delete", "create",
+    ]  # fmt: skip
+    assert (tmp_path / "asked").read_text().count("machine_run") == 2
+
+
+def test_a_run_that_fails_on_a_living_pod_is_not_repeated(tmp_path):
+    environment = _with_gcloud(tmp_path, """
+[[ "$4" == describe ]] && echo READY
+[[ "$*" != *machine_run* ]]""")
+    ended = _run("tpu_resume.sh", *RUN, **environment)
+    assert ended.returncode == 1 and "still there" in ended.stderr
+    assert (tmp_path / "asked").read_text().count("machine_run") == 1
+    assert "create" not in _asked(tmp_path)
+
+
+def test_logs_and_delete():
+    (logs,) = _commands("tpu_logs.sh", "7")
+    assert logs[-1] == "tail -n 7 aster/logs/*.log"
+    assert _run("tpu_logs.sh", "7; rm -rf .").returncode == 2
+    (delete,) = _commands("tpu_delete.sh")
+    assert delete[4:6] == ["delete", "aster"] and delete[-1] == "--quiet"
+
+
+def test_machine_setup_installs_jax_of_the_pinned_version():
+    pinned = re.search(r"^jax==(.*)$", (ROOT / "requirements.txt").read_text(), re.M).group(1)
+    ended = _run("machine_setup.sh", "cuda13", VENV="elsewhere")
+    assert f"elsewhere/bin/pip install -q jax[cuda13]=={pinned}\n" in ended.stdout
+    assert "jax[" not in _run("machine_setup.sh", "cpu").stdout
+    assert _run("machine_setup.sh", "abacus").returncode == 2
+
+
+def test_machine_run_keeps_a_log_and_the_exit_status(tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\necho "ran $*"\nexit 3\n')
+    python.chmod(0o755)
+    ended = _run(
+        "machine_run.sh", *RUN, VENV=str(tmp_path / "venv"), LOG_DIR=str(tmp_path / "logs")
+    )
+    assert ended.returncode == 3
+    (log,) = (tmp_path / "logs").glob("*.log")
+    assert "ran -u -m aster_jax.main --config experiments/aster_4b.py" in log.read_text()
+
+
+def test_every_script_is_in_the_readme():
+    text = (ROOT / "launch" / "README.md").read_text()
+    assert [p.name for p in SCRIPTS if p.name not in text] == []
