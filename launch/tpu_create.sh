@@ -3,6 +3,7 @@
 #
 #   TPU_NAME=aster ZONE=us-east5-a ACCELERATOR_TYPE=v5p-8 launch/tpu_create.sh
 
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 case "$(pod_state)" in

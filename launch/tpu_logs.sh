@@ -3,6 +3,7 @@
 #
 #   TPU_NAME=aster launch/tpu_logs.sh [LINES]
 
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 lines="${1:-40}"

@@ -7,6 +7,7 @@
 # A run that fails on a pod that is still there is not repeated: its error would come again.
 
 launch="$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$launch/env.sh"
 
 RETRY_S="${RETRY_S:-60}"           # seconds before the next attempt

@@ -7,6 +7,7 @@
 # The workdir has to be on storage that every worker sees and that outlives the pod: the
 # same command, on the same or on a new pod, goes on from its newest checkpoint.
 
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 if [[ " $* " != *" --workdir"[\ =]* ]]; then

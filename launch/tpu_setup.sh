@@ -5,6 +5,7 @@
 #
 #   TPU_NAME=aster launch/tpu_setup.sh
 
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 archive="$(mktemp -d)/aster_code.tar.gz"

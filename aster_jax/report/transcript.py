@@ -79,7 +79,8 @@ def _spans(record) -> str:
             call = calls[answered]
             answered += 1
             kind = "ok" if call["status"] == "ok" else "warn"
-            head += f" {_badge(call['status'], kind)} {_badge(f'{1000 * call["wall_s"]:.1f} ms', '')}"
+            took = f"{1000 * call['wall_s']:.1f} ms"
+            head += f" {_badge(call['status'], kind)} {_badge(took, '')}"
         parts.append(
             f'<section class="{span["kind"]}"><header>{head}</header>{body}</section>\n'
         )
