@@ -1,16 +1,19 @@
 """A model -> a Hugging Face directory that transformers and vLLM load.
 
-After training. Tensors are brought to the host one at a time and one file is kept in
-memory at once, so a sharded model is never gathered whole.
+After training. Tensors are brought to the host and written one at a time, so a sharded
+model is never gathered whole. With several processes all of them call `export` and the
+first one writes.
 """
 
 import json
+import os
 import pathlib
+import struct
 
 import jax
 import ml_dtypes
 import numpy as np
-from safetensors import numpy as safetensors
+from jax.experimental import multihost_utils
 
 from aster_jax.data import tokenizer as tokenizers
 from aster_jax.model import config
@@ -52,11 +55,11 @@ def export(
     ids = (None, None) if tokenizer is None else (tokenizer.eos_id, tokenizer.pad_id)
     _write_tensors(params, cfg, directory, _DTYPES[dtype], max_file_bytes)
     _write_json(directory / "config.json", header.to_hf(cfg, dtype, *ids))
-    if tokenizer is not None:
+    if tokenizer is not None and jax.process_index() == 0:
         tokenizer.save(directory)
         chosen = {"bos_token_id": None, "eos_token_id": ids[0], "pad_token_id": ids[1]}
         _write_json(directory / "generation_config.json", chosen)
-    if template is not None:
+    if template is not None and jax.process_index() == 0:
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     return directory
 
@@ -93,18 +96,66 @@ def _write_tensors(params, cfg, directory, dtype, max_file_bytes):
         name = "model.safetensors"
         if len(files) > 1:
             name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        tensors = {}
-        for tensor, entry, layer in content:
-            leaf = convert.leaf_of(params, entry.path)
-            ours = np.asarray(jax.device_get(leaf if layer is None else leaf[layer]))
-            stored = np.ascontiguousarray(convert.to_tensor(entry, ours).astype(dtype))
-            tensors[tensor], weight_map[tensor] = stored, name
-            total += stored.nbytes
-        safetensors.save_file(tensors, directory / name, metadata={"format": "pt"})
+        shapes = {tensor: convert.tensor_shape(entry, cfg) for tensor, entry, _ in content}
+        header_bytes, size = _header(shapes, dtype)
+        weight_map.update(dict.fromkeys(shapes, name))
+        total += size
+        with open(directory / name if jax.process_index() == 0 else os.devnull, "wb") as file:
+            file.write(header_bytes)
+            for _, entry, layer in content:
+                file.write(_tensor(params, entry, layer, dtype))
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
 
 
+def _header(shapes, dtype) -> tuple[bytes, int]:
+    """The start of a safetensors file whose tensors follow in this order, and their bytes.
+
+    Written here because the library wants all of a file's tensors in memory at once.
+    """
+    described, stop = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, stop = stop, stop + int(np.prod(shape)) * dtype.itemsize
+        kind = {"float32": "F32", "bfloat16": "BF16"}[dtype.name]
+        described[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, stop
+
+
+def _tensor(params, entry: convert.Entry, layer: int | None, dtype) -> memoryview:
+    """One tensor's bytes, as a checkpoint stores them."""
+    leaf = convert.leaf_of(params, entry.path)
+    if layer is None:
+        ours = _fetch(leaf, 0, leaf.shape[0])
+    else:
+        ours = _fetch(leaf, layer, layer + 1)[0]
+    stored = np.ascontiguousarray(convert.to_tensor(entry, ours), dtype)
+    return stored.reshape(-1).view(np.uint8).data
+
+
+def _fetch(leaf, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a parameter's first axis on the host.
+
+    Taken shard by shard: asking a sharded array for its value gathers the whole array, and
+    the array then keeps that copy for as long as it lives.
+    """
+    if not isinstance(leaf, jax.Array):
+        return leaf[start:stop]
+    if not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf[start:stop], tiled=True)
+    rows = np.empty((stop - start, *leaf.shape[1:]), leaf.dtype)
+    for shard in leaf.addressable_shards:
+        first, last, _ = shard.index[0].indices(leaf.shape[0])
+        low, high = max(first, start), min(last, stop)
+        if low < high and shard.replica_id == 0:
+            part = shard.data[low - first : high - first]
+            rows[(slice(low - start, high - start), *shard.index[1:])] = part
+    return rows
+
+
 def _write_json(path, value):
+    if jax.process_index():
+        return
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
