@@ -1,12 +1,13 @@
 """How an expert solves each problem family with the tool, as steps of code.
 
-A dense script is five short cells on one growing state: every cell but the check defines
-a name that a later cell needs, and the check computes something a second way. The last
-cell's value is the answer. Cells are one line and end in an expression, so the tool shows
-its value. A sparse script is the same work in one cell.
+A dense script is five short cells on one growing state: the first gives the question's
+numbers names, every later one but the check defines a name that the next needs, and the
+check computes something a second way. The last cell's value is the answer. Cells are one
+line and end in an expression, so the tool shows its value. A sparse script is the same
+work in one cell.
 
-The expert does no arithmetic of its own: the only numbers in a script are those of the
-question.
+The expert does no arithmetic of its own: numbers are copied from the question once, and
+the answer from the tool. Small models can copy; they cannot calculate.
 """
 
 import dataclasses
@@ -37,67 +38,65 @@ def sparse(family: str, numbers: tuple[int, ...]) -> tuple[Step, ...]:
 
 def _prod(a, b, c):
     return (
-        Step("Compute p.", f"p = {a}*{b}+{c}; p"),
-        Step("Check p.", f"(p-{c})/{a} == {b}"),
+        Step("Read the numbers.", f"a, b, c = {a}, {b}, {c}; a*b"),
+        Step("Compute p.", "p = a*b+c; p", "p = a*b+d; p"),
+        Step("Check.", "(p-c)/a == b"),
         Step("List the digits.", "d = [int(t) for t in str(p)]; d", "d = [int(t) for t in p]; d"),
-        Step("Square them.", "q = [t*t for t in d]; q", "q = d*d; q"),
-        Step("Add up.", "s = sum(q); s", "s = sum(sq); s"),
+        Step("Add the squares.", "s = sum(t*t for t in d); s", "s = sum(d*d); s"),
     )
 
 
 def _mod(a, b, c, m):
     return (
         Step(
-            "Define the step.",
-            f"f = lambda x: ({b}*x+{c}) % {m}; x = f({a}); x",
-            f"f = lambda x: ({b}*x+{c}) % m; x = f({a}); x",
+            "Read the numbers.",
+            f"a, b, c, m = {a}, {b}, {c}, {m}; f = lambda x: (b*x+c) % m; x = f(a); x",
         ),
         Step("Second step.", "x = f(x); x", "x = g(x); x"),
-        Step("Check.", f"x == f(f({a}))"),
-        Step("Third step.", "x = f(x); x"),
+        Step("Check.", "x == f(f(a))"),
+        Step("Third step.", "x = f(x); x", "x = f(X); x"),
         Step("Fourth step.", "x = f(x); x"),
     )
 
 
 def _lcm(a, b, m):
     return (
-        Step("Multiply.", f"p = {a}*{b}; p"),
-        Step(
-            "Find the gcd.",
-            f"from math import gcd; g = gcd({a}, {b}); g",
-            f"g = gcd({a}, {b}); g",
-        ),
-        Step("Divide.", "l = p//g; l", "l = p//gcd; l"),
-        Step("Check.", f"l % {a} == 0 and l % {b} == 0"),
-        Step("Reduce.", f"r = l % {m}; r"),
+        Step("Read the numbers.", f"a, b, m = {a}, {b}, {m}; a*b"),
+        Step("Find the gcd.", "from math import gcd; g = gcd(a, b); g", "g = gcd(a, b); g"),
+        Step("Divide.", "l = a*b//g; l", "l = a*b//gcd; l"),
+        Step("Check.", "l % a == 0 and l % b == 0"),
+        Step("Reduce.", "r = l % m; r"),
     )
 
 
 def _count(n, a, b):
     return (
-        Step("List the integers.", f"R = range(1, {n}+1); len(R)"),
+        Step("Read the numbers.", f"n, a, b = {n}, {a}, {b}; R = range(1, n+1); len(R)"),
         Step(
-            f"Multiples of {a}.",
-            f"A = {{k for k in R if k % {a} == 0}}; len(A)",
-            f"A = {{k for k in R if k % {a} == 0}}; A.len()",
+            "Multiples of a.",
+            "A = {k for k in R if k % a == 0}; len(A)",
+            "A = {k for k in R if k % a == 0}; A.len()",
         ),
-        Step(f"Multiples of {b}.", f"B = {{k for k in R if k % {b} == 0}}; len(B)"),
-        Step("Check.", f"len(A) == {n}//{a} and len(B) == {n}//{b}"),
+        Step("Multiples of b.", "B = {k for k in R if k % b == 0}; len(B)"),
+        Step("Check.", "len(A) == n//a and len(B) == n//b"),
         Step("Take them out.", "c = len(R)-len(A | B); c", "c = len(R)-len(A + B); c"),
     )
 
 
 def _poly(a, b, n, m):
     return (
-        Step("Define f.", f"f = lambda k: {a}*k*k+{b}; f(1)"),
+        Step(
+            "Read the numbers.",
+            f"a, b, n, m = {a}, {b}, {n}, {m}; f = lambda k: a*k*k+b; f(1)",
+        ),
         Step(
             "List the values.",
-            f"v = [f(k) for k in range(1, {n}+1)]; v[-1]",
-            f"v = [f(k) for k in {n}]; v[-1]",
+            "v = [f(k) for k in range(1, n+1)]; v[-1]",
+            "v = [f(k) for k in n]; v[-1]",
         ),
         Step("Add up.", "s = sum(v); s", "s = v.sum(); s"),
-        Step("Check.", f"len(v) == {n} and v[-1] == f({n})"),
-        Step("Reduce.", f"r = s % {m}; r"),
+        Step("Check.", "len(v) == n and v[-1] == f(n)"),
+        Step("Reduce.", "r = s % m; r"),
     )
 
 

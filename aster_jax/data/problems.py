@@ -1,0 +1,233 @@
+"""Problem files -> `types.Problem`, overlap between files, and the order of training.
+
+Formats are recognised by their fields, so a file needs no declaration: the verl format of
+the paper's data (`prompt`, `reward_model.ground_truth`), MATH-500 (`problem`, `answer`),
+GSM8K (the answer follows `#### `), AIME, AMC (answers are floats such as 27.0) and plain
+`{"question": ..., "answer": ...}`; as JSON lines, one JSON list, or parquet.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from aster_jax import types
+
+_INSTRUCTION = re.compile(
+    r"please reason step by step,? and put your final answer within \\boxed\{\}\.?"
+    r"|solve the following math problem step by step\.?", re.IGNORECASE,
+)  # fmt: skip
+MIN_CONTAINED = 50  # letters and digits from which a question inside another is a copy
+
+
+def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Problem]:
+    """All problems of a .jsonl, .json or .parquet file, in its order.
+
+    Ids are `STEM/ID` with the file's own id, or a hash of the question: they do not change
+    with order or seed. A question that occurs twice is an error with `duplicates` =
+    "reject" and kept once with "drop".
+
+    Raises ValueError naming file, row and field for anything that is not a problem with an
+    answer, and for an empty file.
+    """
+    if duplicates not in ("reject", "drop"):
+        raise ValueError(f"duplicates={duplicates!r}: use 'reject' or 'drop'")
+    path = pathlib.Path(path)
+    rows = _rows(path)
+    if not rows:
+        raise ValueError(f"{path} holds no problems; give a file with at least one")
+    found, first_row, ids = [], {}, {}
+    for row, record in rows:
+        problem = _problem(record, path, row)
+        if problem.question in first_row:
+            if duplicates == "drop":
+                continue
+            raise ValueError(
+                f"{path} row {row} repeats the question of row {first_row[problem.question]}; "
+                "remove one, or load it with duplicates='drop'"
+            )
+        if problem.id in ids:
+            raise ValueError(
+                f"{path} rows {ids[problem.id]} and {row} have the same id {problem.id!r} "
+                "and different questions; give them ids of their own"
+            )
+        first_row[problem.question] = ids[problem.id] = row
+        found.append(problem)
+    return found
+
+
+def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:
+    """(row number from 1, record) of every record in the file."""
+    if not path.is_file():
+        raise ValueError(f"problem file {path} does not exist; check problems.source and heldout")
+    try:
+        if path.suffix == ".parquet":
+            records = pyarrow.parquet.read_table(path).to_pylist()
+            return list(enumerate(records, 1))
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            records = json.loads(text)
+            if not isinstance(records, list):
+                raise ValueError(f"{path} is not a JSON list of problems")
+            return list(enumerate(records, 1))
+    except (pyarrow.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {e}") from e
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path} is neither .jsonl, .json nor .parquet; convert it to one")
+    rows = []
+    for row, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append((row, json.loads(line)))
+            except json.JSONDecodeError as e:
+                raise ValueError(f"{path} row {row} is not JSON: {e}") from e
+    return rows
+
+
+def _problem(record, path: pathlib.Path, row: int) -> types.Problem:
+    where = f"{path} row {row}"
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is not an object with fields: {str(record)[:60]!r}")
+    question = _question(record, where)
+    own = _own_id(record)
+    digest = hashlib.sha256(question.encode()).hexdigest()[:12]
+    family = next((record[f] for f in ("family", "data_source") if _is_text(record, f)), path.stem)
+    return types.Problem(
+        id=f"{path.stem}/{digest if own is None else own}",
+        question=question,
+        answer=_answer(record, where),
+        family=family,
+    )
+
+
+def _is_text(record: dict, field: str) -> bool:
+    return field in record and isinstance(record[field], str) and bool(record[field].strip())
+
+
+def _question(record: dict, where: str) -> str:
+    """The verl prompt exactly as it is (its newlines belong to it), else the plain field."""
+    if "prompt" in record and not isinstance(record["prompt"], str):
+        users = [
+            m["content"]
+            for m in record["prompt"] or ()
+            if isinstance(m, dict) and {"role", "content"} <= set(m) and m["role"] == "user"
+        ]
+        if len(users) != 1 or not isinstance(users[0], str) or not users[0].strip():
+            raise ValueError(f"{where}: field 'prompt' must hold exactly one user message")
+        return users[0]
+    for field in ("problem", "question", "prompt"):
+        if _is_text(record, field):
+            return record[field].strip()
+    raise ValueError(
+        f"{where} has no question: none of the fields 'prompt', 'problem', 'question' holds text "
+        f"(fields: {', '.join(record)})"
+    )
+
+
+def _answer(record: dict, where: str) -> str:
+    """The gold answer as text, from whichever field the format keeps it in."""
+    reward_model = record["reward_model"] if "reward_model" in record else None
+    if isinstance(reward_model, dict) and "ground_truth" in reward_model:
+        field, value = "reward_model.ground_truth", reward_model["ground_truth"]
+    else:
+        field = next((f for f in ("answer", "final_answer", "expected_answer") if f in record), "")
+        if not field:
+            raise ValueError(
+                f"{where} has no answer; add a field 'answer' or 'reward_model.ground_truth', "
+                "or remove the row: a problem without an answer cannot be rewarded"
+            )
+        value = record[field]
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{where}: field {field!r} must be text or a number, got {value!r:.60}")
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    text = str(value)
+    if "#### " in text:
+        text = text.rsplit("#### ", 1)[-1].replace(",", "")
+    if not text.strip():
+        raise ValueError(f"{where}: field {field!r} is empty; fill it in or remove the row")
+    return text.strip()
+
+
+def _own_id(record: dict) -> str | None:
+    """The file's own id of a row, from the most specific field there is."""
+    extra = record["extra_info"] if "extra_info" in record else None
+    if isinstance(extra, dict) and "index" in extra and extra["index"] is not None:
+        return str(extra["index"])
+    for field in ("unique_id", "id"):
+        if field in record and isinstance(record[field], (str, int)):
+            return str(record[field])
+    return None
+
+
+def overlap_key(question: str) -> str:
+    """What is compared between files: letters and digits only, without instructions."""
+    return re.sub(r"[\W_]+", "", _INSTRUCTION.sub("", question)).casefold()
+
+
+def overlaps(
+    found: Sequence[types.Problem], held: Sequence[types.Problem]
+) -> list[tuple[types.Problem, types.Problem]]:
+    """Pairs (of `found`, of `held`) that are the same question up to spelling.
+
+    Equal after `overlap_key`, or one inside the other when it is long enough to be no
+    coincidence. A paraphrase is not found.
+    """
+    exact: dict[str, list[types.Problem]] = {}
+    for problem in held:
+        exact.setdefault(overlap_key(problem.question), []).append(problem)
+    long = [key for key in exact if len(key) >= MIN_CONTAINED]
+    pairs = []
+    for problem in found:
+        key = overlap_key(problem.question)
+        matching = [key] if key in exact else []
+        matching += [
+            other
+            for other in long
+            if other != key and (other in key or (len(key) >= MIN_CONTAINED and key in other))
+        ]
+        pairs += [(problem, other) for match in matching for other in exact[match]]
+    return pairs
+
+
+def without_overlap(
+    found: Sequence[types.Problem], held: Sequence[types.Problem]
+) -> list[types.Problem]:
+    """The training problems that are no copy of a held-out one, in their order."""
+    copies = {mine.id for mine, _ in overlaps(found, held)}
+    return [problem for problem in found if problem.id not in copies]
+
+
+def batch(num_problems: int, size: int, step: int, seed: int) -> list[int]:
+    """Indices of the problems of training step `step` (from 0): needs no other state.
+
+    Epochs are shuffled anew; what does not fill a step is carried over to the front of the
+    next epoch, so no problem is missed and none occurs twice in a step.
+    """
+    if not 1 <= size <= num_problems:
+        raise ValueError(
+            f"a step needs {size} different problems and there are {num_problems}; "
+            "add problems or lower the number per step"
+        )
+    epoch, within = divmod(step, num_problems // size)
+    return list(_order(num_problems, size, epoch, seed)[within * size : (within + 1) * size])
+
+
+@functools.lru_cache(maxsize=4)
+def _order(num_problems: int, size: int, epoch: int, seed: int) -> tuple[int, ...]:
+    """The order of an epoch: the last one's remainder, then the others shuffled."""
+    remainder = num_problems % size
+    carried = np.zeros(0, np.int64)
+    for at in range(epoch + 1):
+        digest = hashlib.sha256(f"order/{seed}/{at}".encode()).digest()
+        rng = np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "big")))
+        shuffled = rng.permutation(num_problems)
+        order = np.concatenate([carried, shuffled[~np.isin(shuffled, carried)]])
+        carried = order[num_problems - remainder :]
+    return tuple(order.tolist())
