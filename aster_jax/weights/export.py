@@ -52,6 +52,8 @@ def export(
     if directory.exists() and any(directory.glob("*.safetensors*")):
         raise ValueError(f"{directory} already holds a checkpoint; choose an empty directory")
     directory.mkdir(parents=True, exist_ok=True)
+    if jax.process_count() > 1:  # the first must not write before the last has looked
+        multihost_utils.sync_global_devices("aster_jax export")
     ids = (None, None) if tokenizer is None else (tokenizer.eos_id, tokenizer.pad_id)
     _write_tensors(params, cfg, directory, _DTYPES[dtype], max_file_bytes)
     _write_json(directory / "config.json", header.to_hf(cfg, dtype, *ids))
