@@ -4,11 +4,9 @@ Leaves `transcripts.jsonl` (messages, for people), `demos.jsonl` (ids and masks,
 and, for a model from scratch, `tokenizer/` with the vocabulary learned from them.
 """
 
-import pathlib
-
 from aster_jax import pools, tools, types, weights, workdir
 from aster_jax.data import chat, tokenizer
-from aster_jax.demos import collect, curate
+from aster_jax.demos import collect, curate, sharegpt
 from aster_jax.reward import verify
 
 PREVIEW = 1  # demonstrations shown on the terminal
@@ -22,10 +20,10 @@ def run(run: workdir.Run) -> None:
     if c.demos.source == "expert":
         kept, dropped = _from_expert(run)
     else:
-        transcripts = sharegpt.load(pathlib.Path(c.demos.source))
+        transcripts, skipped = sharegpt.load(c.demos.source)
         fits = [t for t in transcripts if len(t.statuses) >= c.demos.min_calls]
         kept = fits[: c.demos.count]
-        dropped = {"too_few_calls": len(transcripts) - len(fits)}
+        dropped = {"too_few_calls": len(transcripts) - len(fits), "unusable_row": len(skipped)}
     schemas = [chat.TOOL] if c.model.show_tool else None
     words = _tokenizer(run, kept, schemas)
     limit = c.rollout.tool_result_tokens

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from aster_jax import tools
-from aster_jax.reward import answer, check
+from aster_jax.reward import answer
 
 Verdict = Literal[
     "exact",  # same after normalisation
@@ -143,7 +143,8 @@ def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
         memory_limit_mib=config.memory_mib,
         max_running=config.max_running,
         min_tier=config.min_tier,
-        max_calls=1000,
+        max_calls=1,
+        niceness=0,  # the trainer waits for it
         scratch_mib=0,
         preload=PRELOAD,
         extra_paths=(ROOT,),
@@ -155,6 +156,6 @@ def _read(result: tools.ToolResult) -> Verdict:
     if result.status == "timeout":
         return "verifier_timeout"
     said = result.stdout.strip().rsplit("\n", 1)[-1]
-    if result.status == "ok" and said in (check.EQUIVALENT, check.WRONG):
+    if result.status == "ok" and said in ("equivalent", "wrong"):
         return said
     return "verifier_error"
