@@ -1,0 +1,139 @@
+"""Config, experiments and documents agree with each other and with the code.
+
+Every key is commented and used, every experiment resolves, and what the READMEs name (files,
+commands, keys, the tree) is there.
+"""
+
+import ast
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from aster_jax import config
+from tests import source_tree
+
+ROOT = source_tree.ROOT
+
+
+def test_every_config_key_carries_a_comment():
+    lines = (ROOT / "aster_jax" / "config.py").read_text("utf-8").splitlines()
+    wrong = []
+    for node in ast.walk(source_tree.parsed("aster_jax")["config.py"]):
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)):
+            continue
+        is_section = ast.unparse(node.value).startswith("_")
+        if not is_section and "  # " not in lines[node.lineno - 1]:
+            wrong.append(f"config.py:{node.lineno} {lines[node.lineno - 1].strip()}")
+    source_tree.check(wrong)
+
+
+def test_every_config_key_is_listed_once():
+    wrong = []
+    for f in source_tree.functions(source_tree.parsed("aster_jax")["config.py"]):
+        names = [
+            ast.unparse(n.targets[0]) for n in f.body
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Attribute)
+        ]  # fmt: skip
+        wrong += [f"{f.name}: {n}" for n in set(names) if names.count(n) > 1]
+    source_tree.check(wrong)
+
+
+def test_every_config_key_is_used():
+    used = set()
+    for path, tree in source_tree.parsed("aster_jax").items():
+        if path == "config.py":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                used.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                used.add(node.value)
+    names = config.keys(config.default())
+    assert len(names) == len(set(names))
+    source_tree.check([n for n in names if n.rpartition(".")[2] not in used])
+
+
+EXPERIMENTS = sorted(p for p in (ROOT / "experiments").rglob("*.py") if p.stem != "__init__")
+CONFIGS = [p for p in EXPERIMENTS if "def get_config(" in p.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_experiment_resolves(path):
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.get_config()
+    config.validate(made)
+    assert set(config.keys(made)) == set(config.keys(config.default()))
+    command = f"python -m aster_jax.main --config {path.relative_to(ROOT).as_posix()}"
+    assert command in module.__doc__
+
+
+DOCUMENTS = [p for p in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))) if p.exists()]
+
+
+def _blocks(text: str) -> list[str]:
+    return re.findall(r"^```[^\n]*\n(.*?)^```", text, re.M | re.S)
+
+
+def _missing_paths(text: str, folder: pathlib.Path) -> list[str]:
+    """Files that commands and links of a document name and that are not there."""
+    blocks = "\n".join(b for b in _blocks(text) if not _is_tree(b))
+    code = blocks + "\n" + "\n".join(re.findall(r"`([^`\n]+)`", text))
+    names = set(re.findall(r"(?<![\w./:$~-])((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|ipynb|md|txt))", code))
+    missing = [n for n in names if not ((ROOT / n).exists() or (folder / n).exists() or "NAME" in n)]
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+        if "://" not in target and not (folder / target).exists():
+            missing.append(target)
+    for module in set(re.findall(r"python -m (aster_jax[\w.]*)", code)):
+        parts = pathlib.Path(*module.split("."))
+        if not (ROOT / parts.with_suffix(".py")).exists() and not (ROOT / parts).is_dir():
+            missing.append(module)
+    known = set(config.keys(config.default()))
+    return missing + [
+        f"--config.{k}" for k in re.findall(r"--config\.([\w.]+)=", code) if k not in known
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_and_links_name_what_exists(path):
+    source_tree.check(_missing_paths(path.read_text("utf-8"), path.parent))
+
+
+def _is_tree(block: str) -> bool:
+    """Whether a block draws the tree: its first line is a folder, the next is indented."""
+    lines = [line for line in block.splitlines() if line.strip()]
+    return len(lines) > 1 and lines[0].split()[0].endswith("/") and lines[1].startswith(" ")
+
+
+def _named_in_tree(block: str) -> list[pathlib.Path]:
+    """Paths that a tree names. Indentation nests; files may follow their folder on its line."""
+    stack, found = [(-1, pathlib.Path())], []
+    for line in filter(str.strip, block.splitlines()):
+        indent, words = len(line) - len(line.lstrip()), line.split()
+        while stack[-1][0] >= indent:
+            stack.pop()
+        here = stack[-1][1] / words[0]
+        found.append(here)
+        if words[0].endswith("/"):
+            stack.append((indent, here))
+            found += [here / w for w in words[1:] if re.fullmatch(r"\w+\.(py|sh|md|ipynb)", w)]
+    return found
+
+
+def test_the_tree_in_the_readmes_is_true():
+    trees = [b for p in DOCUMENTS for b in _blocks(p.read_text("utf-8")) if _is_tree(b)]
+    everything = [p for b in trees for p in _named_in_tree(b)]
+    source_tree.check([f"{p} is not there" for p in everything if not (ROOT / p).exists()])
+    named = {p.parts[:2] for p in everything if len(p.parts) > 1}
+    parts = {p.parts[:2] for p in source_tree.tracked() if p.parts[0] == "aster_jax" and len(p.parts) > 1}
+    hidden = {("aster_jax", "__init__.py")}
+    source_tree.check(sorted("/".join(p) for p in parts - named - hidden))
+
+
+def test_the_readme_tells_the_one_test_command_and_continuous_integration_runs_it():
+    command = "python -m pytest"
+    assert command in (ROOT / "README.md").read_text("utf-8")
+    assert command.removeprefix("python ") in (ROOT / ".ci" / "run").read_text("utf-8")
