@@ -14,11 +14,11 @@ IN_NAMESPACES = ("A1", "A2")
 OWN_UID = ("A1", "B1")
 
 
-def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...] | None) -> None:
+def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...] | None) -> int | None:
     """Confines this process for `tier`. Raises OSError if any layer refuses.
 
     `order` is the supervisor's spawn order (uid, address-space base in bytes);
-    `readable` are the directories Landlock leaves readable, None without Landlock.
+    Returns the fork listener where checkpoints are on. `readable` are the directories Landlock leaves readable, None without Landlock.
     """
     uid = order["uid"] if tier in OWN_UID else os.getuid()
     gid = order["uid"] if tier in OWN_UID else os.getgid()
@@ -44,8 +44,10 @@ def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...] | No
         ruleset = landlock.create(readable, writable)
         landlock.restrict(ruleset)
         os.close(ruleset)
-    if tier != "D":
-        seccomp.install(seccomp.build(os.getpid()))
+    if tier == "D":
+        return None
+    saves = settings["checkpoints"]
+    return seccomp.install(seccomp.build(os.getpid(), ask_fork=saves), listen=saves)
 
 
 def set_limits(order: dict, settings: dict, own_uid: bool) -> None:

@@ -12,10 +12,11 @@ import signal
 import socket
 import time
 
-from aster_jax.tools import frames, result
+from aster_jax.tools import frames, result, rollback
 
 REPLY_CAP_BYTES = 1 << 16
 READ_BYTES = 1 << 16
+PROMOTE_S = 2.0  # a paused copy that takes longer is given up
 
 
 class Process:
@@ -32,7 +33,10 @@ class Process:
             os.set_blocking(pipe, False)
         self.decoder = frames.Decoder(REPLY_CAP_BYTES)
         self.outputs = self.fresh_outputs()
-        self.pidfd = self.pid = None
+        self.rollback = rollback.Rollback(self, loop) if settings["checkpoints"] else None
+        if self.rollback is not None:
+            self.remote += self.rollback.remote
+        self.pidfd = self.pid = self.root_pidfd = self.last_report = None
         self.ready = self.frozen = self.dead = False
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.unsent = b""
@@ -45,12 +49,14 @@ class Process:
 
     def attach(self, pidfd: int) -> None:
         """The zygote forked it: `pidfd` names the process from now on."""
-        self.pidfd, self.pid = pidfd, find_pid(pidfd)
+        self.root_pidfd = pidfd
+        if self.rollback is None:
+            self.pidfd, self.pid = pidfd, find_pid(pidfd)
         for number in self.remote:
             os.close(number)
         self.remote = []
         if self.dead:  # closed while it was being forked
-            self.kill()
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             return
         self.loop.add_reader(self.socket.fileno(), self.read_socket)
         for index, pipe in enumerate(self.pipes):
@@ -60,6 +66,8 @@ class Process:
         """Sends one cell; the reply has to carry the nonce made here."""
         if self.frozen:
             self.thaw()
+        if self.rollback is not None:
+            self.rollback.begin()
         self.nonce = secrets.randbits(53)
         self.unsent += frames.pack({"id": self.nonce, "code": code, "limit_s": limit_s})
         self.flush()
@@ -81,7 +89,12 @@ class Process:
     def read_socket(self) -> None:
         """Takes what arrived on the protocol socket."""
         try:
-            data = self.socket.recv(READ_BYTES)
+            if self.ready or self.rollback is None:
+                data = self.socket.recv(READ_BYTES)
+            else:
+                data, descriptors, _, _ = socket.recv_fds(self.socket, READ_BYTES, 1)
+                for number in descriptors:
+                    self.rollback.listen(number)
         except BlockingIOError:
             return
         except OSError:
@@ -107,14 +120,51 @@ class Process:
             self.ready = True
             self.owner.on_ready(self)
             return True
+        if self.rollback is not None and self.last_report is not None:
+            if set(message) == {"promoted"} and type(message["promoted"]) is int:
+                self.rollback.watch(message["promoted"])
+                return True
         claim = check_claim(message) if self.nonce is not None else None
         if claim is None or claim["id"] != self.nonce:
             self.owner.on_violation(self, "a frame that answers nothing")
             return False
         self.nonce = None
         self.drain()
+        if self.rollback is not None:
+            self.rollback.discard()
         self.owner.on_reply(self, claim)
         return not self.dead
+
+    def on_runner(self, pidfd: int) -> None:
+        """The stub names the runner: the first one, or a copy that was put in place."""
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.pidfd, self.pid = pidfd, find_pid(pidfd)
+        if self.last_report is not None:
+            report, self.last_report = self.last_report, None
+            self.frozen = False
+            self.owner.on_restored(self, report)
+
+    def on_runner_dead(self, report: dict) -> None:
+        """The runner died: its copy takes over, or the session ends."""
+        self.drain()
+        self.unsent, self.nonce, self.decoder = b"", None, frames.Decoder(REPLY_CAP_BYTES)
+        try:
+            while self.socket.recv(READ_BYTES):  # its last words; the copy is silent yet
+                pass
+        except OSError:
+            pass
+        self.last_report = report
+        if self.rollback.promote():
+            self.loop.add_reader(self.socket.fileno(), self.read_socket)
+            self.loop.call_later(PROMOTE_S, self.give_up, report)
+        else:
+            rollback.kill_root(self)
+
+    def give_up(self, report: dict) -> None:
+        """The copy did not answer in time."""
+        if self.last_report is report and not self.dead:
+            rollback.kill_root(self)
 
     def read_pipe(self, index: int) -> None:
         """Takes printed bytes; what overflows the hard cap is the owner's business."""
@@ -192,14 +242,16 @@ class Process:
             return
         self.dead = True
         self.kill()
+        if self.rollback is not None:
+            if self.root_pidfd is not None:
+                rollback.kill_root(self)
+            self.rollback.close()
         self.loop.remove_writer(self.socket.fileno())
         self.loop.remove_reader(self.socket.fileno())
         self.socket.close()
         for pipe in self.pipes:
             self.loop.remove_reader(pipe)
             os.close(pipe)
-        for number in self.remote if self.pidfd is not None else []:
-            os.close(number)
 
     def forget(self) -> None:
         """After the exit was reported: the last descriptor goes."""
@@ -207,9 +259,9 @@ class Process:
         for number in self.remote:
             os.close(number)
         self.remote = []
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
+        for number in {self.pidfd, self.root_pidfd} - {None}:
+            os.close(number)
+        self.pidfd = self.root_pidfd = None
 
 
 def check_claim(message: dict) -> dict | None:

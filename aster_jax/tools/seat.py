@@ -83,10 +83,20 @@ class Seat:
             process.freeze()
         self.finish(claim["status"], "kept", claim)
 
+    def on_restored(self, process, report: dict) -> None:
+        """Its runner died and the copy from before the cell has taken over."""
+        verdict, self.verdict = self.verdict, None
+        process.idle_cpu_s = process.cpu_s()
+        if self.call is not None:
+            status, detail = verdict or ("crashed", describe_exit(report["status"]))
+            self.finish(status, "restored", report=report, detail=detail, process=process)
+
     def on_exit(self, process, report: dict) -> None:
         """It is dead and collected."""
         if process is not self.process:
             return
+        if process.last_report is not None and report["status"] is not None:
+            report = process.last_report  # how the runner died, not how the stub did
         self.process, process.nonce = None, None
         verdict, self.verdict = self.verdict, None
         if self.call is None:

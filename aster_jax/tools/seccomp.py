@@ -78,7 +78,7 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 HARMLESS_PRCTL = (15, 16, 3, 39, 0x53564D41)  # names, two getters, naming of mappings
 
 LOAD, EQUAL, ABOVE, BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-KILL, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
+KILL, ALLOW, ERRNO, ASK = 0x80000000, 0x7FFF0000, 0x00050000, 0x7FC00000
 NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 
@@ -99,27 +99,29 @@ def _only(number: int, argument: int, allowed: tuple[int, ...]) -> bytes:
     return _op(EQUAL, number, 0, len(body) // 8) + body
 
 
-def build(own_pid: int, denied: dict = DENIED, machine: str = linux.MACHINE) -> bytes:
+def build(own_pid: int, ask_fork: bool = False, machine: str = linux.MACHINE) -> bytes:
     """The filter program. `own_pid` is the one process that may be signalled.
 
+    `ask_fork` lets the supervisor decide about each fork instead of refusing it.
     Raises OSError(ENOSYS) on a machine the tables do not know.
     """
     if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no filter table for {machine}")
     column = list(ARCHITECTURES).index(machine)
-    number = {name: codes[column] for name, codes in (denied | CHECKED).items()}
+    number = {name: codes[column] for name, codes in (DENIED | CHECKED).items()}
     # Another architecture's entry point would make all numbers below mean other calls.
     program = _op(LOAD, ARCHITECTURE) + _op(EQUAL, ARCHITECTURES[machine], 1)
     program += _op(RETURN, KILL) + _op(LOAD, NUMBER)
     if machine == "x86_64":  # the x32 calls share the architecture and start at this bit
         program += _op(ABOVE, 0x40000000, 0, 1) + _op(RETURN, KILL)
-    for name in denied:
+    for name in DENIED:
         if number[name] is not None:
             program += _op(EQUAL, number[name], 0, 1) + _refuse()
     # ENOSYS sends the C library back to clone, whose flags can be read here.
     program += _op(EQUAL, number["clone3"], 0, 1) + _refuse(errno.ENOSYS)
     program += _op(EQUAL, number["clone"], 0, 4) + _op(LOAD, ARGUMENT)
-    program += _op(BITS, linux.CLONE_THREAD, 0, 1) + _op(RETURN, ALLOW) + _refuse()
+    program += _op(BITS, linux.CLONE_THREAD, 0, 1) + _op(RETURN, ALLOW)
+    program += _op(RETURN, ASK) if ask_fork else _refuse()
     program += _only(number["socketpair"], 0, (1,))  # AF_UNIX
     program += _only(number["kill"], 0, (own_pid,))
     program += _only(number["tgkill"], 0, (own_pid,))
@@ -132,14 +134,22 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
 
-def install(program: bytes) -> None:
-    """Puts the filter on this process for good; it is inherited and cannot be removed."""
+def install(program: bytes, listen: bool = False) -> int | None:
+    """Puts the filter on this process for good; it is inherited and cannot be removed.
+
+    With `listen`, returns the descriptor on which the filter's questions arrive.
+    """
     code = ctypes.create_string_buffer(program, len(program))
     wrapped = _Program(len(program) // 8, ctypes.addressof(code))
     linux.set_process(linux.PR_SET_NO_NEW_PRIVS, 1)
+    if listen:
+        set_filter, new_listener = 1, 8
+        number = DENIED["seccomp"][list(ARCHITECTURES).index(linux.MACHINE)]
+        return linux.syscall(number, set_filter, new_listener, ctypes.byref(wrapped))
     linux.set_process_pointer(
         linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, ctypes.addressof(wrapped)
     )
+    return None
 
 
 def refuse_all(calls: dict, code: int) -> bytes:

@@ -72,6 +72,10 @@ class Trial:
         """Ends the trial."""
         child.kill()
 
+    def on_restored(self, child: process.Process, report: dict) -> None:
+        """It died in the trial's cell: a failure even with checkpoints."""
+        child.close()
+
     def on_exit(self, child: process.Process, report: dict) -> None:
         """It died: either the end of a finished trial or a failure."""
         if not self.outcome.done():

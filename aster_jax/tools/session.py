@@ -2,7 +2,8 @@
 
 It reads a request frame, runs the cell, writes a reply frame, and repeats until its
 socket closes. Descriptors: 0 is empty, 1 and 2 are the output pipes, 3 the protocol
-socket, 4 and 5 private copies of the pipes. What it replies is only a claim; the
+socket, 4 and 5 private copies of the pipes, 6 the keeper channel if
+checkpoints are on. What it replies is only a claim; the
 supervisor decides what to believe.
 """
 
@@ -11,6 +12,7 @@ import gc
 import json
 import os
 import random
+import socket
 import struct
 import sys
 
@@ -19,8 +21,10 @@ from aster_jax.tools import cell, confine, linux, streams
 # Functions below look names up in this copy: cells may replace what is in `builtins`.
 __builtins__ = dict(vars(builtins))
 
-SOCKET, OUT, ERR = 3, 4, 5
+SOCKET, OUT, ERR, KEEPER = 3, 4, 5, 6
 _read, _write, _dup2, _leave, _open = os.read, os.write, os.dup2, os._exit, open
+_waitpid, _fork, _getpid, _set_blocking = os.waitpid, os.fork, os.getpid, os.set_blocking
+_getstate, _setstate = random.getstate, random.setstate
 _scan, _quote = json.JSONDecoder().scan_once, json.encoder.encode_basestring_ascii
 _unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
 
@@ -28,7 +32,7 @@ _unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
 def serve(descriptors: list[int], order: dict, settings: dict, tier: str, readable) -> None:
     """Becomes a session for ever: places descriptors, confines itself, answers calls."""
     place(descriptors)
-    confine.enter(tier, order, settings, readable)
+    listener = confine.enter(tier, order, settings, readable)
     null = os.dup(0)
     sinks = [
         streams.Sink(OUT, 1, settings["output_tail_bytes"]),
@@ -39,24 +43,69 @@ def serve(descriptors: list[int], order: dict, settings: dict, tier: str, readab
     for name in [name for name in sys.modules if name.startswith("aster_jax.tools")]:
         del sys.modules[name]
     gc.enable()
-    send('{"ready":1}')
+    say_ready(listener)
+    keeper = None
     while True:
         request = receive()
         if request is None:
             _leave(0)
+        if listener is not None:
+            keeper = save(keeper)
+            if keeper is None:  # this is the copy, put in place after the runner died
+                continue
         send(answer(request, interpreter, sinks, null))
 
 
+def say_ready(listener: int | None) -> None:
+    """Tells the supervisor, with the fork listener attached where there is one."""
+    if listener is None:
+        send('{"ready":1}')
+        return
+    body = b'{"ready":1}'
+    channel = socket.socket(fileno=SOCKET)
+    socket.send_fds(channel, [_pack(len(body)) + body], [listener])
+    channel.detach()
+    os.close(listener)
+
+
+def save(keeper: int | None) -> int | None:
+    """Forks a paused copy of this process; returns its pid, or None inside the copy.
+
+    The copy waits for one byte: it is let go, or it becomes the runner. The previous copy
+    was let go when its cell ended and is collected here.
+    """
+    if keeper is not None:
+        _waitpid(keeper, 0)
+    streams_before = _getstate()
+    pid = _fork()
+    if pid:
+        return pid
+    if _read(KEEPER, 1) != b"p":
+        _leave(0)
+    _setstate(streams_before)  # Python reseeds `random` in every fork
+    _set_blocking(SOCKET, False)
+    try:
+        while _read(SOCKET, 65536):  # what the dead runner had not read yet
+            pass
+    except BlockingIOError:
+        pass
+    _set_blocking(SOCKET, True)
+    send(f'{{"promoted":{_getpid():d}}}')
+    return None
+
+
 def place(descriptors: list[int]) -> None:
-    """Moves the given (socket, out, err) to their places and closes everything else."""
+    """Moves (socket, out, err[, keeper channel]) to their places and closes all else."""
     high = descriptors
     while min(high) < 16:  # never overwrite one that is still to be moved
         high = [os.dup(number) for number in high]
     for target, source in ((1, 1), (2, 2), (SOCKET, 0), (OUT, 1), (ERR, 2)):
         os.dup2(high[source], target, inheritable=False)
+    if len(high) > 3:
+        os.dup2(high[3], KEEPER, inheritable=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0, inheritable=False)
-    linux.close_from(6)
+    linux.close_from(KEEPER + (len(high) > 3))
 
 
 def seed_generators(seed: int) -> None:

@@ -36,6 +36,8 @@ class Supervisor:
         wanted = self.settings["tier"]
         worst = config.TIERS.index(self.settings["min_tier"])
         tiers = [wanted] if wanted else config.TIERS[: worst + 1]
+        if self.settings["checkpoints"]:  # copies must die with their session: PID namespaces
+            tiers = [tier for tier in tiers if tier in config.TIERS[:2]]
         for tier in tiers:
             try:
                 await self.add_nest(tier)

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 
-from aster_jax.tools import cell, config, confine, landlock, linux, namespaces, session
+from aster_jax.tools import cell, config, confine, landlock, linux, namespaces, session, stub
 
 
 MESSAGE_BYTES = 1 << 18
@@ -36,7 +36,7 @@ class Control:
     def receive(self) -> tuple[dict | None, list[int]]:
         """The next message, or None when the supervisor is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 4)
+            data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 8)
         except ConnectionResetError:  # it died with messages of ours unread
             return None, []
         return (json.loads(data) if data else None), descriptors
@@ -237,6 +237,16 @@ class Nursery:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if self.settings["checkpoints"]:
+                control = socket.socket(fileno=descriptors.pop())
+                runner = os.fork()
+                if runner:
+                    self.control.socket.close()
+                    for number in descriptors:
+                        os.close(number)
+                    stub.announce(control, runner)
+                    stub.run(control)
+                control.close()
             session.serve(descriptors, order, self.settings, self.tier, self.readable)
         except BaseException as error:  # nothing may return into the fork loop
             text = f"session failed to start or serve: {type(error).__name__}: {error}\n"
