@@ -154,20 +154,16 @@ def load(path) -> Tokenizer:
     return _from_proto(path.read_bytes(), str(path))
 
 
-def from_gguf(path, fields: Mapping | None = None) -> BpeTokenizer:
-    """The BPE tokenizer inside a GGUF file (pre-tokenisers smollm, qwen2 and gpt-2).
+def from_gguf(fields: Mapping, path) -> BpeTokenizer:
+    """The BPE tokenizer of a GGUF header (pre-tokenisers smollm, qwen2 and gpt-2).
 
-    `fields` is the file's header, if the caller has read it already (it takes seconds).
+    `fields` maps header keys to values; `path` is for messages.
     """
-    if fields is None:
-        import gguf  # only this source needs it
-
-        fields = gguf.GGUFReader(str(path)).fields
 
     def read(key):
         if key not in fields:
             raise ValueError(f"{path} has no {key}; it is not a GGUF file with a BPE vocabulary")
-        return fields[key].contents()
+        return fields[key]
 
     if read("tokenizer.ggml.model") != "gpt2":
         raise ValueError(

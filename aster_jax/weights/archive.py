@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint on disk: names, shapes, and parts read when asked for.
+"""The tensors of a Hugging Face directory: names, shapes, and parts read when asked for.
 
 Under `source`. Nothing is held in memory: a part is copied out of a memory map.
 """
@@ -67,36 +67,3 @@ def _open_safetensors(path):
         raise ValueError(
             f"{path} is truncated or no safetensors file ({error}); fetch it again"
         ) from error
-
-
-class GgufArchive:
-    """A GGUF file, dequantised as it is read; `fields` is its header."""
-
-    kind = "gguf"
-
-    def __init__(self, path):
-        import gguf  # a large import that only this format needs
-
-        path = pathlib.Path(path)
-        if not path.exists():
-            raise ValueError(f"{path} does not exist")
-        try:
-            reader = gguf.GGUFReader(str(path))
-        # The reader trusts the file: a damaged one fails wherever it happens to look.
-        except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-            raise ValueError(f"{path} is truncated or no GGUF file ({error})") from error
-        self._dequantize = gguf.quants.dequantize
-        self._tensors = {t.name: t for t in reader.tensors}
-        self.fields, self.origin = reader.fields, str(path)
-        # GGUF lists dimensions innermost first.
-        self.shapes = {t.name: tuple(int(n) for n in t.shape[::-1]) for t in reader.tensors}
-        architecture = self.fields["general.architecture"].contents()
-        # llama.cpp rotates neighbouring pairs for this architecture and so stores q and k
-        # rows in another order than the two halves that we rotate.
-        self.permuted = architecture == "llama"
-
-    def read(self, name: str, rows: slice, columns: slice) -> np.ndarray:
-        """A part of a vector or matrix in float32; whole rows are dequantised."""
-        tensor = self._tensors[name]
-        found = self._dequantize(tensor.data[rows], tensor.tensor_type)
-        return found[:, columns] if found.ndim == 2 else found

@@ -111,7 +111,7 @@ def from_gguf(fields: Mapping, tensors: Mapping[str, tuple], path) -> config.Mod
     """Read a GGUF header; `tensors` (name -> shape) tells whether embeddings are tied."""
 
     def read(key):
-        return _get(fields, key, path).contents()
+        return _get(fields, key, path)
 
     arch = read("general.architecture")
     if arch not in _GGUF_ARCHITECTURES:

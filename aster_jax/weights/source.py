@@ -20,7 +20,7 @@ import numpy as np
 from aster_jax.data import chat
 from aster_jax.data import tokenizer as tokenizers
 from aster_jax.model import config, transformer
-from aster_jax.weights import archive, convert, fetch, header
+from aster_jax.weights import archive, convert, fetch, gguf_file, header
 
 # (path such as "layers/q/w", shape) -> where that parameter lives.
 Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -84,9 +84,9 @@ def _open(source: str):
     """What the source says of itself, and the archive of its tensors."""
     path = _locate(str(source))
     if path.suffix == ".gguf":
-        opened = archive.GgufArchive(path)
+        opened = gguf_file.GgufArchive(path)
         cfg = header.from_gguf(opened.fields, opened.shapes, path)
-        words = tokenizers.from_gguf(path, opened.fields)
+        words = tokenizers.from_gguf(opened.fields, path)
         return _describe(cfg, words, _template(words), path), opened
     cfg = header.from_hf(path / "config.json")
     files = ("tokenizer.json", "tokenizer.model")
