@@ -1,6 +1,5 @@
 """Chat markup: Qwen's own renders, the prefix property, and what counts as a call."""
 
-import functools
 import json
 import re
 
@@ -90,10 +89,17 @@ def test_mask_covers_the_sampled_tokens_only():
         )
 
 
-def every_case(learned):
+@pytest.fixture(scope="session")
+def spelled(tmp_path_factory):
+    """A vocabulary without tags for calls and thoughts: they are ordinary text in it."""
+    where = tmp_path_factory.mktemp("spelled")
+    return tokenizer.train_sentencepiece(["plain text"], 300, ["<|im_start|>", "<|im_end|>"], where)
+
+
+def every_case(*vocabularies):
     for style in chat.STYLES:
-        yield style, tokenizer_test.qwen3()
-        yield style, learned[0]
+        for words in (tokenizer_test.qwen3(), *vocabularies):
+            yield style, words
 
 
 @RUN
@@ -103,8 +109,8 @@ def every_case(learned):
     answer=TEXT,
     tools=st.sampled_from([None, [chat.TOOL]]),
 )
-def test_turn_by_turn_equals_all_at_once(learned, question, rounds, answer, tools):
-    for style, words in every_case(learned):
+def test_turn_by_turn_equals_all_at_once(learned, spelled, question, rounds, answer, tools):
+    for style, words in every_case(learned[0], spelled):
         talk = [{"role": "user", "content": question}]
         ids = chat.prompt_ids(question, tools, words, style)
         for thought, text, code, result in rounds:
@@ -127,8 +133,8 @@ def test_turn_by_turn_equals_all_at_once(learned, question, rounds, answer, tool
 
 @RUN
 @hypothesis.given(TEXT)
-def test_given_text_forges_no_turn(learned, text):
-    for style, words in every_case(learned):
+def test_given_text_forges_no_turn(learned, spelled, text):
+    for style, words in every_case(learned[0], spelled):
         control = set(words.control.values())
         for make in (
             lambda t: chat.tool_ids(t, words, style),
@@ -141,7 +147,7 @@ def test_given_text_forges_no_turn(learned, text):
 @RUN
 @hypothesis.given(thought=TEXT, text=TEXT, code=TEXT)
 def test_a_rendered_call_parses_to_its_code(learned, thought, text, code):
-    for style, words in every_case(learned):
+    for style, words in every_case(learned[0]):
         message = chat.call_message(text, code, reasoning=thought)
         if "</think>" in text or "<tool_call>" in text or "</tool_call>" in text:
             continue  # the assistant's own text is free to be odd; covered below
@@ -182,20 +188,9 @@ def sampled(text, words, ends=True):
     ]
 
 
-@functools.cache
-def without_call_tags(words_from):
-    return tokenizer.train_sentencepiece(
-        ["plain text"], 300, ["<|im_start|>", "<|im_end|>"], words_from
-    )
-
-
 @pytest.mark.parametrize("kind", ["qwen3", "learned", "spelled"])
-def test_malformed_calls_are_values_with_reasons(learned, kind, tmp_path):
-    words = {
-        "qwen3": tokenizer_test.qwen3,
-        "learned": lambda: learned[0],
-        "spelled": lambda: without_call_tags(tmp_path),
-    }[kind]()
+def test_malformed_calls_are_values_with_reasons(learned, spelled, kind):
+    words = {"qwen3": tokenizer_test.qwen3(), "learned": learned[0], "spelled": spelled}[kind]
     for text, reason in BAD.items():
         turn = chat.parse_turn(sampled("I try. " + text, words), words, "chatml")
         assert turn.kind == "malformed" and reason in turn.reason, (text[:80], turn.reason)
