@@ -169,7 +169,8 @@ def accuracy_bars(results: Sequence[dict]) -> bytes | None:
                 textcoords="offset points", ha="center", fontsize=10,
             )  # fmt: skip
         ax.set_xticks(range(len(checkpoints)), [c.upper() for c in checkpoints])
-        ax.set(title="Accuracy on held-out problems", ylabel=f"avg@{results[0]['k']}, 95 % interval")
+        ax.set(title="Accuracy on held-out problems")
+        ax.set_ylabel(f"avg@{results[0]['k']}, 95 % interval")
         ax.grid(axis="x", visible=False)
         _percent(ax)
         ax.set_ylim(0, 1.08)

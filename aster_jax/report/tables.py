@@ -27,7 +27,8 @@ def headline(results: Sequence[dict]) -> Table:
         # pass@k of one sample is avg@1 once more.
         passes = NOTHING
         if r["k"] > 1:
-            passes = f"{percent(r['pass_at_k'])} [{percent(r['pass_low'])}, {percent(r['pass_high'])}]"
+            low, high = percent(r["pass_low"]), percent(r["pass_high"])
+            passes = f"{percent(r['pass_at_k'])} [{low}, {high}]"
         rows.append((
             r["checkpoint"],
             ARM_NAMES[r["arm"]] if r["arm"] in ARM_NAMES else r["arm"],

@@ -127,4 +127,5 @@ def _menu(label: str, name: str, values: Sequence[str]) -> str:
         f'<option value="{transcript.escape(v)}">{transcript.escape(v)}</option>'
         for v in dict.fromkeys(values)
     )
-    return f'<label>{label} <select name="{name}"><option value="">all</option>{options}</select></label>'
+    everything = '<option value="">all</option>'
+    return f'<label>{label} <select name="{name}">{everything}{options}</select></label>'

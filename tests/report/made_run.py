@@ -78,7 +78,8 @@ def write(workdir: pathlib.Path, rl_steps: int = 12, problems: int = 12) -> path
     for i, checkpoint in enumerate(("base", "sft", "rl1", "rl2")):
         for arm in ("main", "no_tool"):
             right = (i / 3 if arm == "main" else 0.05) * 0.9
-            results.append(_result(checkpoint, arm, right, 2.9 * (i > 0) * (arm == "main"), problems))
+            calls = 2.9 * (i > 0) * (arm == "main")
+            results.append(_result(checkpoint, arm, right, calls, problems))
             episodes += _evaluated(checkpoint, arm, right, problems)
     put(workdir / "eval" / "results.json", json.dumps(results))
     put_lines(workdir / "eval" / "episodes.jsonl", episodes)

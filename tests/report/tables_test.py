@@ -60,7 +60,8 @@ def test_families_have_a_column_each(tmp_path):
 
 
 def test_stages_tell_finished_from_begun_and_missing():
-    metrics = [{"stage": "sft", "step": 4, "time_s": 200.0}, {"stage": "rl1", "step": 1, "time_s": 3.0}]
+    sft = {"stage": "sft", "step": 4, "time_s": 200.0}
+    metrics = [sft, {"stage": "rl1", "step": 1, "time_s": 3.0}]
     config = {"stages": ["demos", "sft", "rl1", "eval", "report"]}
     rows = tables.stages(config, metrics, {"demos": {}, "sft": {}}).rows
     assert rows == (

@@ -8,7 +8,10 @@ import hypothesis.strategies as st
 from aster_jax.report import transcript
 from tests.report import made_run
 
-HOSTILE = '</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>"\'\x00\x1b[31m\u202e'
+HOSTILE = (
+    "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    "\"'\x00\x1b[31m\u202e"
+)
 
 
 class _Tags(html.parser.HTMLParser):
