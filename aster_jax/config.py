@@ -13,7 +13,7 @@ STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 
 
 def default() -> ConfigDict:
-    """All keys with their defaults, unlocked so that an experiment can assign."""
+    """All keys with their defaults; locked, so an experiment can assign but not invent."""
     c = ConfigDict()
     c.name = ""  # short name of the experiment; names the default workdir
     c.seed = 0  # of everything random: problems, initial weights, data order, sampling
@@ -30,7 +30,7 @@ def default() -> ConfigDict:
     c.rl2 = _rl_stage()
     c.eval = _eval()
     c.report = ConfigDict({"trajectories": 24})  # trajectories shown per checkpoint
-    return c
+    return c.lock()
 
 
 def _mesh():

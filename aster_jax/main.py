@@ -80,13 +80,21 @@ def cli() -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's parser, except that an unknown config key names the nearest known one."""
+    """absl's parser, except that what is wrong becomes one line with a remedy."""
+    known = configs.keys(configs.default())
+    for argument in argv[1:]:
+        key = re.match(r"--?config\.([^=]+)", argument)
+        if key and key[1] not in known:
+            sys.exit(f"aster_jax: {unknown_flag_text(f'config.{key[1]}')}")
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.name  # a file that cannot be read says so when it is first used
     except flags.UnrecognizedFlagError as e:
         sys.exit(f"aster_jax: {unknown_flag_text(e.flagname)}")
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, OSError) as e:
-        sys.exit(f"aster_jax: {e}")
+        sys.exit(f"aster_jax: the experiment cannot be read: {' '.join(str(e).split())}")
+    return rest
 
 
 def unknown_flag_text(name: str) -> str:

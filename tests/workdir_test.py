@@ -1,0 +1,83 @@
+"""A run's directory: finish markers, foreign configs, and places nobody can write to."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from aster_jax import config, workdir
+
+
+def settings(**changes):
+    c = config.default()
+    c.name = "t"
+    c.seed = 3
+    for name, value in changes.items():
+        c[name] = value
+    return c.lock()
+
+
+def test_a_new_run_writes_its_config(tmp_path, one_device):
+    run = workdir.open_run(settings(), tmp_path / "a" / "b", one_device)
+    known = json.loads((run.path / "config.json").read_text())
+    assert known["seed"] == 3 and known["sft"]["steps"] == settings().sft.steps
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.json"]
+
+
+def test_the_same_config_resumes_and_stages_may_grow(tmp_path, one_device):
+    workdir.open_run(settings(stages=("demos",)), tmp_path, one_device)
+    workdir.open_run(settings(stages=("demos", "sft")), tmp_path, one_device)
+    assert json.loads((tmp_path / "config.json").read_text())["stages"] == ["demos", "sft"]
+
+
+def test_another_config_is_refused_and_named(tmp_path, one_device):
+    workdir.open_run(settings(), tmp_path, one_device)
+    before = (tmp_path / "config.json").read_text()
+    other = settings()
+    with other.unlocked():
+        other.seed = 4
+        other.sft.steps = 77
+    with pytest.raises(ValueError, match=r"seed: 3 -> 4; sft.steps: \d+ -> 77.*--workdir"):
+        workdir.open_run(other, tmp_path, one_device)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_file_in_the_way_is_one_sentence(tmp_path, one_device):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="cannot be written .*give another one with --workdir"):
+        workdir.open_run(settings(), tmp_path / "taken" / "run", one_device)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but in /proc")
+def test_no_permission_is_one_sentence(tmp_path, one_device):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="cannot be written"):
+        workdir.open_run(settings(), tmp_path / "run", one_device)
+
+
+def test_a_read_only_file_system_is_one_sentence(one_device):
+    if not pathlib.Path("/proc/self").exists():
+        pytest.skip("this system has no /proc to stand for a file system that refuses writing")
+    with pytest.raises(ValueError, match="workdir /proc/run cannot be written"):
+        workdir.open_run(settings(), pathlib.Path("/proc/run"), one_device)
+
+
+def test_finish_marks_a_stage_at_once_and_whole(tmp_path, one_device):
+    run = workdir.open_run(settings(), tmp_path, one_device)
+    assert not run.is_finished("sft")
+    with pytest.raises(ValueError, match="stage 'sft' has not finished .*config.stages"):
+        run.summary("sft")
+    # What a kill inside `finish` leaves behind is not a finished stage.
+    (run.directory("sft") / "DONE.json.partial").write_text('{"st')
+    assert not run.is_finished("sft")
+    run.finish("sft", {"step": 12})
+    assert run.is_finished("sft") and run.summary("sft") == {"step": 12}
+    assert sorted(p.name for p in (tmp_path / "sft").iterdir()) == ["DONE.json"]
+
+
+def test_say_names_the_stage_and_the_time(tmp_path, one_device, capsys):
+    run = workdir.open_run(settings(), tmp_path, one_device)
+    run.say("rl1", "step 1/2")
+    run.live("rl1", "only where somebody watches")
+    assert capsys.readouterr().out == "[   0.0 s] rl1    step 1/2\n"
