@@ -13,7 +13,7 @@ from tests import source_tree
 LAYERS = (
     ("types", "config", "tools", "train.metrics"),
     ("model", "data", "reward"),
-    ("mesh", "demos"),
+    ("mesh", "demos", "eval.passk"),
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
     ("workdir",),
     ("pools",),

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aster_jax.eval import passk
+
 LAST_QUARTER = 0.75  # a lone call that starts after this share of the text only verifies
-INFRASTRUCTURE = "infrastructure"  # the end reason of episodes that failed through our fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Measured:
 
     `statuses` has one entry per call, malformed attempts included. `first_call` is the
     share of the model's text that stands before the code of its first call, None without
-    a call. `turns` are the pieces the model wrote between tool results.
+    a call. `is_masked` as in the evaluation: the tool or the verifier failed, through no
+    fault of the policy. `turns` are the pieces the model wrote between tool results.
     """
 
     stage: str
@@ -34,6 +36,7 @@ class Measured:
     arm: str
     family: str
     is_correct: bool
+    is_masked: bool
     end: str
     statuses: tuple[str, ...]
     first_call: float | None
@@ -58,6 +61,7 @@ def measure(record: dict) -> Measured:
         arm=record["arm"],
         family=record["family"],
         is_correct=record["reward"] > 0,
+        is_masked=passk.is_masked(record),
         end=record["end"],
         statuses=tuple(c["status"] for c in calls),
         first_call=_first_call(written, calls[0]["code"]) if calls else None,
@@ -92,18 +96,17 @@ def split_at_code(text: str, code: str) -> tuple[str, str, str]:
 def summarise(rows: Sequence[Measured]) -> dict:
     """Tool use of a group of episodes. Fractions in [0, 1]; None where nothing was there.
 
-    Episodes that ended through our fault are counted in `infrastructure` and left out of
-    everything else.
+    Masked episodes are counted in `masked` and left out of everything else.
     """
-    ours = [r for r in rows if r.end == INFRASTRUCTURE]
-    rows = [r for r in rows if r.end != INFRASTRUCTURE]
+    masked = sum(r.is_masked for r in rows)
+    rows = [r for r in rows if not r.is_masked]
     calls = np.array([len(r.statuses) for r in rows])
     statuses = collections.Counter(s for r in rows for s in r.statuses)
     total_calls = sum(statuses.values())
     p50, p75, p90 = np.percentile(calls, (50, 75, 90)).tolist() if rows else (None,) * 3
     return {
         "episodes": len(rows),
-        "infrastructure": len(ours),
+        "masked": masked,
         "accuracy": _mean([r.is_correct for r in rows]),
         "calls_mean": _mean(calls),
         "calls_p50": p50,

@@ -87,7 +87,7 @@ _TOOL_ROWS = (
     ("turns per trajectory", "turns_mean", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),
     ("tokens written per trajectory", "model_tokens_mean", "number"),
-    ("failures of ours, left out", "infrastructure", "count"),
+    ("left out: tool or verifier failed", "masked", "count"),
 )
 
 
@@ -123,8 +123,21 @@ def stages(config: dict, metrics: Sequence[dict], finished: dict[str, dict]) -> 
             state,
             str(lines[-1]["step"]) if lines else NOTHING,
             duration(lines[-1]["time_s"]) if lines else NOTHING,
+            _closing(finished[stage]) if stage in finished else NOTHING,
         ))  # fmt: skip
-    return Table("Stages", ("stage", "state", "steps", "time in steps"), tuple(rows))
+    columns = ("stage", "state", "steps", "time in steps", "closing numbers")
+    return Table("Stages", columns, tuple(rows))
+
+
+def _closing(numbers: dict) -> str:
+    """The first few scalars that a finished stage left."""
+    shown = []
+    for name, value in numbers.items():
+        if isinstance(value, float):
+            shown.append(f"{name} {value:.3g}")
+        elif isinstance(value, int | str):
+            shown.append(f"{name} {value}")
+    return ", ".join(shown[:5]) or NOTHING
 
 
 def conclusions(results: Sequence[dict]) -> list[str]:

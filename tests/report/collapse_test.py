@@ -35,10 +35,10 @@ def test_counts_of_three_episodes():
     assert found["model_tokens_per_turn"] == pytest.approx((60 / 3 + 60 / 3 + 8) / 3)
 
 
-def test_failures_of_ours_are_counted_and_left_out():
-    rows = [collapse.measure(made_run.episode(end=e)) for e in ("answered", "infrastructure")]
-    found = collapse.summarise(rows)
-    assert (found["episodes"], found["infrastructure"]) == (1, 1)
+def test_failures_of_tool_and_verifier_are_counted_and_left_out():
+    failures = ({}, {"end": "infrastructure"}, {"verdict": "verifier_timeout"})
+    found = collapse.summarise([collapse.measure(made_run.episode(**f)) for f in failures])
+    assert (found["episodes"], found["masked"]) == (1, 2)
     assert found["end"] == {"answered": 1.0}
 
 

@@ -63,12 +63,13 @@ def test_stages_tell_finished_from_begun_and_missing():
     sft = {"stage": "sft", "step": 4, "time_s": 200.0}
     metrics = [sft, {"stage": "rl1", "step": 1, "time_s": 3.0}]
     config = {"stages": ["demos", "sft", "rl1", "eval", "report"]}
-    rows = tables.stages(config, metrics, {"demos": {}, "sft": {}}).rows
+    left = {"demos": {"kept": 48, "calls": 3.14159, "dropped": {"a": 1}}, "sft": {}}
+    rows = tables.stages(config, metrics, left).rows
     assert rows == (
-        ("demos", "finished", "–", "–"),
-        ("sft", "finished", "4", "3 min 20 s"),
-        ("rl1", "under way", "1", "3 s"),
-        ("eval", "not run", "–", "–"),
+        ("demos", "finished", "–", "–", "kept 48, calls 3.14"),
+        ("sft", "finished", "4", "3 min 20 s", "–"),
+        ("rl1", "under way", "1", "3 s", "–"),
+        ("eval", "not run", "–", "–", "–"),
     )
 
 
