@@ -37,14 +37,16 @@ class VerifyConfig:
     """How answers are compared.
 
     `symbolic`: ask math-verify where spelling differs; False: exact comparison only.
-    `timeout_s`: of one comparison, in seconds. `max_running`: comparisons at once (0:
-    twice the processors). `memory_mib`: of one comparison, above the preloaded process.
+    `timeout_s`: of one comparison, wall time in seconds; generous, as most take 0.05 s of
+    processor time and a busy host must not decide about answers. `max_running`:
+    comparisons at once (0: twice the processors). `memory_mib`: of one comparison, above
+    the preloaded process.
     `decimals`: numbers are equal when they agree to so many digits after the point.
     `min_tier`: weakest isolation accepted (see `tools.ToolConfig`).
     """
 
     symbolic: bool = True
-    timeout_s: float = 10.0
+    timeout_s: float = 30.0
     max_running: int = 0
     memory_mib: int = 1024
     decimals: int = 6
