@@ -18,7 +18,7 @@ def tool_config(config) -> tools.ToolConfig:
 
 
 def select(config, split: str, count: int) -> list[types.Problem]:
-    """The first `count` problems of a split; all of them where a file holds fewer."""
+    """The first `count` problems of a split; of a file, RL trains on all there are."""
     p = config.problems
     source = p.heldout if split == "heldout" else p.source
     if source == "generated":
@@ -27,4 +27,4 @@ def select(config, split: str, count: int) -> list[types.Problem]:
     if split in ("train", "demos", "probe"):
         held = [] if p.heldout == "generated" else problems.load(p.heldout)
         found = problems.without_overlap(found, held)
-    return found[:count] if split == "heldout" else found
+    return found if split == "train" else found[:count]

@@ -1,0 +1,100 @@
+"""From a run to its model: vocabulary, sizes, and the parameters a stage ended with."""
+
+import jax
+import numpy as np
+import pytest
+
+from aster_jax import config, policy, workdir
+from aster_jax.data import chat
+from aster_jax.train import checkpoint, optim, step
+from tests.rollout import chatter
+
+
+def settings():
+    c = config.default()
+    c.name = "t"
+    c.model.d_model, c.model.d_ff = 32, 48
+    return c
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, one_device):
+    """A run whose demonstrations stage has learned a vocabulary."""
+    made = workdir.open_run(settings(), tmp_path_factory.mktemp("run"), one_device)
+    chatter.build(made.directory("demos") / "tokenizer")
+    made.finish("demos", {})
+    return made
+
+
+@pytest.fixture(scope="module")
+def described(run):
+    return policy.describe(run)
+
+
+def test_a_scratch_model_has_the_learned_vocabulary(described):
+    words = described.tokenizer
+    assert described.cfg.vocab_size >= words.vocab_size
+    assert (described.cfg.d_model, described.cfg.d_ff) == (32, 48)
+    assert described.stop_ids == (words.control["<|im_end|>"],)
+
+
+def test_the_prompt_shows_the_tool_only_if_asked(run, described):
+    ids = described.prompt_ids("What is 1+1?")
+    text = described.tokenizer.decode(ids)
+    assert "code_interpreter" in text and text.endswith("<|im_start|>assistant\n")
+    hidden = settings()
+    hidden.model.show_tool = False
+    plain = policy.describe(workdir.Run(hidden, run.path, run.mesh)).prompt_ids("What is 1+1?")
+    expected = chat.prompt_ids("What is 1+1?", None, described.tokenizer, "chatml")
+    assert list(plain) == expected and len(plain) < len(ids)
+
+
+def test_without_demonstrations_it_says_what_to_run(tmp_path, one_device):
+    new = workdir.open_run(settings(), tmp_path, one_device)
+    with pytest.raises(ValueError, match="stage 'demos' has not finished"):
+        policy.describe(new)
+
+
+def test_an_unfinished_stage_has_no_parameters(run, described):
+    with pytest.raises(ValueError, match="stage 'sft' has not finished"):
+        policy.trained_params(run, described, "sft")
+
+
+def test_base_parameters_depend_on_the_seed(run, described):
+    one, same = (policy.trained_params(run, described, "base") for _ in range(2))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = settings()
+    other.seed = 1
+    changed = policy.base_params(workdir.Run(other, run.path, run.mesh), described)
+    assert np.abs(np.asarray(one["embed"]["w"] - changed["embed"]["w"])).max() > 0.01
+
+
+def test_trained_parameters_are_those_of_the_last_step(run, described):
+    tx = optim.build(policy.optim_config(run.config.rl))
+    state = step.fresh_state(policy.base_params(run, described), tx, run.mesh)
+    with checkpoint.Checkpoints(run.directory("rl1") / "checkpoints", keep=2) as saved:
+        for number in (1, 2):
+            params = jax.tree.map(lambda x: x + 1, state.params)
+            state = state.replace(params=params)
+            saved.save(number, state, {"step": number})
+    run.finish("rl1", {"step": 2})
+    for a, b in zip(
+        jax.tree.leaves(policy.trained_params(run, described, "rl1")),
+        jax.tree.leaves(state.params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(run, described):
+    huge = settings()
+    huge.rollout.slots = 1 << 30
+    with pytest.raises(ValueError, match="GiB"):
+        policy.base_params(workdir.Run(huge, run.path, run.mesh), described)
+
+
+def test_the_optimiser_is_the_sections():
+    c = settings()
+    assert policy.optim_config(c.rl).learning_rate == c.rl.learning_rate
+    assert policy.optim_config(c.sft).weight_decay == c.sft.weight_decay

@@ -1,0 +1,79 @@
+"""Episode records and phase metrics, by hand."""
+
+import dataclasses
+import json
+
+import pytest
+
+from aster_jax import types
+from aster_jax.data import chat
+from aster_jax.rollout import record
+from tests.rollout import chatter
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory):
+    return chatter.build(tmp_path_factory.mktemp("words"))
+
+
+def trajectory(tokens=(1, 2, 3, 4), mask=(0, 0, 1, 1), calls=(), end="answered"):
+    n = len(tokens)
+    spans = (types.Span("prompt", 0, 2), types.Span("model", 2, n))
+    return types.Trajectory(
+        "p", 1, tuple(tokens), tuple(mask), (0.0,) * n, (0.0,) * n, spans, tuple(calls), end, "x"
+    )
+
+
+def call(status):
+    return types.CallRecord("print(1)", status, "1", 0.1234567, 0.0)
+
+
+def test_a_record_holds_the_text_of_every_span(talker):
+    question = types.Problem("p", "What is 3*7?", "21", "prod")
+    prompt = talker.prompt(question.question)
+    body = chat.assistant_ids(
+        {"role": "assistant", "content": "The answer is 21."}, talker.tokenizer, chatter.STYLE
+    )
+    t = trajectory((*prompt, *body), [0] * len(prompt) + [1] * len(body), [call("ok")])
+    spans = (types.Span("prompt", 0, len(prompt)), types.Span("model", len(prompt), len(t.tokens)))
+    t = dataclasses.replace(t, spans=spans)
+    where = {"stage": "rl1", "step": 3, "checkpoint": "rl1", "arm": "main"}
+    got = record.to_record(types.Scored(t, 1.0, "equal"), question, talker.tokenizer, where)
+    assert json.loads(json.dumps(got)) == got
+    assert got["spans"][1] == {"kind": "model", "text": "The answer is 21.<|im_end|>"}
+    assert got["spans"][0]["text"].startswith("<|im_start|>user\nWhat is 3*7?<|im_end|>")
+    assert (got["stage"], got["step"], got["sample"], got["gold"]) == ("rl1", 3, 1, "21")
+    assert (got["num_calls"], got["num_tokens"]) == (1, len(t.tokens))
+    assert got["num_model_tokens"] == len(body)
+    assert got["calls"] == [
+        {"code": "print(1)", "status": "ok", "text": "1", "wall_s": 0.123457, "queue_s": 0.0}
+    ]
+
+
+def test_summary_by_hand():
+    scored = [
+        types.Scored(trajectory(calls=[call("ok"), call("error"), call("ok")]), 1.0, "equal"),
+        types.Scored(trajectory(end="token_budget", calls=[call("timeout")]), 0.0, "no_answer"),
+        types.Scored(trajectory((1, 2, 3), (0, 0, 1)), 0.0, "verifier_timeout"),
+        types.Scored(trajectory(), 1.0, "equal"),
+    ]
+    stats = {"sampled_tokens": 30, "phase_s": 2.0, "slot_steps": 60, "tool_wait_s": 0.5}
+    got = record.summary(scored, stats)
+    expected = {
+        "reward_mean": 0.5,
+        "calls_mean": 1.0,
+        "at_most_one_call_frac": 0.75,
+        "model_tokens_mean": 1.75,
+        "tokens_mean": 3.75,
+        "tokens_per_s": 15.0,
+        "busy_slot_frac": 0.5,
+        "tool_wait_s": 0.5,
+        "end_answered_frac": 0.75,
+        "end_token_budget_frac": 0.25,
+        "call_ok_frac": 0.5,
+        "call_error_frac": 0.25,
+        "call_timeout_frac": 0.25,
+        "verifier_timeout_frac": 0.25,
+        "verifier_error_frac": 0.0,
+    }
+    assert {k: got[k] for k in expected} == pytest.approx(expected)
