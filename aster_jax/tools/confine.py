@@ -14,11 +14,14 @@ IN_NAMESPACES = ("A1", "A2")
 OWN_UID = ("A1", "B1")
 
 
-def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...] | None) -> int | None:
+def enter(
+    tier: str, order: dict, settings: dict, readable: tuple[str, ...] | None, program: bytes
+) -> int | None:
     """Confines this process for `tier`. Raises OSError if any layer refuses.
 
     `order` is the supervisor's spawn order (uid, address-space base in bytes);
-    Returns the fork listener where checkpoints are on. `readable` are the directories Landlock leaves readable, None without Landlock.
+    Returns the fork listener where checkpoints are on. `readable` are the directories Landlock leaves readable, None without Landlock;
+    `program` is the filter, made for nobody in particular.
     """
     uid = order["uid"] if tier in OWN_UID else os.getuid()
     gid = order["uid"] if tier in OWN_UID else os.getgid()
@@ -46,8 +49,8 @@ def enter(tier: str, order: dict, settings: dict, readable: tuple[str, ...] | No
         os.close(ruleset)
     if tier == "D":
         return None
-    saves = settings["checkpoints"]
-    return seccomp.install(seccomp.build(os.getpid(), ask_fork=saves), listen=saves)
+    program = seccomp.address(program, os.getpid())
+    return seccomp.install(program, listen=settings["checkpoints"])
 
 
 def set_limits(order: dict, settings: dict, own_uid: bool) -> None:

@@ -12,6 +12,9 @@ import time
 from aster_jax.tools import result
 
 
+PEAK_AFTER_S = 0.02  # shorter cells are not worth the look at their peak memory
+
+
 class Call:
     """A submitted cell: from submission through the queue to its one result."""
 
@@ -29,7 +32,8 @@ class Seat:
         self.host, self.number, self.seed = host, number, seed
         self.process = self.call = self.queued = self.verdict = self.timer = None
         self.seq, self.last_used = 0, time.monotonic()
-        self.closed = False
+        self.lost_between = False  # it died after a call had ended: the next one is told
+        self.broken = ""  # ours, not the model's: no later call can be answered truly
 
     def begin(self, call: Call) -> None:
         """The queue lets the call run: on the live process, or on a new one."""
@@ -99,8 +103,12 @@ class Seat:
             report = process.last_report  # how the runner died, not how the stub did
         self.process, process.nonce = None, None
         verdict, self.verdict = self.verdict, None
+        if self.call is None or self.call.started is None and process.ready:
+            self.note_loss(report)
         if self.call is None:
-            self.died_idle = describe_exit(report["status"]) if report["status"] is not None else ""
+            return
+        if self.call.started is None and process.ready:
+            self.begin(self.call)  # it died just before the cell was sent
             return
         if verdict is not None:
             self.finish(verdict[0], "lost", report=report, detail=verdict[1], process=process)
@@ -113,12 +121,25 @@ class Seat:
             detail = describe_exit(report["status"])
             self.finish("crashed", "lost", report=report, detail=detail, process=process)
 
+    def note_loss(self, report: dict) -> None:
+        """Its process died between calls: by its own doing, or with the zygote."""
+        if self.seq == 0:
+            return  # nothing was in it yet
+        if report["status"] is None:
+            self.broken = report["error"]
+        else:
+            self.lost_between = True
+
     def finish(self, status, state, claim=None, report=None, detail="", process=None) -> None:
         """Makes the result of the call in flight and frees its place in the queue."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
         call, self.call = self.call, None
+        if self.lost_between:
+            state, self.lost_between = "lost", False
+        if status == "infra_lost":
+            self.broken = detail
         process = process or self.process
         now = time.monotonic()
         values = {"detail": detail, "status": status, "state": state, "seq": self.seq}
@@ -138,7 +159,8 @@ def measure(process, call: Call, claim: dict | None, report: dict | None) -> dic
     if report and "cpu_s" in report:
         cpu_s, peak = report["cpu_s"], report["peak_kib"] << 10
     else:
-        cpu_s, peak = process.cpu_s(), process.peak_rss_bytes()
+        cpu_s = process.cpu_s()
+        peak = process.peak_rss_bytes() if cpu_s - call.cpu_before_s > PEAK_AFTER_S else 0
     out, err = process.outputs
     unsent = claim["dropped"] if out.total + err.total else 0
     return {

@@ -130,6 +130,14 @@ def build(own_pid: int, ask_fork: bool = False, machine: str = linux.MACHINE) ->
     return program + _op(RETURN, ALLOW)
 
 
+SOMEBODY = 0x7ABCDEF1  # stands for the pid in a program that is made ahead of time
+
+
+def address(program: bytes, own_pid: int) -> bytes:
+    """A program built for `SOMEBODY`, now for `own_pid`: building one takes a millisecond."""
+    return program.replace(struct.pack("<I", SOMEBODY), struct.pack("<I", own_pid))
+
+
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 

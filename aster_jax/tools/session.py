@@ -29,19 +29,19 @@ _scan, _quote = json.JSONDecoder().scan_once, json.encoder.encode_basestring_asc
 _unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
 
 
-def serve(descriptors: list[int], order: dict, settings: dict, tier: str, readable) -> None:
-    """Becomes a session for ever: places descriptors, confines itself, answers calls."""
+def serve(descriptors, order: dict, settings: dict, tier: str, walls, interpreter) -> None:
+    """Becomes a session for ever: places descriptors, confines itself, answers calls.
+
+    `walls` is what the zygote prepared for the last two layers: readable paths, filter.
+    """
     place(descriptors)
-    listener = confine.enter(tier, order, settings, readable)
+    listener = confine.enter(tier, order, settings, *walls)
     null = os.dup(0)
     sinks = [
         streams.Sink(OUT, 1, settings["output_tail_bytes"]),
         streams.Sink(ERR, 2, settings["output_tail_bytes"]),
     ]
     seed_generators(order["seed"])
-    interpreter = cell.Interpreter(settings["last_value"])
-    for name in [name for name in sys.modules if name.startswith("aster_jax.tools")]:
-        del sys.modules[name]
     gc.enable()
     say_ready(listener)
     keeper = None

@@ -93,6 +93,8 @@ class Supervisor:
             self.refuse(number, call, "usage_error", "no such session, or it is closed")
         elif place.call is not None or place.queued:
             self.refuse(number, call, "usage_error", "a call of this session is still running")
+        elif place.broken:
+            self.refuse(number, call, "infra_lost", place.broken, "lost")
         elif len(self.seats) > self.settings["max_sessions"]:
             self.refuse(number, call, "infra_overload", "more sessions than max_sessions")
         elif place.seq >= self.settings["max_calls"]:

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 
-from aster_jax.tools import cell, config, confine, landlock, linux, namespaces, session, stub
+from aster_jax.tools import cell, config, confine, landlock, linux, namespaces, seccomp, session, stub
 
 
 MESSAGE_BYTES = 1 << 18
@@ -157,8 +157,10 @@ def preload(settings: dict) -> dict:
         if "." not in name:
             versions[name] = str(getattr(module, "__version__", ""))
     warm_up()
-    if not any(name.startswith("aster_jax") for name in settings["preload"]):
-        del sys.modules["aster_jax"]  # the harness came from a path that is gone now
+    keep = [name for name in settings["preload"] if name.startswith("aster_jax")]
+    for name in list(sys.modules):  # the harness came from a path that is gone now
+        if name.startswith("aster_jax.tools") or name == "aster_jax" and not keep:
+            del sys.modules[name]
     os.environ.clear()
     os.environ.update({"HOME": settings["scratch"], "PATH": "", "LANG": "C.UTF-8", "TZ": "UTC"})
     if threading.active_count() != 1:
@@ -170,7 +172,6 @@ def preload(settings: dict) -> dict:
 
 def warm_up() -> None:
     """Touches what most sessions touch, so that they share those pages."""
-    interpreter = cell.Interpreter("none")
     if "sympy" in sys.modules:
         code = "from sympy import *\nx = symbols('x')\nsolve(x**2 - 3*x + 2, x)\n"
         code += "expand((x + 1)**5); factor(x**4 - 1); simplify(sin(x)**2 + cos(x)**2)\n"
@@ -179,14 +180,19 @@ def warm_up() -> None:
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
         numpy.linalg.eigvals(numpy.eye(3) + numpy.ones((3, 3)))
-    del interpreter
+        numpy.random.seed(0)
 
 
 class Nursery:
     """The fork loop. Process resource: children, the control socket."""
 
     def __init__(self, control: Control, settings: dict, tier: str, readable: tuple[str, ...]):
-        self.control, self.settings, self.tier, self.readable = control, settings, tier, readable
+        self.control, self.settings, self.tier = control, settings, tier
+        ask = settings["checkpoints"]
+        program = seccomp.build(seccomp.SOMEBODY, ask) if tier != "D" else b""
+        self.walls = (readable, program)
+        # Made once here: what a session would make it would have to hold privately.
+        self.interpreter = cell.Interpreter(settings["last_value"])
         self.numbers = {}  # pid -> session number
         self.own_pidfd = os.pidfd_open(os.getpid()) if linux.IS_LINUX else -1
 
@@ -247,7 +253,9 @@ class Nursery:
                     stub.announce(control, runner)
                     stub.run(control)
                 control.close()
-            session.serve(descriptors, order, self.settings, self.tier, self.readable)
+            session.serve(
+                descriptors, order, self.settings, self.tier, self.walls, self.interpreter
+            )
         except BaseException as error:  # nothing may return into the fork loop
             text = f"session failed to start or serve: {type(error).__name__}: {error}\n"
             os.write(2, text.encode("utf-8", "replace"))

@@ -15,7 +15,7 @@ import pytest
 from aster_jax.tools import Executor, Session, ToolConfig
 from tests.tools import suite
 
-SMALL = ToolConfig(preload=(), wall_limit_s=10.0)
+SMALL = ToolConfig(preload=(), wall_limit_s=10.0, niceness=0)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,16 @@ def test_a_module_that_cannot_be_preloaded_is_named():
         Executor(ToolConfig(preload=("no_such_module",)))
 
 
+def test_a_death_between_calls_is_told_at_the_next_one(tools):
+    session = tools.open()
+    tools.run(session, "x = 1")
+    os.kill(tools.report()["session_pids"][str(session.number)], signal.SIGKILL)
+    time.sleep(0.2)
+    result = tools.run(session, "'x' in globals()")
+    assert result.state == "lost" and result.text.startswith("False\n[the interpreter was restarted")
+    assert tools.run(session, "1").state == "kept"
+
+
 def test_calls_per_session_are_limited():
     with Executor(dataclasses.replace(SMALL, max_calls=2)) as executor:
         session = executor.open()
@@ -156,8 +166,7 @@ def test_killed_in_the_middle_of_64_calls(victim):
         session = executor.open()
         assert executor.run(session, "6 * 7").text == "42\n"
         assert time.monotonic() - killed < 5.0
-        lost = executor.run(sessions[0], "1")
-        assert lost.is_infra or lost.state == "kept"
+        assert executor.run(sessions[0], "1").status == "infra_lost"  # never silently empty
 
 
 def is_alive(pid: int) -> bool:

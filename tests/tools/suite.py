@@ -11,8 +11,8 @@ GROUPS = (
     + escape_cells.SECRETS + escape_cells.SABOTAGE
 )
 POOLS = {
-    "patient": ToolConfig(wall_limit_s=30.0, grace_s=0.5, memory_limit_mib=512),
-    "strict": ToolConfig(wall_limit_s=1.0, grace_s=0.5, memory_limit_mib=512),
+    "patient": ToolConfig(wall_limit_s=30.0, grace_s=0.5, memory_limit_mib=512, niceness=0),
+    "strict": ToolConfig(wall_limit_s=1.0, grace_s=0.5, memory_limit_mib=512, niceness=0),
 }
 
 
