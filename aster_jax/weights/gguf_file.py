@@ -120,9 +120,14 @@ def _parse(data) -> tuple[dict, dict[str, Tensor]]:
     for _ in range(num_tensors):
         name = cursor.string()
         # Dimensions are listed innermost first.
-        shape = tuple(cursor.number("<Q") for _ in range(cursor.number("<I")))[::-1]
+        num_axes = cursor.number("<I")
+        if not 1 <= num_axes <= 4:
+            raise ValueError(f"{name} has {num_axes} axes")
+        shape = tuple(cursor.count() for _ in range(num_axes))[::-1]
         found[name] = Tensor(shape, cursor.number("<I"), cursor.number("<Q"))
     alignment = fields["general.alignment"] if "general.alignment" in fields else 32
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"general.alignment={alignment!r} is not a positive number")
     begin = cursor.at + -cursor.at % alignment
     tensors = {}
     for name, tensor in found.items():
@@ -137,6 +142,8 @@ def _row_bytes(tensor: Tensor) -> int:
     import gguf
 
     per_block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(tensor.ggml_type)]
+    if tensor.shape[-1] % per_block:
+        raise ValueError(f"rows of {tensor.shape[-1]} values are not whole blocks of {per_block}")
     return tensor.shape[-1] // per_block * block_bytes
 
 

@@ -195,7 +195,6 @@ def test_malformed_calls_are_values_with_reasons(learned, spelled, kind):
         turn = chat.parse_turn(sampled("I try. " + text, words), words, "chatml")
         assert turn.kind == "malformed" and reason in turn.reason, (text[:80], turn.reason)
         assert turn.text.startswith("I try.")
-    assert chat.malformed_text("x is y") == "Format error: x is y. Nothing was run."
 
 
 def parse(text, style="qwen3", ends=True):
@@ -218,16 +217,6 @@ def test_thinking_prompt_puts_the_turn_inside_a_think_block():
 def test_answer_is_what_follows_the_last_closed_think_block():
     assert parse("<think>a</think>b<think>c</think>\n\nd").text == "d"
     assert parse("<think>\\boxed{1}").text == ""
-
-
-def test_cut_keeps_head_and_tail_within_the_limit(learned):
-    text = "start " + "middle " * 500 + " end"
-    for words in (learned[0], tokenizer_test.qwen3()):
-        short = chat.cut(text, words, 60)
-        assert len(words.encode(short)) <= 60 and "tokens left out" in short
-        assert short.startswith("start") and short.endswith("end")
-        assert chat.cut("brief", words, 60) == "brief"
-        assert len(words.encode(chat.cut("é" * 99, words, 3))) <= 3
 
 
 def test_style_is_recognised_from_a_checkpoints_template():
