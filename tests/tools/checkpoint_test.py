@@ -49,10 +49,10 @@ def test_a_cell_still_cannot_fork(tools):
 
 def test_a_large_array_survives_and_a_second_crash_too(tools):
     session = tools.open()
-    tools.run(session, "import numpy as np\na = np.ones(30_000_000)")
+    tools.run(session, "import numpy as np\na = np.ones(3_000_000)")
     for _ in range(2):
         assert tools.run(session, "a[:] = 0\nimport os; os.abort()").state == "restored"
-        assert tools.run(session, "a.sum()").text == "30000000.0\n"
+        assert tools.run(session, "a.sum()").text == "3000000.0\n"
     tools.close(session)
 
 
