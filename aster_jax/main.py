@@ -10,7 +10,7 @@ import re
 import sys
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aster_jax import config as configs
@@ -42,6 +42,7 @@ STAGES = {
 
 def main(argv: list[str]) -> None:
     """Run the stages of one experiment."""
+    logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments {argv[1:]}; flags start with --")
     if _CONFIG.value is None:

@@ -65,7 +65,7 @@ def collect(
                 i = calls.pop(call)
                 result = call.result()
                 live[i].results.append(result)
-                live[i].messages.append({"role": "tool", "content": result.text})
+                live[i].messages.append({"role": "tool", "content": result.text.removesuffix("\n")})
                 _advance(i, live, calls, done, executor)
     return [done[i] for i in range(len(problems))]
 

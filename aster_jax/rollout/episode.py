@@ -309,7 +309,7 @@ class Rollout:
         if result.is_infra:
             self._finish(live, "infrastructure", "")
         else:
-            self._append_result(live, result.text)
+            self._append_result(live, result.text.removesuffix("\n"))
 
     def _append_result(self, live, text):
         text = chat.cut(text, self._tokenizer, self._budgets.tool_result_tokens)
