@@ -170,7 +170,7 @@ RESOURCES = (
     Group(32, "nothing else is writable", (after(
         bad("import os\nopen(os.__file__, 'a')", "denied"),
         bad("open('/usr/lib/x', 'w')", "denied"), bad("open('/dev/shm/x', 'w')", "denied", "error"),
-        bad("import os\nopen('/root/x', 'w')", "denied", "error")),),
+        bad("import os\nopen('/etc/x', 'w')", "denied", "error")),),
         tiers=("A1", "A2", "B1", "B2")),
     Group(33, "a hundred megabytes are cut", (
         (SET, Step("print('x' * 10**8)", ("ok",), "bytes dropped"), KEPT),)),
