@@ -115,6 +115,18 @@ def assistant_ids(message: dict, tokenizer, style: str) -> list[int]:
     return _encode([p for p in _assistant(message, style) if p.sampled], tokenizer)[0]
 
 
+def opener_ids(text: str, tokenizer, style: str) -> list[int]:
+    """Ids that begin an answer in the model's name, to append to a generation prompt.
+
+    Styles that think first get an empty think block, so that the text is part of the
+    answer and not of a thought.
+    """
+    _check(style)
+    closed = {"qwen3_thinking_2507": f"\n{_END_THINK}\n\n",
+              "qwen3": f"{_THINK}\n\n{_END_THINK}\n\n", "chatml": ""}[style]  # fmt: skip
+    return _encode([_Piece(closed, True, True), _Piece(text, False, True)], tokenizer)[0]
+
+
 def stop_ids(tokenizer, style: str) -> tuple[int, ...]:
     """Ids that end a sampled turn."""
     _check(style)

@@ -19,6 +19,7 @@ import sentencepiece
 import tokenizers
 
 END_OF_TURN = "<|im_end|>"
+TEMPLATE_FILE = "chat_template.jinja"
 
 # Words split off before BPE merges, by the name a GGUF file gives to them. SmolLM2 splits
 # digits one by one and then works as GPT-2 does; Qwen normalises to NFC first.
@@ -148,9 +149,7 @@ def load(path) -> Tokenizer:
     if not path.exists():
         raise ValueError(f"tokenizer file {path} does not exist")
     if path.suffix == ".json":
-        beside = path.with_name("tokenizer_config.json")
-        settings = beside.read_text(encoding="utf-8") if beside.exists() else "{}"
-        return _from_json(path.read_text(encoding="utf-8"), settings, str(path))
+        return _from_json(path.read_text(encoding="utf-8"), _settings(path), str(path))
     return _from_proto(path.read_bytes(), str(path))
 
 
@@ -229,6 +228,19 @@ def train_sentencepiece(
     made = _from_proto(learned.getvalue(), "the vocabulary just learned")
     made.save(directory)
     return made
+
+
+def _settings(path) -> str:
+    """The tokenizer_config.json beside a tokenizer.json, with a chat template in its own file.
+
+    Newer checkpoints keep the template apart; put together, the two travel together.
+    """
+    config, template = path.with_name("tokenizer_config.json"), path.with_name(TEMPLATE_FILE)
+    settings = config.read_text(encoding="utf-8") if config.exists() else "{}"
+    if not template.exists():
+        return settings
+    chosen = {**json.loads(settings), "chat_template": template.read_text(encoding="utf-8")}
+    return json.dumps(chosen, indent=2, ensure_ascii=False)
 
 
 def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:

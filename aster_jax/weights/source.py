@@ -64,12 +64,11 @@ def load(source: str, sharding: Place | None = None, dtype: str = "float32") -> 
     """
     found, opened = _open(source)
     cfg = dataclasses.replace(found.config, param_dtype=dtype)
-    tied_head = convert.entries(dataclasses.replace(cfg, tie_embeddings=False))[-1]
-    name = convert.tensor_names(tied_head, cfg, opened.kind)[0]
     shapes = dict(opened.shapes)
-    if cfg.tie_embeddings and name in shapes:
-        _check_tied(opened, name)
-        del shapes[name]
+    unembed = convert.UNEMBED.hf if opened.kind == "hf" else convert.UNEMBED.gguf
+    if cfg.tie_embeddings and unembed in shapes:
+        _check_tied(opened, unembed)
+        del shapes[unembed]
     convert.check_tensors(shapes, cfg, opened.kind, opened.origin)
     leaves = {e.path: _place(e, cfg, opened, sharding) for e in convert.entries(cfg)}
     return dataclasses.replace(found, params=convert.tree_of(leaves), config=cfg)
@@ -91,9 +90,7 @@ def _open(source: str):
     cfg = header.from_hf(path / "config.json")
     files = ("tokenizer.json", "tokenizer.model")
     words = tokenizers.load(path) if any((path / f).exists() for f in files) else None
-    alone = path / "chat_template.jinja"
-    template = alone.read_text(encoding="utf-8") if alone.exists() else _template(words)
-    return _describe(cfg, words, template, path), archive.SafetensorsArchive(path)
+    return _describe(cfg, words, _template(words), path), archive.SafetensorsArchive(path)
 
 
 def _locate(source: str) -> pathlib.Path:
@@ -123,12 +120,16 @@ def _template(words) -> str | None:
     if not isinstance(words, tokenizers.BpeTokenizer):
         return None
     settings = json.loads(words.settings)
-    return settings["chat_template"] if "chat_template" in settings else None
+    found = settings["chat_template"] if "chat_template" in settings else None
+    if isinstance(found, list):  # several named templates
+        named = {entry["name"]: entry["template"] for entry in found}
+        found = named["default"] if "default" in named else None
+    return found
 
 
 def _check_tied(opened, name):
     """A tied checkpoint may store its embedding a second time, but not another matrix."""
-    embedding = convert.tensor_names(convert.TABLE[0], None, opened.kind)[0]
+    embedding = convert.EMBED.hf if opened.kind == "hf" else convert.EMBED.gguf
     if opened.shapes[name] != opened.shapes[embedding]:
         raise ValueError(f"{opened.origin} is tied, yet {name} differs from {embedding}")
     rows, step = opened.shapes[name][0], 4096

@@ -219,6 +219,13 @@ def test_answer_is_what_follows_the_last_closed_think_block():
     assert parse("<think>\\boxed{1}").text == ""
 
 
+def test_an_opener_is_part_of_the_answer_in_every_style(learned, spelled):
+    for style, words in every_case(learned[0], spelled):
+        opener = chat.opener_ids("It is \\boxed{", words, style)
+        turn = chat.parse_turn(opener + words.encode("4}."), words, style)
+        assert (turn.kind, turn.text) == ("answer", "It is \\boxed{4}.")
+
+
 def test_style_is_recognised_from_a_checkpoints_template():
     def style(name):
         return chat.detect_style(shared_data.path(f"qwen3/{name}").read_text())

@@ -71,6 +71,10 @@ def test_tokenizer_files_travel_along(tmp_path):
         made.random_params(cfg), cfg, words, tmp_path / "out", "bfloat16", template=template
     )
     m = weights.describe(tmp_path / "out")
+    # The template is part of the tokenizer from here on: a second export keeps it unasked.
+    m.tokenizer.save(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert again["chat_template"] == template
     assert m.style == "qwen3_thinking_2507" and m.template == template
     assert chat.prompt_ids("hi", [chat.TOOL], m.tokenizer, m.style) == chat.prompt_ids(
         "hi", [chat.TOOL], words, m.style
