@@ -31,6 +31,8 @@ class ToolConfig:
     `output_kill_mib` past its own printing layer is killed. `scratch_mib` is a private
     /tmp (0, or a tier without mounts: no writable directory at all).
 
+    `code_limit_bytes` bounds a cell's source.
+
     Number: `max_running` cells at once on this host (0: twice the processors), live
     `max_sessions`, `max_calls` per session, processes and open files per session.
 
@@ -57,7 +59,7 @@ class ToolConfig:
     output_head_bytes: int = 8192
     output_tail_bytes: int = 8192
     output_kill_mib: int = 8
-    code_limit_bytes: int = 1 << 20
+    code_limit_bytes: int = 1 << 19
     max_running: int = 0
     max_sessions: int = 2000
     sessions_per_zygote: int = 500
@@ -112,13 +114,14 @@ def check_tiers(min_tier: str, tier: str, allow_unsafe: bool) -> None:
         raise ValueError(f"tier={tier!r} is weaker than min_tier={min_tier!r}; lower min_tier")
 
 
+# Text bounds leave room in a frame of 4 MiB for JSON's escapes, six bytes for one at worst.
 BOUNDS = {
     "wall_limit_s": (0.01, 86400), "grace_s": (0.0, 600), "queue_limit_s": (0.0, 86400),
     "start_limit_s": (1.0, 3600), "idle_limit_s": (1.0, 7 * 86400),
     "memory_limit_mib": (64, 1 << 20), "file_limit_mib": (0, 1 << 16),
-    "scratch_mib": (0, 1 << 16), "output_head_bytes": (64, 1 << 20),
-    "output_tail_bytes": (0, 1 << 20), "output_kill_mib": (1, 1 << 10),
-    "code_limit_bytes": (1, 2 << 20), "max_running": (0, 4096), "max_sessions": (1, 20000),
+    "scratch_mib": (0, 1 << 16), "output_head_bytes": (64, 1 << 16),
+    "output_tail_bytes": (0, 1 << 16), "output_kill_mib": (1, 1 << 10),
+    "code_limit_bytes": (1, 640 << 10), "max_running": (0, 4096), "max_sessions": (1, 20000),
     "sessions_per_zygote": (1, 5000), "max_calls": (1, 1 << 20), "max_processes": (1, 4096),
     "max_files": (16, 4096), "niceness": (0, 19),
 }

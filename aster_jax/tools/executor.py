@@ -123,7 +123,10 @@ class Executor:
             if self._closed or self._channel.lost:
                 return {**self._report, "alive": False}
             future = self._channel.request({"op": "report"})
-        return {**future.result(self.config.start_limit_s), "alive": True}
+        answer = future.result(self.config.start_limit_s)
+        if isinstance(answer, ToolResult):  # the supervisor died while it was asked
+            return {**self._report, "alive": False}
+        return {**answer, "alive": True}
 
     def _find_problem(self, session, code) -> ToolResult | None:
         """The result of a call that must not be sent, or None."""
@@ -138,7 +141,7 @@ class Executor:
             status, detail = "infra_lost", "its supervisor is gone; open a new session"
         elif session not in self._open:
             detail = "no such session, or it is closed"
-        elif len(code) > self.config.code_limit_bytes:
+        elif len(code.encode("utf-8", "surrogatepass")) > self.config.code_limit_bytes:
             message = f"the cell is longer than {self.config.code_limit_bytes} bytes"
             return ToolResult("syntax_error", f"SyntaxError: {message}\n", tier=self.tier,
                               stderr=f"SyntaxError: {message}\n", error_type="SyntaxError",

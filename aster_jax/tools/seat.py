@@ -39,7 +39,11 @@ class Seat:
         """The queue lets the call run: on the live process, or on a new one."""
         self.call = call
         if self.process is None:
-            self.process = self.host.spawn(self)
+            try:
+                self.process = self.host.spawn(self)
+            except OSError as error:  # out of descriptors: ours, not the model's
+                self.finish("infra_overload", "lost", detail=str(error))
+                return
         if self.process is not None and self.process.ready:
             self.start()
 

@@ -8,6 +8,7 @@ the trainer closes, and all sessions end with it.
 
 import asyncio
 import collections
+import contextlib
 import os
 import resource
 import socket
@@ -81,10 +82,11 @@ class Supervisor:
             self.link.send({"op": "report", "call": message["call"], "report": self.report()})
 
     def open(self, number: int, seed: int) -> None:
-        """A new seat; its process is forked at once if there is a zygote."""
+        """A new seat; its process is forked at once if that can be, else at its first call."""
         self.seats[number] = seat.Seat(self, number, seed)
         if len(self.seats) <= self.settings["max_sessions"] and self.pick_nest():
-            self.seats[number].process = self.spawn(self.seats[number])
+            with contextlib.suppress(OSError):  # out of descriptors: the call will tell
+                self.seats[number].process = self.spawn(self.seats[number])
 
     def submit(self, number: int, call: seat.Call) -> None:
         """Queues a call, or answers at once what cannot run."""

@@ -220,19 +220,22 @@ class Nursery:
     def spawn(self, order: dict, descriptors: list[int]) -> None:
         """Forks one session and reports its pidfd."""
         apart = self.tier in confine.IN_NAMESPACES
+        pid, problem = None, ""
         try:
             if apart:
                 linux.unshare(linux.CLONE_NEWPID)
             pid = os.fork()
         except OSError as error:
-            self.control.send({"op": "refused", "number": order["number"], "error": str(error)})
-            return
+            problem = str(error)
         if pid == 0:
             self.become_session(order, descriptors)
         if apart:  # later forks must not land in the session's namespace
             linux.set_namespace(self.own_pidfd, linux.CLONE_NEWPID)
         for number in descriptors:
             os.close(number)
+        if pid is None:
+            self.control.send({"op": "refused", "number": order["number"], "error": problem})
+            return
         self.numbers[pid] = order["number"]
         handle = os.pidfd_open(pid)
         self.control.send({"op": "forked", "number": order["number"]}, (handle,))

@@ -264,3 +264,17 @@ def test_futures_resolve_while_another_thread_closes():
     future = executor.submit(session, "import time; time.sleep(30)")
     threading.Timer(0.2, executor.close).start()
     assert future.result(5).is_infra
+
+
+def test_the_longest_cell_and_the_longest_output_fit_their_frames():
+    config = dataclasses.replace(
+        SMALL, code_limit_bytes=640 << 10, output_head_bytes=1 << 16, output_tail_bytes=1 << 16
+    )
+    with Executor(config) as executor:
+        session = executor.open()
+        code = "x = '''" + "\x01" * (600 << 10) + "'''\nlen(x)"
+        assert executor.run(session, code).text == f"{600 << 10}\n"
+        flood = "import sys\nfor f in (sys.stdout, sys.stderr): f.write('\\x01' * 200000)"
+        result = executor.run(session, flood)
+        assert result.status == "ok" and result.dropped_bytes == 2 * (200_000 - (1 << 17))
+        assert executor.run(session, "1").text == "1\n"
