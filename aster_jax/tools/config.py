@@ -34,7 +34,7 @@ class ToolConfig:
     `code_limit_bytes` bounds a cell's source.
 
     Number: `max_running` cells at once on this host (0: twice the processors), live
-    `max_sessions`, `max_calls` per session, processes and open files per session.
+    `max_sessions`, `max_calls` per session, `spares` forked ahead of need, processes and open files per session.
 
     Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr` over
     several lines (`pretty`, as notebooks do), not at all (`none`), or as the public ASTER code does (`aster`: None is shown too).
@@ -64,6 +64,7 @@ class ToolConfig:
     max_sessions: int = 2000
     sessions_per_zygote: int = 500
     max_calls: int = 50
+    spares: int = 4
     max_processes: int = 16
     max_files: int = 64
     niceness: int = 10
@@ -122,8 +123,8 @@ BOUNDS = {
     "scratch_mib": (0, 1 << 16), "output_head_bytes": (64, 1 << 16),
     "output_tail_bytes": (0, 1 << 16), "output_kill_mib": (1, 1 << 10),
     "code_limit_bytes": (1, 640 << 10), "max_running": (0, 4096), "max_sessions": (1, 20000),
-    "sessions_per_zygote": (1, 5000), "max_calls": (1, 1 << 20), "max_processes": (1, 4096),
-    "max_files": (16, 4096), "niceness": (0, 19),
+    "sessions_per_zygote": (1, 5000), "max_calls": (1, 1 << 20), "spares": (0, 64),
+    "max_processes": (1, 4096), "max_files": (16, 4096), "niceness": (0, 19),
 }
 WHOLE = frozenset(BOUNDS) - {
     "wall_limit_s", "grace_s", "queue_limit_s", "start_limit_s", "idle_limit_s",

@@ -19,6 +19,27 @@ class StartError(Exception):
     """This tier, or the preload, does not work on this host."""
 
 
+class Spare:
+    """The owner of a session that was forked ahead of need: nothing may happen to it."""
+
+    def __init__(self, nest: "Nest"):
+        self.nest = nest
+
+    def on_ready(self, child: process.Process) -> None:
+        """It waits, confined and empty."""
+        self.nest.spares.append(child)
+
+    def on_violation(self, child: process.Process, why: str) -> None:
+        """It cannot be trusted."""
+        child.kill()
+
+    def on_exit(self, child: process.Process, report: dict) -> None:
+        """It is gone; another takes its place at the next spawn."""
+        self.nest.planned -= 1
+        if child in self.nest.spares:
+            self.nest.spares.remove(child)
+
+
 class Nest:
     """One zygote process and the sessions forked from it.
 
@@ -30,6 +51,7 @@ class Nest:
         self.owner, self.loop, self.settings, self.tier = owner, loop, settings, tier
         self.processes, self.waiting, self.in_flight = {}, [], 0
         self.next_number, self.base_bytes = 0, 0
+        self.spares, self.planned = [], 0  # ready ones; ready or on their way
         self.ready = loop.create_future()
         self.pidfd = self.pid = None
         self.lost = False
@@ -68,7 +90,23 @@ class Nest:
         socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors or [])
 
     def spawn(self, owner) -> process.Process:
-        """Orders one session; the returned process becomes ready later."""
+        """A session for `owner`: a spare, ready at once, or one that becomes ready later."""
+        self.loop.call_soon(self.refill)
+        if self.spares:
+            child = self.spares.pop(0)
+            self.planned -= 1
+            child.owner = owner
+            return child
+        return self.fork(owner)
+
+    def refill(self) -> None:
+        """Forks spares ahead of need, behind the orders that somebody waits for."""
+        while not self.lost and not self.waiting and self.planned < self.settings["spares"]:
+            self.planned += 1
+            self.fork(Spare(self))
+
+    def fork(self, owner) -> process.Process:
+        """Orders a session from the zygote."""
         child = process.Process(owner, self.loop, self.settings, self.free_uids.pop())
         self.next_number += 1
         self.processes[self.next_number] = child
@@ -84,8 +122,7 @@ class Nest:
             if child.dead:
                 self.retire(number)
                 continue
-            order = {"number": number, "uid": self.uid(child.uid), "seed": child.owner.seed,
-                     "base_bytes": self.base_bytes}
+            order = {"number": number, "uid": self.uid(child.uid), "base_bytes": self.base_bytes}
             self.in_flight += 1
             self.send(order, child.remote)
 
@@ -168,6 +205,7 @@ class Nest:
         self.child.wait()
         if not self.ready.done():
             self.ready.set_exception(StartError(reason))
+        self.spares = []
         for number in list(self.processes):
             child = self.processes[number]
             child.kill()

@@ -37,7 +37,7 @@ class Process:
         if self.rollback is not None:
             self.remote += self.rollback.remote
         self.pidfd = self.pid = self.root_pidfd = self.last_report = None
-        self.ready = self.frozen = self.dead = False
+        self.ready = self.frozen = self.dead = self.seeded = False
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.unsent = b""
         self.idle_cpu_s = 0.0
@@ -69,7 +69,10 @@ class Process:
         if self.rollback is not None:
             self.rollback.begin()
         self.nonce = secrets.randbits(53)
-        self.unsent += frames.pack({"id": self.nonce, "code": code, "limit_s": limit_s})
+        request = {"id": self.nonce, "code": code, "limit_s": limit_s}
+        if not self.seeded:  # the first cell makes a spare somebody's session
+            self.seeded, request["seed"] = True, self.owner.seed
+        self.unsent += frames.pack(request)
         self.flush()
 
     def flush(self) -> None:

@@ -41,7 +41,6 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
         streams.Sink(OUT, 1, settings["output_tail_bytes"]),
         streams.Sink(ERR, 2, settings["output_tail_bytes"]),
     ]
-    seed_generators(order["seed"])
     gc.enable()
     say_ready(listener)
     keeper = None
@@ -49,6 +48,8 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
         request = receive()
         if request is None:
             _leave(0)
+        if "seed" in request:
+            seed_generators(request["seed"])
         if listener is not None:
             keeper = save(keeper)
             if keeper is None:  # this is the copy, put in place after the runner died

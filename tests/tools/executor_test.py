@@ -153,7 +153,7 @@ def test_killed_in_the_middle_of_64_calls(victim):
         time.sleep(0.3)
         report = executor.report()
         assert report["running"] == 64
-        pids = set(report["session_pids"].values())
+        pids = suite.known_pids(report)
         number = report[victim]
         os.kill(number if isinstance(number, int) else number[0], signal.SIGKILL)
         killed = time.monotonic()
@@ -235,8 +235,7 @@ def measure(tools) -> tuple[int, int, int]:
     report = tools.report()
     pids = [report["supervisor_pid"], os.getpid()]
     files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
-    known = set(report["session_pids"].values())
-    left = suite.descendants(report["zygote_pids"][0]) - known
+    left = suite.descendants(report["zygote_pids"][0]) - suite.known_pids(report)
     pages = int(pathlib.Path(f"/proc/{pids[0]}/statm").read_text().split()[1])
     return files, len(left), pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -73,15 +73,18 @@ class Bench:
         assert result.text == "41\n", f"canary after group {group.number}: {result}"
         report = pool.report()
         assert report["counts"].get("zygotes_lost", 0) == 0, f"group {group.number}: {report}"
-        known = set(report["session_pids"].values())
-        left = descendants(report["zygote_pids"][0]) - known
-        deadline = 50
-        while left and deadline:  # a killed session takes a moment to be gone
-            deadline -= 1
-            os.sched_yield()
+        for _ in range(100):  # a killed session or a fresh spare takes a moment to settle
+            report = pool.report()
+            left = descendants(report["zygote_pids"][0]) - known_pids(report)
+            if not left:
+                break
             pool.run(canary, "import time; time.sleep(0.02); kept = 41")
-            left = descendants(report["zygote_pids"][0]) - known
         assert not left, f"processes left after group {group.number}: {left}"
+
+
+def known_pids(report: dict) -> set[int]:
+    """The session processes an executor answers for."""
+    return {*report["session_pids"].values(), *report["spare_pids"]}
 
 
 def descendants(pid: int) -> set[int]:
