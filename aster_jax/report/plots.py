@@ -44,16 +44,16 @@ def color(checkpoint: str) -> str:
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-    """Running mean over a window that grows with the curve (an eighth, at least 3 points).
+    """Running mean over a window that grows with the curve: an eighth, at least 3 points.
 
-    Centred, with shorter windows at both ends; NaN is passed over.
+    Centred, with shorter windows at both ends; NaN is passed over. Curves of fewer than 8
+    points are left as they are.
     """
     values = np.asarray(values, float)
-    half = max(len(values) // 16, 1)
-    with np.errstate(invalid="ignore"):
-        return np.array(
-            [_nanmean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
-        )
+    half = max(len(values) // 16, 1) if len(values) >= 8 else 0
+    return np.array(
+        [_nanmean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
+    )
 
 
 def _nanmean(values):
@@ -105,6 +105,7 @@ def rl_curves(metrics: Sequence[dict]) -> bytes | None:
             ax.set(title=title, ylabel=label, xlabel="RL step")
             _scale(ax, scale)
             _mark_stages(ax, offsets)
+            ax.set_xlim(0, _last(lines, offsets) + 1)
         return _png(figure)
 
 
@@ -138,6 +139,7 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
             ax.set(title=title, ylabel=label, xlabel="RL step")
             _scale(ax, scale)
             _mark_stages(ax, offsets)
+            ax.set_xlim(0, _last(steps, offsets) + 1)
             ax.legend(loc="best", fontsize=9)
         return _png(figure)
 
@@ -219,7 +221,7 @@ def _scale(ax, scale):
         _percent(ax)
     elif scale == "percent_free":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.set_ylim(0, max(1.15 * ax.get_ylim()[1], 0.01))
+        ax.set_ylim(0, min(max(1.15 * ax.get_ylim()[1], 0.01), 1.02))
     else:
         ax.set_ylim(0, ax.get_ylim()[1] * 1.1 if ax.get_ylim()[1] > 0 else 1)
 
@@ -238,6 +240,11 @@ def _offsets(lines) -> dict[str, int]:
             offsets[stage] = total
             total += max(steps)
     return offsets
+
+
+def _last(lines, offsets) -> int:
+    """The last step, counted over both stages."""
+    return max(m["step"] + offsets[m["stage"]] for m in lines)
 
 
 def _mark_stages(ax, offsets):

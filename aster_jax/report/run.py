@@ -31,7 +31,7 @@ def write(path: pathlib.Path, trajectories: int) -> str:
       path: a run's workdir. Raises ValueError if it is none, or for a broken line in it.
       trajectories: whole episodes to show per checkpoint.
 
-    Returns the text of summary.txt.
+    Returns the beginning of summary.txt, the results, for a terminal.
     """
     found = records.read(path, trajectories)
     summaries = _summaries(found)
@@ -64,13 +64,14 @@ def write(path: pathlib.Path, trajectories: int) -> str:
     _replace(directory / "index.html", page.encode())
     _replace(directory / "summary.json", (json.dumps(numbers, indent=1) + "\n").encode())
     _replace(directory / "summary.txt", text.encode())
-    return text
+    return summary_text(found.config, said, shown[:1])
 
 
 def summary_text(config: dict, said: list[str], shown: list[tables.Table]) -> str:
-    """The report's tables as plain text, for a terminal."""
+    """The report as plain text: the first table, what follows from it, the other tables."""
     title = f"{config['name']}, seed {config['seed']}, model {config['model']['source']}"
-    return "\n".join([title, "", *map(tables.to_text, shown), *said]) + "\n"
+    results, *others = map(tables.to_text, shown)
+    return "\n".join([title, "", results, *said, "", *others]) + "\n"
 
 
 def _summaries(found: records.RunRecords) -> dict[str, dict]:

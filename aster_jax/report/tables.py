@@ -1,6 +1,7 @@
 """The report's tables: one description, shown as HTML on the page and as text on a terminal."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 ARM_NAMES = {"main": "with the tool", "no_tool": "answer without it"}
@@ -133,7 +134,7 @@ def _closing(numbers: dict) -> str:
     """The first few scalars that a finished stage left."""
     shown = []
     for name, value in numbers.items():
-        if isinstance(value, float):
+        if isinstance(value, float) and math.isfinite(value):
             shown.append(f"{name} {value:.3g}")
         elif isinstance(value, int | str):
             shown.append(f"{name} {value}")

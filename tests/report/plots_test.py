@@ -64,9 +64,10 @@ def test_gaps_in_the_measurements_are_drawn_as_gaps():
 
 def test_running_mean_by_hand():
     nan = float("nan")
-    np.testing.assert_allclose(plots.smooth([1, 2, 6, 3]), [1.5, 3, 11 / 3, 4.5])
-    np.testing.assert_allclose(plots.smooth([1, nan, 3]), [1, 2, 3])
-    assert np.isnan(plots.smooth([nan])).all()
+    values = [1, 2, 6, 3, nan, 5, 0, 4]
+    expected = [1.5, 3, 11 / 3, 4.5, 4, 2.5, 3, 2]
+    np.testing.assert_allclose(plots.smooth(values), expected)
+    np.testing.assert_allclose(plots.smooth([1, nan, 3]), [1, nan, 3])
     assert len(plots.smooth([])) == 0
 
 
