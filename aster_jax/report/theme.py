@@ -25,7 +25,8 @@ EPISODE_CSS = """
 .episode section.tool { background: #fdf6e7; border-color: #e08a1e; margin-left: 28px; }
 .episode section.tool header { color: #a4610b; }
 .episode pre, .config pre { margin: 4px 0 0; white-space: pre-wrap;
-  overflow-wrap: anywhere; max-height: 480px; overflow-y: auto; font: 13.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas,
+  overflow-wrap: anywhere; max-height: 480px; overflow-y: auto;
+  font: 13.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas,
   "DejaVu Sans Mono", monospace; }
 .episode pre.code { background: #1f2630; color: #e6edf3; border-radius: 6px; padding: 10px 12px;
   margin: 6px 0; }

@@ -63,7 +63,8 @@ def test_stages_tell_finished_from_begun_and_missing():
     sft = {"stage": "sft", "step": 4, "time_s": 200.0}
     metrics = [sft, {"stage": "rl1", "step": 1, "time_s": 3.0}]
     config = {"stages": ["demos", "sft", "rl1", "eval", "report"]}
-    left = {"demos": {"kept": 48, "calls": 3.14159, "dropped": {"a": 1}}, "sft": {"probe": float("nan")}}
+    demos = {"kept": 48, "calls": 3.14159, "dropped": {"a": 1}}
+    left = {"demos": demos, "sft": {"probe": float("nan")}}
     rows = tables.stages(config, metrics, left).rows
     assert rows == (
         ("demos", "finished", "–", "–", "kept 48, calls 3.14"),
