@@ -29,17 +29,19 @@ class ToolConfig:
     Size: `memory_limit_mib` is on top of the preloaded interpreter. Of each output stream
     `output_head_bytes` and `output_tail_bytes` are kept; a session that pushes more than
     `output_kill_mib` past its own printing layer is killed. `scratch_mib` is a private
-    /tmp (0, or a tier without mounts: no writable directory at all).
-
-    `code_limit_bytes` bounds a cell's source.
+    /tmp (0, or a tier without mounts: no writable directory at all); `file_limit_mib`
+    bounds one file there, `code_limit_bytes` a cell's source.
 
     Number: `max_running` cells at once on this host (0: twice the processors), live
-    `max_sessions`, `max_calls` per session, `spares` forked ahead of need, processes and open files per session.
+    `max_sessions`, `max_calls` per session, `spares` forked ahead of need; `max_processes`
+    (threads) and `max_files` per session; `niceness` of sessions, so that the trainer
+    comes first. One zygote serves `sessions_per_zygote`.
 
-    Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr` over
-    several lines (`pretty`, as notebooks do), not at all (`none`), or as the public ASTER code does (`aster`: None is shown too).
-    `checkpoints` keeps a paused copy of the interpreter before each cell and puts it in
-    place when the cell has to be killed: nothing is ever lost, calls cost about 3 ms.
+    Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr`
+    over several lines (`pretty`, as notebooks do), not at all (`none`), or as the public
+    ASTER code does (`aster`: None is shown too). `checkpoints` keeps a paused copy of the
+    interpreter before each cell and puts it in place when the cell has to be killed:
+    nothing is ever lost, calls cost a few milliseconds.
 
     Code: `preload` is imported before sessions are forked; `extra_paths` are made
     importable, read-only: use it only for a trusted pool such as answer verification.

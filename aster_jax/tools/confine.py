@@ -19,9 +19,9 @@ def enter(
 ) -> int | None:
     """Confines this process for `tier`. Raises OSError if any layer refuses.
 
-    `order` is the supervisor's spawn order (uid, address-space base in bytes);
-    Returns the fork listener where checkpoints are on. `readable` are the directories Landlock leaves readable, None without Landlock;
-    `program` is the filter, made for nobody in particular.
+    `order` is the supervisor's spawn order (uid, address-space base in bytes); `readable`
+    are the directories Landlock leaves readable, None without Landlock; `program` is the
+    filter, made for nobody in particular. Returns the fork listener if checkpoints are on.
     """
     uid = order["uid"] if tier in OWN_UID else os.getuid()
     gid = order["uid"] if tier in OWN_UID else os.getgid()

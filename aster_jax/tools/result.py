@@ -49,9 +49,9 @@ class ToolResult:
     `text` is what the model sees; `stdout` and `stderr` are its parts. `state` says what
     became of the variables: "kept", "restored" to before the cell, or "lost". `wall_s`
     counts from the start of execution, `queue_s` is the wait before it, `cpu_s` comes from
-    the kernel. `dropped_bytes` were printed but are in neither stream. `peak_rss_bytes` is the session's peak so far, 0 (not looked at)
-    after cells under 20 ms of processor time. `seq` is the number
-    of the call in its session, from 1.
+    the kernel. `dropped_bytes` were printed but are in neither stream. `peak_rss_bytes` is
+    the session's peak so far, 0 (not looked at) after cells under 20 ms of processor time.
+    `seq` is the number of the call in its session, from 1.
     """
 
     status: str

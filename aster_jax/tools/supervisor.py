@@ -229,9 +229,10 @@ class Supervisor:
     def report(self) -> dict:
         """For run metadata: the tier and why, versions, counters, process numbers."""
         return {
-            "tier": self.tier, "layers": self.layers, "tried": self.tried, "versions": self.versions,
-            "counts": dict(self.counts), "sessions": len(self.seats), "running": self.running,
-            "queued": len(self.queue), "max_running": self.max_running,
+            "tier": self.tier, "layers": self.layers, "tried": self.tried,
+            "versions": self.versions, "counts": dict(self.counts),
+            "sessions": len(self.seats), "running": self.running, "queued": len(self.queue),
+            "max_running": self.max_running,
             "supervisor_pid": os.getpid(), "zygote_pids": [one.pid for one in self.nests],
             "spare_pids": [spare.pid for one in self.nests for spare in one.spares],
             "session_pids": {

@@ -17,7 +17,9 @@ import socket
 import sys
 import threading
 
-from aster_jax.tools import cell, config, confine, landlock, linux, namespaces, seccomp, session, stub
+from aster_jax.tools import (
+    cell, config, confine, landlock, linux, namespaces, seccomp, session, stub,
+)
 
 
 MESSAGE_BYTES = 1 << 18

@@ -6,7 +6,8 @@ Measured in one run on this machine: our executor, a real Jupyter kernel, a fres
 `python -c 'import sympy'` per call, and a process per call that restores, runs and
 persists. The peers run under `--peers_python` (an environment with the `peers` extra);
 what cannot be measured is printed as skipped. Reference run: two cores of a virtual
-machine shared with other work, tier A1, about three minutes.
+machine, tier A1, about three minutes; the load average is printed with the table, since
+latencies measured beside other work are that work's too.
 """
 
 import dataclasses

@@ -111,7 +111,8 @@ def test_a_death_between_calls_is_told_at_the_next_one(tools):
     os.kill(tools.report()["session_pids"][str(session.number)], signal.SIGKILL)
     time.sleep(0.2)
     result = tools.run(session, "'x' in globals()")
-    assert result.state == "lost" and result.text.startswith("False\n[the interpreter was restarted")
+    assert result.state == "lost"
+    assert result.text.startswith("False\n[the interpreter was restarted")
     assert tools.run(session, "1").state == "kept"
 
 
