@@ -43,6 +43,11 @@ class Executor:
     """
 
     def __init__(self, config: ToolConfig = ToolConfig()):
+        if sys.platform != "linux":
+            raise RuntimeError(
+                f"the tool executor isolates with Linux calls and cannot run on {sys.platform}; "
+                "use a Linux host, virtual machine or container"
+            )
         self.config = config
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -64,6 +69,14 @@ class Executor:
     def tier(self) -> str:
         """The isolation tier in force, "A1" (best) to "D"."""
         return self._report["tier"]
+
+    @property
+    def banner(self) -> str:
+        """One line for the log: what is enforced here and with which libraries."""
+        layers = (f"{name} {state}" if isinstance(state, str) else name
+                  for name, state in self._report["layers"].items() if state)
+        versions = " ".join(f"{name} {text}" for name, text in self._report["versions"].items())
+        return f"tools: tier {self.tier} ({', '.join(layers)}); {versions}"
 
     def open(self, seed: int = 0) -> Session:
         """A new session; returns at once, the fork goes on behind it.

@@ -170,8 +170,20 @@ def measure_size(tools) -> dict:
     for pid in pids:
         size["files"] += len(os.listdir(f"/proc/{pid}/fd"))
         size["resident_kb"] += 4 * int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
-    size["zombies"] = tools.report()["sessions"]
+    size["zombies"] = sum(count_zombies(pid) for pid in pids)
     return size
+
+
+def count_zombies(parent: int) -> int:
+    """Dead children that `parent` has not collected."""
+    found = 0
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, owner = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it ended meanwhile
+            continue
+        found += state == "Z" and int(owner) == parent
+    return found
 
 
 def measure_repeat(trajectories: int) -> dict:

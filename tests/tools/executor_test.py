@@ -34,6 +34,11 @@ def test_the_documented_example(tools):
     tools.close(session)
 
 
+def test_the_banner_is_one_line_that_names_the_tier(tools):
+    assert tools.banner.startswith(f"tools: tier {tools.tier} (") and "\n" not in tools.banner
+    assert "seccomp" in tools.banner and "python 3." in tools.banner
+
+
 def test_import_brings_neither_jax_nor_numpy():
     code = "import sys, aster_jax.tools; print({'jax', 'numpy'} & set(sys.modules))"
     done = subprocess.run(
