@@ -82,7 +82,8 @@ class Interpreter:
         namespace = self.module.__dict__
         self.start_timer(limit_s)
         try:
-            exec(body, namespace)
+            if body is not None:
+                exec(body, namespace)
             if last is not None:
                 shown = self.display(eval(last, namespace), out)
         except BaseException as error:  # whatever a cell raises is its outcome, not ours
@@ -93,7 +94,7 @@ class Interpreter:
         return self.explain(failure, limit_s, err)
 
     def compile(self, code: str, filename: str):
-        """(statements, last expression or None); `from __future__` stays in force."""
+        """(statements or None, last expression or None); `from __future__` stays in force."""
         code = code.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
         lines = code.splitlines(True)
         self.sources[filename] = lines
@@ -106,6 +107,8 @@ class Interpreter:
             if not rest.lstrip(b" \t)").startswith(b";") and self.last_value != "none":
                 tree.body.pop()
                 last = compile(_Expression(node.value), filename, "eval", self.flags, True)
+        if last is not None and not tree.body:
+            return None, last
         body = compile(tree, filename, "exec", self.flags, True)
         self.flags |= body.co_flags & FUTURE_FLAGS
         return body, last

@@ -41,6 +41,7 @@ class Process:
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.unsent = b""
         self.idle_cpu_s = 0.0
+        self.waits = False  # whether the loop watches for room in the socket
 
     def fresh_outputs(self) -> list[result.Output]:
         """Empty collectors for the two streams."""
@@ -86,8 +87,10 @@ class Process:
         self.unsent = self.unsent[count:]
         if self.unsent:
             self.loop.add_writer(self.socket.fileno(), self.flush)
-        else:
+            self.waits = True
+        elif self.waits:
             self.loop.remove_writer(self.socket.fileno())
+            self.waits = False
 
     def read_socket(self) -> None:
         """Takes what arrived on the protocol socket."""

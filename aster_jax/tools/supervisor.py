@@ -140,7 +140,8 @@ class Supervisor:
     def release(self, place: seat.Seat) -> None:
         """A call ended."""
         self.running -= 1
-        self.loop.call_soon(self.pump)
+        if self.queue:
+            self.loop.call_soon(self.pump)
 
     def pick_nest(self) -> nest.Nest | None:
         """The zygote with the fewest sessions, if any has room."""
@@ -251,6 +252,7 @@ class Link:
         self.decoder, self.unsent = frames.Decoder(), bytearray()
         self.ended = loop.create_future()
         self.take = None
+        self.waits = False  # whether the loop watches for room in the socket
 
     def listen(self, take) -> None:
         """Calls `take` with every message from now on."""
@@ -289,8 +291,10 @@ class Link:
         del self.unsent[:count]
         if self.unsent:
             self.loop.add_writer(self.socket.fileno(), self.flush)
-        else:
+            self.waits = True
+        elif self.waits:
             self.loop.remove_writer(self.socket.fileno())
+            self.waits = False
 
 
 async def serve(descriptor: int) -> None:

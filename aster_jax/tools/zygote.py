@@ -32,8 +32,11 @@ class Control:
         self.socket = socket.socket(fileno=descriptor)
 
     def send(self, message: dict, descriptors: tuple[int, ...] = ()) -> None:
-        """Sends one message with descriptors attached."""
-        socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors)
+        """Sends one message with descriptors attached; ends with the supervisor."""
+        try:
+            socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors)
+        except BrokenPipeError:
+            os._exit(0)
 
     def receive(self) -> tuple[dict | None, list[int]]:
         """The next message, or None when the supervisor is gone."""
