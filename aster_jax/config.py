@@ -51,13 +51,13 @@ def _model():
     c.remat = False  # recompute activations in the backward pass to save memory
     # Only for source = "scratch":
     c.vocab_size = 512  # SentencePiece pieces, learned from the demonstrations
-    c.num_layers = 2
-    c.d_model = 128
-    c.d_ff = 384
-    c.num_heads = 4
-    c.num_kv_heads = 2
-    c.head_dim = 32
-    c.rope_theta = 10_000.0
+    c.num_layers = 2  # transformer blocks
+    c.d_model = 128  # width of the residual stream
+    c.d_ff = 384  # units of the feed-forward layer
+    c.num_heads = 4  # query heads
+    c.num_kv_heads = 2  # key and value heads
+    c.head_dim = 32  # size of one head
+    c.rope_theta = 10_000.0  # base of the rotary positions
     return c
 
 
@@ -133,6 +133,7 @@ def _sft():
     c.steps = 100  # optimiser steps at most
     c.rows = 32  # packed rows per step
     c.probe_every = 0  # steps between accuracy probes on problems of their own; 0 = never
+    c.probe_from = 0  # first step that may be probed
     c.probe_problems = 64  # problems per probe, one sample each
     c.stop_accuracy = 0.0  # stop at the first probe at or above this; 0 = never
     return c
@@ -140,8 +141,8 @@ def _sft():
 
 def _rl():
     c = _optim(ConfigDict())
-    c.learning_rate = 1e-6
-    c.weight_decay = 0.01
+    c.learning_rate = 1e-6  # constant in the paper
+    c.weight_decay = 0.01  # as in the reproduction
     c.prompts = 16  # problems per step
     c.group = 8  # trajectories per problem
     c.minibatches = 1  # optimiser steps per rollout (paper's reproduction: 2)

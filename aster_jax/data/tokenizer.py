@@ -206,7 +206,9 @@ def train_sentencepiece(
     if END_OF_TURN not in control:
         raise ValueError(f"control={control} lacks {END_OF_TURN}, which ends every turn")
     cut = re.compile("|".join(re.escape(c) for c in control))
-    runs = [run for text in texts for run in cut.split(text) if run]
+    # The trainer drops white space at the end of a text, and with it every piece that ends
+    # in a newline; a digit, which never merges with anything, keeps it.
+    runs = [run + "0" for text in texts for run in cut.split(text) if run]
     floor = 256 + 2 + len(control) + len(set("".join(runs)))
     if vocab_size < floor:
         raise ValueError(

@@ -9,6 +9,7 @@ import json
 
 from aster_jax import policy as policies
 from aster_jax import pools, workdir
+from aster_jax.data import chat
 from aster_jax.eval import passk
 from aster_jax.rollout import phase, record
 from aster_jax.train import metrics
@@ -44,7 +45,7 @@ def _evaluate(run, policy, players, params, held_out, checkpoint, arm, path):
     limits = phase.budgets(run.config, run.config.eval)
     opener = ()
     if arm == "no_tool":
-        opener = tuple(policy.tokenizer.encode(FORCED_ANSWER))
+        opener = tuple(chat.opener_ids(FORCED_ANSWER, policy.tokenizer, policy.style))
         limits = dataclasses.replace(limits, max_calls=0)
     asked = phase.requests(held_out, run.config.eval.samples, policy, opener)
     scored, _ = phase.run_phase(

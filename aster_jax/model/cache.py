@@ -27,6 +27,7 @@ class KVCache:
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return self.v_BKSH[0].shape[0]
 
     @property

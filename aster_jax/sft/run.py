@@ -22,7 +22,7 @@ class Progress:
 
     step: int = 0
     stopped: bool = False
-    probe: float = float("nan")
+    probe: float | None = None
 
 
 def run(run: workdir.Run) -> None:
@@ -49,7 +49,7 @@ def run(run: workdir.Run) -> None:
                 state, measured = train_step(state, meshes.put_rows(batch, run.mesh), used)
                 at.step += 1
                 values = step.fetch(measured, "sft", at.step)
-                if c.probe_every and at.step % c.probe_every == 0:
+                if c.probe_every and at.step >= c.probe_from and at.step % c.probe_every == 0:
                     at.probe, probed = probe(state.params, at.step)
                     values |= probed
                     at.stopped = 0 < c.stop_accuracy <= at.probe
