@@ -150,7 +150,7 @@ def test_a_full_queue_is_overload_and_not_the_models_fault():
 
 @pytest.mark.parametrize("victim", ["supervisor_pid", "zygote_pids"])
 def test_killed_in_the_middle_of_64_calls(victim):
-    config = dataclasses.replace(SMALL, max_running=64, wall_limit_s=60.0)
+    config = dataclasses.replace(SMALL, max_running=64, wall_limit_s=60.0, niceness=10)
     with Executor(config) as executor:
         sessions = [executor.open(seed=number) for number in range(64)]
         for future in [executor.submit(session, "1") for session in sessions]:
