@@ -11,10 +11,9 @@ import collections
 import contextlib
 import os
 import resource
-import socket
 import time
 
-from aster_jax.tools import config, frames, nest, result, seat, selftest
+from aster_jax.tools import config, link, nest, result, seat, selftest
 
 SWEEP_S = 1.0
 STRAY_CPU_S = 0.05  # an idle session that used this much processor time is stopped
@@ -23,8 +22,8 @@ STRAY_CPU_S = 0.05  # an idle session that used this much processor time is stop
 class Supervisor:
     """All sessions of one executor. `settings` is a ToolConfig as a dict plus paths."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, link: "Link", settings: dict):
-        self.loop, self.link, self.settings = loop, link, settings
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: link.Link, settings: dict):
+        self.loop, self.link, self.settings = loop, channel, settings
         self.seats, self.nests = {}, []
         self.queue, self.running = collections.deque(), 0
         self.max_running = settings["max_running"] or 2 * (os.cpu_count() or 1)
@@ -243,77 +242,23 @@ class Supervisor:
         }
 
 
-class Link:
-    """The socket to the trainer: whole frames in, buffered frames out."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int):
-        self.loop, self.socket = loop, socket.socket(fileno=descriptor)
-        self.socket.setblocking(False)
-        self.decoder, self.unsent = frames.Decoder(), bytearray()
-        self.ended = loop.create_future()
-        self.take = None
-        self.waits = False  # whether the loop watches for room in the socket
-
-    def listen(self, take) -> None:
-        """Calls `take` with every message from now on."""
-        self.take = take
-        self.loop.add_reader(self.socket.fileno(), self.read)
-
-    def read(self) -> None:
-        """Takes what arrived; the end of the stream ends the supervisor."""
-        try:
-            data = self.socket.recv(1 << 18)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.loop.remove_reader(self.socket.fileno())
-            if not self.ended.done():
-                self.ended.set_result(None)
-            return
-        for message in self.decoder.feed(data):
-            self.take(message)
-
-    def send(self, message: dict) -> None:
-        """Sends without blocking; a slow trainer is waited for in memory."""
-        self.unsent += frames.pack(message)
-        self.flush()
-
-    def flush(self) -> None:
-        """Writes what the socket takes."""
-        try:
-            count = self.socket.send(self.unsent)
-        except BlockingIOError:
-            count = 0
-        except OSError:  # the trainer is gone; the reader sees the end
-            count = len(self.unsent)
-        del self.unsent[:count]
-        if self.unsent:
-            self.loop.add_writer(self.socket.fileno(), self.flush)
-            self.waits = True
-        elif self.waits:
-            self.loop.remove_writer(self.socket.fileno())
-            self.waits = False
-
-
 async def serve(descriptor: int) -> None:
     """Reads the settings, starts, serves until the trainer goes away."""
     loop = asyncio.get_running_loop()
-    link = Link(loop, descriptor)
+    channel = link.Link(loop, descriptor)
     first = loop.create_future()
-    link.listen(first.set_result)
+    channel.listen(first.set_result)
     settings = await first
-    supervisor = Supervisor(loop, link, settings)
+    supervisor = Supervisor(loop, channel, settings)
     try:
         await supervisor.start()
     except nest.StartError as error:
-        link.send({"op": "failed", "error": str(error), "tried": supervisor.tried})
+        channel.send({"op": "failed", "error": str(error), "tried": supervisor.tried})
         return
-    link.take = supervisor.take
-    link.send({"op": "ready", "report": supervisor.report()})
+    channel.take = supervisor.take
+    channel.send({"op": "ready", "report": supervisor.report()})
     supervisor.sweep()
-    await link.ended
+    await channel.ended
     os._exit(0)  # closing the control sockets ends zygotes; PID namespaces end the rest
 
 
