@@ -35,7 +35,7 @@ class Control:
         """Sends one message with descriptors attached; ends with the supervisor."""
         try:
             socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):  # the supervisor is gone
             os._exit(0)
 
     def receive(self) -> tuple[dict | None, list[int]]:
