@@ -2,17 +2,26 @@
 
     python -m aster_jax.main --config experiments/quickstart.py
 
-Trains from scratch (the vocabulary too); no download. 2 CPU cores.
+Hardware: 2 CPU cores, under 2 GB, no download. Takes about 5 minutes.
+Expect on 256 held-out problems at temperature 1: 0 % before training, 35 to 65 % after SFT,
+at least 20 points more after RL, with 5 tool calls per trajectory before and after. The
+README has the figures of three seeds.
+
+How it is made hard enough to show something. Half of the demonstrations contain a slip that
+the expert repairs, so the SFT model slips too; a trajectory may make 5 calls, exactly what
+a clean solution needs, so a slip usually costs the answer; and SFT stops early, when a
+probe on problems of its own reaches 45 %, while copying a number still fails now and then.
+RL sees the outcome alone and has to remove both kinds of error.
 """
 
 from aster_jax import config
 
 
 def get_config():
-    """The quickstart."""
+    """A 2-layer model from scratch, SFT and both RL stages."""
     c = config.default()
     c.name = "quickstart"
-    c.model.show_tool = False
+    c.model.show_tool = False  # trained for one tool only; its schema would be dead weight
     c.model.vocab_size = 1024
     c.model.num_layers = 2
     c.model.d_model = 128
@@ -21,21 +30,26 @@ def get_config():
     c.model.num_kv_heads = 2
     c.model.head_dim = 32
 
-    c.demos.count = 512
+    c.problems.families = ("prod", "lcm", "count")
+    c.problems.num_train = 240  # stage 1 visits each once
+    c.problems.num_heldout = 256
+    c.demos.count = 768
+    c.demos.slip_share = 0.5
 
     c.sft.learning_rate = 4e-3
     c.sft.warmup_steps = 10
     c.sft.beta2 = 0.98
-    c.sft.row_tokens = 192
+    c.sft.row_tokens = 192  # one demonstration per row, nearly
     c.sft.rows = 32
     c.sft.micro_rows = 8
-    c.sft.steps = 220
+    c.sft.steps = 300
     c.sft.save_every = 20
     c.sft.probe_every = 10
-    c.sft.probe_from = 80
+    c.sft.probe_from = 100
+    c.sft.probe_problems = 96
     c.sft.stop_accuracy = 0.45
 
-    c.rl.learning_rate = 5e-4
+    c.rl.learning_rate = 7e-4
     c.rl.beta2 = 0.98
     c.rl.weight_decay = 0.0
     c.rl.prompts = 8
@@ -44,14 +58,14 @@ def get_config():
     c.rl.micro_rows = 8
 
     c.rollout.slots = 64
+    c.rollout.steps_per_dispatch = 8  # turns are about 10 tokens long
     c.rollout.capacity = 256
     c.rollout.prefill_buckets = (32, 64)
     for stage in ("rl1", "rl2", "eval"):
         c[stage].turn_tokens = 48
         c[stage].response_tokens = 192
         c[stage].context_tokens = 256
-        c[stage].max_calls = 8
-    c.rl1.steps = 25
-    c.rl2.steps = 15
-    c.problems.num_train = 200
+        c[stage].max_calls = 5
+    c.rl1.steps = 30
+    c.rl2.steps = 20
     return c
