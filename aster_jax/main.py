@@ -49,6 +49,11 @@ def main(argv: list[str]) -> None:
         raise ValueError("no experiment given; add --config experiments/quickstart.py")
     c = _CONFIG.value
     configs.validate(c)
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} processes share this run; only one process with all of its "
+            "own devices is supported so far: start it on one host"
+        )
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
     # Compiled programs are kept with the run: a resumed one starts working at once.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from aster_jax import types
+from aster_jax.reward import answer
 
 
 def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: dict) -> dict:
@@ -17,6 +18,7 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
         "sample": t.sample,
         "reward": scored.reward,
         "verdict": scored.verdict,
+        "paper_match": answer.paper_match(t.final_text, problem.answer),
         "end": t.end,
         "num_calls": len(t.calls),
         "num_tokens": len(t.tokens),
