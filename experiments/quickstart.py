@@ -7,7 +7,7 @@ Expect on 256 held-out problems at temperature 1: 0 % before training, 35 to 65 
 at least 20 points more after RL, with 5 tool calls per trajectory before and after. The
 README has the figures of three seeds.
 
-How it is made hard enough to show something. Half of the demonstrations contain a slip that
+How it is made hard enough to show something. A third of the demonstrations contain a slip that
 the expert repairs, so the SFT model slips too; a trajectory may make 5 calls, exactly what
 a clean solution needs, so a slip usually costs the answer; and SFT stops early, when a
 probe on problems of its own reaches 45 %, while copying a number still fails now and then.
@@ -34,10 +34,11 @@ def get_config():
     c.problems.num_train = 240  # stage 1 visits each once
     c.problems.num_heldout = 256
     c.demos.count = 768
-    c.demos.slip_share = 0.5
+    c.demos.slip_share = 0.35
 
     c.sft.learning_rate = 4e-3
     c.sft.warmup_steps = 10
+    c.sft.decay_steps = 300
     c.sft.beta2 = 0.98
     c.sft.row_tokens = 192  # one demonstration per row, nearly
     c.sft.rows = 32
