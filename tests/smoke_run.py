@@ -1,0 +1,115 @@
+"""Runs of experiments/smoke.py as a user starts them, and their kills; for several tests.
+
+As a program (`python -m tests.smoke_run PLACE ARGUMENTS...`) it is the command line of
+aster_jax with one difference: the process kills itself with SIGKILL at PLACE, in the
+middle of what is named there, so that a test hits the same moment every time.
+
+    sft:N       while optimiser step N of SFT is computed
+    update:N    while the update of RL step N is computed
+    rollout:N   in the third dispatch of the process's N-th rollout phase
+    save:N      while the checkpoint of step N is written
+"""
+
+import atexit
+import functools
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = "--config=experiments/smoke.py"
+STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
+MIDDLE_OF_A_SAVE_S = 0.02  # a save of the smoke model takes several times as long
+
+
+def launch(path: pathlib.Path, *arguments: str, kill_at: str = "", limit_s: float = 600.0):
+    """Run the command with `--workdir path`; (exit code, stdout, stderr, seconds)."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)  # the tests' own devices and compiler settings
+    module = ["tests.smoke_run", kill_at] if kill_at else ["aster_jax.main"]
+    began = time.monotonic()
+    # Files, not pipes: what outlives a killed process for a moment must not hold up the test.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        code = subprocess.run(
+            [sys.executable, "-m", *module, CONFIG, f"--workdir={path}", *arguments],
+            cwd=ROOT, env=environment, stdout=out, stderr=err, timeout=limit_s,
+        ).returncode  # fmt: skip
+        out.seek(0), err.seek(0)
+        return code, out.read(), err.read(), time.monotonic() - began
+
+
+@functools.cache
+def finished() -> tuple[pathlib.Path, str, float]:
+    """One whole run that nobody disturbed: its workdir, what it printed, its seconds."""
+    made = pathlib.Path(tempfile.mkdtemp(prefix="smoke_"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    code, out, err, seconds = launch(made / "run")
+    assert code == 0, f"{out}\n{err}"
+    return made / "run", out, seconds
+
+
+def begin_from(source: pathlib.Path, path: pathlib.Path, *finished_stages: str) -> None:
+    """A workdir in which these stages of `source` stand finished; compiled programs too."""
+    path.mkdir()
+    for name in ("compiled", *finished_stages):
+        shutil.copytree(source / name, path / name)
+
+
+def metrics(path: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def _die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_at(place: str) -> None:
+    """Put the kill where `place` says."""
+    from aster_jax.rollout import device
+    from aster_jax.train import checkpoint, step
+
+    kind, number = place.split(":")
+    number = int(number)
+    fetch, save = step.fetch, checkpoint.Checkpoints.save
+    begin, decode = device.Engine.begin, device.Engine.decode
+    counts = {"phase": 0, "decode": 0}
+
+    def dying_fetch(values, prefix, at):
+        # The step has been dispatched: this is where the host waits for its numbers.
+        if (kind, number) == ({"rl": "update"}.get(prefix, prefix), at):
+            _die()
+        return fetch(values, prefix, at)
+
+    def dying_save(self, at, *rest):
+        if (kind, number) == ("save", at):
+            threading.Timer(MIDDLE_OF_A_SAVE_S, _die).start()
+        return save(self, at, *rest)
+
+    def counting_begin(self, *rest):
+        counts["phase"] += 1
+        counts["decode"] = 0
+        return begin(self, *rest)
+
+    def dying_decode(self):
+        counts["decode"] += 1
+        if (kind, number, 3) == ("rollout", counts["phase"], counts["decode"]):
+            _die()
+        return decode(self)
+
+    step.fetch, checkpoint.Checkpoints.save = dying_fetch, dying_save
+    device.Engine.begin, device.Engine.decode = counting_begin, dying_decode
+
+
+if __name__ == "__main__":
+    from aster_jax import main
+
+    _die_at(sys.argv.pop(1))
+    main.cli()
