@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aster_jax import config as configs
-from aster_jax import mesh, workdir
+from aster_jax import mesh, policy, pools, workdir
 from aster_jax.demos import run as demos
 from aster_jax.eval import run as evaluation
 from aster_jax.report import run as report
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
         )
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
+    _check(run)
     # Compiled programs are kept with the run: a resumed one starts working at once.
     jax.config.update("jax_compilation_cache_dir", str((path / "compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -65,6 +66,15 @@ def main(argv: list[str]) -> None:
             run.say(stage, "finished before, skipped")
         else:
             STAGES[stage](run)
+
+
+def _check(run: workdir.Run) -> None:
+    """What a later stage would stumble over is said before the first one starts."""
+    left = {s for s in run.config.stages if not run.is_finished(s)}
+    if left - {"filter", "report"}:
+        pools.check(run.config)
+    if left & {"sft", "rl1", "rl2", "eval"}:
+        policy.check(run)
 
 
 def default_workdir(name: str, arguments: list[str]) -> str:

@@ -53,6 +53,11 @@ def describe(run: workdir.Run) -> Policy:
         words = tokenizer.load(run.path / "demos" / "tokenizer")
         return Policy(_scratch_config(m, words.vocab_size), words, m.style, tools)
     known = _known(m.source)
+    if known.tokenizer is None:
+        raise ValueError(
+            f"model.source {m.source!r} has no tokenizer; put its tokenizer.json or "
+            "tokenizer.model beside the weights"
+        )
     cfg = dataclasses.replace(
         known.config, param_dtype=m.param_dtype, compute_dtype=m.compute_dtype, remat=m.remat
     )
@@ -77,6 +82,18 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
         compute_dtype=m.compute_dtype,
         remat=m.remat,
     )
+
+
+def check(run: workdir.Run) -> None:
+    """Raise a ValueError now for what would else fail a stage later, and allocate nothing.
+
+    Weights that are missing, damaged or without a tokenizer; a model that cannot fit the
+    memory. A vocabulary still to be learned counts with the size asked for.
+    """
+    m, r = run.config.model, run.config.rollout
+    scratch = m.source == "scratch"
+    cfg = _scratch_config(m, m.vocab_size) if scratch else describe(run).cfg
+    memory.check(cfg, run.mesh, r.slots, r.capacity, r.dtype)
 
 
 def base_params(run: workdir.Run, policy: Policy) -> dict:

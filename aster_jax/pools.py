@@ -17,6 +17,12 @@ def tool_config(config) -> tools.ToolConfig:
     return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
 
 
+def check(config) -> None:
+    """Raise a ValueError now for a problem file that a later stage could not use."""
+    for split in ("train", "heldout"):
+        select(config, split, 1)
+
+
 def select(config, split: str, count: int) -> list[types.Problem]:
     """The first `count` problems of a split; of a file, RL trains on all there are."""
     p = config.problems

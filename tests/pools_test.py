@@ -73,3 +73,11 @@ def test_the_tool_gets_the_runs_limits():
         assert getattr(made, name) == c.tools[name]
     # The episode's budget counts calls; the tool's own limit must never be the first.
     assert made.max_calls > 1000
+
+
+def test_files_of_later_stages_are_read_at_once(tmp_path):
+    c = generated()
+    pools.check(c)
+    c.problems.heldout = str(tmp_path / "absent.jsonl")
+    with pytest.raises(ValueError, match="absent.jsonl does not exist"):
+        pools.check(c)

@@ -21,7 +21,9 @@ def run(run: workdir.Run) -> None:
     """Evaluate every checkpoint that exists; one file per checkpoint and arm, then all."""
     c = run.config.eval
     policy = policies.describe(run)
+    opener = tuple(chat.opener_ids(FORCED_ANSWER, policy.tokenizer, policy.style))
     held_out = pools.select(run.config, "heldout", run.config.problems.num_heldout)
+    held_out = phase.fitting(run, policy, held_out, "eval", opener)
     arms = ("main", "no_tool") if c.no_tool else ("main",)
     stages = [s for s in c.checkpoints if s == "base" or s in run.config.stages]
     results = []

@@ -30,7 +30,7 @@ def run(run: workdir.Run, stage: str) -> None:
     """One RL stage, from its start or from its newest checkpoint."""
     c = run.config
     policy = policies.describe(run)
-    pool = _pool(run, stage)
+    pool = _pool(run, policy, stage)
     tx = optim.build(policies.optim_config(c.rl))
     how = phase.sampling_of(c.rollout)
     loss_fn = functools.partial(grpo.loss_fn, grpo=_grpo_config(c))
@@ -57,12 +57,13 @@ def run(run: workdir.Run, stage: str) -> None:
     run.finish(stage, {"step": c[stage].steps, "problems": len(pool)})
 
 
-def _pool(run, stage) -> list[types.Problem]:
+def _pool(run, policy, stage) -> list[types.Problem]:
     """Training problems: all of them in stage 1, what the filter left in stage 2."""
     c = run.config
     pool = pools.select(c, "train", c.problems.num_train)
     if stage == "rl2" and "filter" in c.stages:
         pool = filters.keep(pool, run.directory("filter") / "kept.jsonl")
+    pool = phase.fitting(run, policy, pool, stage)
     if len(pool) < c.rl.prompts:
         raise ValueError(
             f"{stage} has {len(pool)} problems, a step needs rl.prompts={c.rl.prompts}; "

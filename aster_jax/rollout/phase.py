@@ -76,6 +76,27 @@ def requests(
     return made
 
 
+def fitting(
+    run: workdir.Run,
+    policy: policies.Policy,
+    problems: list[types.Problem],
+    section: str,
+    opener: tuple = (),
+) -> list[types.Problem]:
+    """The problems whose prompt leaves room to write within the section's context.
+
+    Says how many do not; raises ValueError when none does.
+    """
+    room = run.config[section].context_tokens - len(opener)
+    fits = [p for p in problems if len(policy.prompt_ids(p.question)) < room]
+    if len(fits) < len(problems):
+        text = f"of {len(problems)} problems have prompts that fill {section}.context_tokens={room}"
+        if not fits:
+            raise ValueError(f"all {text}; raise it, and rollout.capacity with it")
+        run.say(section, f"{len(problems) - len(fits)} {text}; left out")
+    return fits
+
+
 def run_phase(
     run: workdir.Run,
     policy: policies.Policy,

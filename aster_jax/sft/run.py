@@ -94,7 +94,8 @@ class _prober:
             how = phase.sampling_of(c.rollout)
             self._context = phase.players(self._run, self._policy, how)
             self._players = self._context.__enter__()
-            self._problems = pools.select(c, "probe", c.sft.probe_problems)
+            found = pools.select(c, "probe", c.sft.probe_problems)
+            self._problems = phase.fitting(self._run, self._policy, found, "rl1")
         return self
 
     def __exit__(self, *failure):

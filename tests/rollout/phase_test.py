@@ -86,3 +86,27 @@ def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker)
     assert numbers["phase_s"] > 0 and numbers["sampled_tokens"] == sum(
         sum(s.trajectory.loss_mask) for s in scored
     )
+
+
+def test_prompts_that_fill_the_context_are_left_out_and_counted(run, speaks, capsys):
+    short = chatter.problems(3)
+    room = run.config.rl1.context_tokens
+    long = dataclasses.replace(short[1], question="7" * room)
+    assert phase.fitting(run, speaks, short, "rl1") == short
+    assert capsys.readouterr().out == ""
+    assert phase.fitting(run, speaks, [short[0], long, short[2]], "rl1") == [short[0], short[2]]
+    assert f"1 of 3 problems have prompts that fill rl1.context_tokens={room}" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(ValueError, match="all of 1 problems .* raise it, and rollout.capacity"):
+        phase.fitting(run, speaks, [long], "rl1")
+
+
+def test_a_prompt_that_fits_exactly_leaves_one_token(run, speaks):
+    problem = chatter.problems(1)[0]
+    c = settings()
+    c.rl1.context_tokens = len(speaks.prompt_ids(problem.question)) + 2
+    tight = workdir.Run(c, run.path, run.mesh)
+    assert phase.fitting(tight, speaks, [problem], "rl1", (5,)) == [problem]
+    with pytest.raises(ValueError, match="all of 1 problems"):
+        phase.fitting(tight, speaks, [problem], "rl1", (5, 5))
