@@ -2,13 +2,12 @@
 
 A dense script is five short cells on one growing state: the first gives the question's
 numbers names, every later one but the check defines a name that the next needs, and the
-check computes something a second way, from the question's numbers read anew, so that it
-would also notice a number that was copied wrong. The last cell's value is the answer. Cells are one
+check computes something a second way. The last cell's value is the answer. Cells are one
 line and end in an expression, so the tool shows its value. A sparse script is the same
 work in one cell.
 
-The expert does no arithmetic of its own: numbers are copied from the question, and the
-answer from the tool. Small models can copy; they cannot calculate.
+The expert does no arithmetic of its own: numbers are copied from the question once, and
+the answer from the tool. Small models can copy; they cannot calculate.
 """
 
 import dataclasses
@@ -41,7 +40,7 @@ def _prod(a, b, c):
     return (
         Step("Read the numbers.", f"a, b, c = {a}, {b}, {c}; a*b"),
         Step("Compute p.", "p = a*b+c; p", "p = a*b+d; p"),
-        Step("Check.", f"(p-{c})/{a} == {b}"),
+        Step("Check.", "(p-c)/a == b"),
         Step("List the digits.", "d = [int(t) for t in str(p)]; d", "d = [int(t) for t in p]; d"),
         Step("Add the squares.", "s = sum(t*t for t in d); s", "s = sum(d*d); s"),
     )
@@ -54,7 +53,7 @@ def _mod(a, b, c, m):
             f"a, b, c, m = {a}, {b}, {c}, {m}; f = lambda x: (b*x+c) % m; x = f(a); x",
         ),
         Step("Second step.", "x = f(x); x", "x = g(x); x"),
-        Step("Check.", f"x == ({b}*({b}*{a}+{c})+{c}) % {m}"),
+        Step("Check.", "x == f(f(a))"),
         Step("Third step.", "x = f(x); x", "x = f(X); x"),
         Step("Fourth step.", "x = f(x); x"),
     )
@@ -65,7 +64,7 @@ def _lcm(a, b, m):
         Step("Read the numbers.", f"a, b, m = {a}, {b}, {m}; a*b"),
         Step("Find the gcd.", "from math import gcd; g = gcd(a, b); g", "g = gcd(a, b); g"),
         Step("Divide.", "l = a*b//g; l", "l = a*b//gcd; l"),
-        Step("Check.", f"l % {a} == 0 and l % {b} == 0 and m == {m}"),
+        Step("Check.", "l % a == 0 and l % b == 0"),
         Step("Reduce.", "r = l % m; r"),
     )
 
@@ -79,7 +78,7 @@ def _count(n, a, b):
             "A = {k for k in R if k % a == 0}; A.len()",
         ),
         Step("Multiples of b.", "B = {k for k in R if k % b == 0}; len(B)"),
-        Step("Check.", f"len(A) == {n}//{a} and len(B) == {n}//{b}"),
+        Step("Check.", "len(A) == n//a and len(B) == n//b"),
         Step("Take them out.", "c = len(R)-len(A | B); c", "c = len(R)-len(A + B); c"),
     )
 
@@ -96,7 +95,7 @@ def _poly(a, b, n, m):
             "v = [f(k) for k in n]; v[-1]",
         ),
         Step("Add up.", "s = sum(v); s", "s = v.sum(); s"),
-        Step("Check.", f"len(v) == {n} and v[-1] == {a}*{n}**2+{b} and m == {m}"),
+        Step("Check.", "len(v) == n and v[-1] == f(n)"),
         Step("Reduce.", "r = s % m; r"),
     )
 
