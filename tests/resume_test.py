@@ -1,0 +1,166 @@
+"""SIGKILL at any moment, the same command again: the run ends with the same bits.
+
+Kills come from inside the process (tests/smoke_run.py), so they always hit what they
+name. What is compared is read back from the checkpoints: parameters and optimiser state.
+"""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from aster_jax import mesh as meshes
+from aster_jax import policy, workdir
+from aster_jax.train import checkpoint, optim, step
+from experiments import smoke
+from tests import smoke_run
+
+TIMES = {"wall_s", "queue_s", "time_s"}  # what a clock measured differs from run to run
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return smoke_run.finished()[0]
+
+
+def last_state(path, stage):
+    """Parameters and optimiser state after a stage's last step, as numpy arrays by name."""
+    mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
+    run = workdir.Run(smoke.get_config(), path, mesh)
+    c = run.config.sft if stage == "sft" else run.config.rl
+    tx = optim.build(policy.optim_config(c))
+    abstract = step.abstract_state(policy.describe(run).cfg, tx, mesh)
+    with checkpoint.Checkpoints(path / stage / "checkpoints", keep=2) as saved:
+        state, position = saved.restore(run.summary(stage)["step"], abstract)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}, position
+
+
+def assert_same_state(one, other, stage):
+    (a, position_a), (b, position_b) = last_state(one, stage), last_state(other, stage)
+    assert position_a == position_b
+    assert a.keys() == b.keys() and len(a) > 20
+    differing = [k for k in a if a[k].tobytes() != b[k].tobytes()]
+    assert not differing, differing
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {
+            k: without_times(v)
+            for k, v in value.items()
+            if k not in TIMES and not k.endswith(("_s", "_per_s"))
+        }
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def records(path):
+    return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def killed(path, place, *arguments):
+    code, out, err, _ = smoke_run.launch(path, *arguments, kill_at=place)
+    assert code == -signal.SIGKILL, f"{place} was never reached\n{out}\n{err}"
+    return out
+
+
+def done(path, *arguments):
+    code, out, err, _ = smoke_run.launch(path, *arguments)
+    assert code == 0, f"{out}\n{err}"
+    return out
+
+
+def test_sft_killed_in_a_step_and_in_a_save(whole, tmp_path):
+    path = tmp_path / "run"
+    smoke_run.begin_from(whole, path, "demos")
+    only = "--config.stages=('demos','sft')"
+    killed(path, "sft:13", only)
+    assert not (path / "sft" / "DONE.json").exists()
+    assert [r["step"] for r in smoke_run.metrics(path)] == list(range(1, 13))
+    out = killed(path, "save:50", only)
+    assert "resumed after step 10" in out
+    out = done(path, only)
+    assert "resumed after step 40" in out or "resumed after step 50" in out
+    assert_same_state(whole, path, "sft")
+    expected = [r for r in smoke_run.metrics(whole) if r["stage"] == "sft"]
+    assert without_times(smoke_run.metrics(path)) == without_times(expected)
+
+
+def answered(path):
+    """Problem id -> an answer that some trajectories of RL step 1 gave and others did not."""
+    given = {}
+    for r in records(path / "rl1" / "episodes" / "step_000001.jsonl"):
+        boxed = r["spans"][-1]["text"].rpartition("\\boxed{")[2].partition("}")[0]
+        correct = boxed if r["end"] == "answered" and boxed.isdigit() else None
+        given.setdefault(r["problem_id"], []).append(correct)
+    return {
+        problem: next(a for a in answers if a)
+        for problem, answers in given.items()
+        if any(answers) and len(set(answers)) > 1
+    }
+
+
+def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
+    """With rewards that differ within a group, so that updates are real ones.
+
+    The smoke model is right too rarely for that. So step 1 is played once to see what the
+    model says (which does not depend on the answers), and some of it is declared right.
+    """
+    problems = tmp_path / "problems.jsonl"
+    questions = [
+        {"id": f"p{i}", "question": f"What is the least common multiple of {a} and {b}, modulo 577?"}
+        for i, (a, b) in enumerate(((84, 36), (45, 63), (56, 72), (24, 90)))
+    ]
+
+    def declare(right):
+        rows = [{**q, "answer": right.get(f"problems/{q['id']}", "-1")} for q in questions]
+        problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    def begin(name, steps):
+        path = tmp_path / name
+        smoke_run.begin_from(whole, path, "demos", "sft")
+        return path, (
+            f"--config.problems.source={problems}", "--config.stages=('demos','sft','rl1')",
+            f"--config.rl1.steps={steps}",
+        )  # fmt: skip
+
+    declare({})
+    heard, arguments = begin("heard", 1)
+    done(heard, *arguments)
+    right = answered(heard)
+    assert right
+    declare(right)
+    undisturbed, arguments = begin("undisturbed", 3)
+    done(undisturbed, *arguments)
+    expected = smoke_run.metrics(undisturbed)
+    assert expected[0]["rl/updates"] == 1 and expected[0]["rl/grad_norm"] > 0
+    path, arguments = begin("disturbed", 3)
+    killed(path, "update:1", *arguments)
+    assert not (path / "metrics.jsonl").exists()
+    # The first phase of the second process is that of step 1 again, the next one of step 2.
+    killed(path, "rollout:2", *arguments)
+    assert [r["step"] for r in smoke_run.metrics(path)] == [1]
+    assert "resumed after step 1" in done(path, *arguments)
+    assert_same_state(undisturbed, path, "rl1")
+    assert without_times(smoke_run.metrics(path)) == without_times(expected)
+    for number in (1, 2, 3):
+        name = f"rl1/episodes/step_{number:06d}.jsonl"
+        assert records(path / name) == records(undisturbed / name)
+
+
+@pytest.mark.slow
+def test_two_runs_are_equal_even_when_one_is_killed_in_every_stage(whole, tmp_path):
+    path = tmp_path / "run"
+    for place in ("sft:25", "save:30", "rollout:2", "save:3", "rollout:6"):
+        killed(path, place)
+    done(path)
+    for stage in ("sft", "rl1", "rl2"):
+        assert_same_state(whole, path, stage)
+    assert without_times(smoke_run.metrics(path)) == without_times(smoke_run.metrics(whole))
+    for name in ("demos/demos.jsonl", "filter/kept.jsonl", "eval/results.json"):
+        assert (path / name).read_bytes() == (whole / name).read_bytes()
+    assert records(path / "eval" / "episodes.jsonl") == records(whole / "eval" / "episodes.jsonl")
+    shutil.rmtree(path)

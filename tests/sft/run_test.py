@@ -1,0 +1,98 @@
+"""The SFT stage: too few rows, probes, the accuracy to stop at, and starting again."""
+
+import jax
+import numpy as np
+import pytest
+
+from aster_jax import config, policy, types, workdir
+from aster_jax.demos import curate
+from aster_jax.sft import run as sft
+from tests import smoke_run
+from tests.rollout import chatter
+
+
+def settings():
+    c = config.default()
+    c.name = "t"
+    c.model.show_tool = False
+    c.model.d_model, c.model.d_ff = 32, 48
+    c.problems.families = ("prod",)
+    c.rollout.slots, c.rollout.capacity, c.rollout.prefill_rows = 4, 192, 2
+    c.rollout.prefill_buckets = (16,)
+    c.rl1.turn_tokens, c.rl1.response_tokens, c.rl1.context_tokens = 6, 6, 192
+    c.sft.rows, c.sft.micro_rows, c.sft.row_tokens = 4, 2, 32
+    c.sft.steps, c.sft.save_every = 6, 2
+    return c
+
+
+@pytest.fixture
+def begin(tmp_path, one_device):
+    """A run whose demonstrations are `count` sequences of 24 tokens."""
+
+    def make(c, name, count=12):
+        run = workdir.open_run(c, tmp_path / name, one_device)
+        chatter.build(run.directory("demos") / "tokenizer")
+        rng = np.random.default_rng(0)
+        demos = [
+            types.Demo(
+                f"p{i}", "prod", tuple(rng.integers(10, 90, 24).tolist()), (0,) * 4 + (1,) * 20, 0
+            )
+            for i in range(count)
+        ]
+        curate.save_demos(run.path / "demos" / "demos.jsonl", demos)
+        run.finish("demos", {})
+        return run
+
+    return make
+
+
+def final(run):
+    described = policy.describe(run)
+    return jax.tree.map(np.asarray, policy.trained_params(run, described, "sft"))
+
+
+def test_too_few_demonstrations_are_one_sentence(begin):
+    with pytest.raises(ValueError, match="3 demonstrations fill 3 rows, a step needs sft.rows=4"):
+        run = begin(settings(), "few", count=3)
+        sft.run(run)
+    assert not run.is_finished("sft")
+
+
+def test_it_learns_and_starts_again_where_it_was(begin, monkeypatch):
+    whole = begin(settings(), "whole")
+    sft.run(whole)
+    lines = smoke_run.metrics(whole.path)
+    assert [r["step"] for r in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[-1]["sft/loss"] < lines[0]["sft/loss"]
+    assert whole.summary("sft") == {"step": 6, "stopped": False, "probe": None}
+    broken = begin(settings(), "broken")
+    append = sft.metrics.append
+
+    def full_disk(path, stage, step, *rest):
+        if step == 5:
+            raise OSError(28, "No space left on device")
+        append(path, stage, step, *rest)
+
+    monkeypatch.setattr(sft.metrics, "append", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        sft.run(broken)
+    assert not broken.is_finished("sft")
+    monkeypatch.undo()
+    sft.run(broken)
+    assert [r["sft/loss"] for r in smoke_run.metrics(broken.path)] == [
+        r["sft/loss"] for r in lines
+    ]
+    for a, b in zip(jax.tree.leaves(final(whole)), jax.tree.leaves(final(broken)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_probes_are_measured_from_the_step_asked_for(begin):
+    c = settings()
+    c.sft.probe_every, c.sft.probe_from, c.sft.probe_problems = 1, 5, 3
+    c.sft.stop_accuracy = 0.5
+    run = begin(c, "probed")
+    sft.run(run)
+    probed = [r["step"] for r in smoke_run.metrics(run.path) if "sft/probe_accuracy" in r]
+    assert probed == [5, 6]
+    # Six tokens of random digits are no right answer: it runs to the last step.
+    assert run.summary("sft") == {"step": 6, "stopped": False, "probe": 0.0}
