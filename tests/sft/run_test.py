@@ -52,8 +52,8 @@ def final(run):
 
 
 def test_too_few_demonstrations_are_one_sentence(begin):
+    run = begin(settings(), "few", count=3)
     with pytest.raises(ValueError, match="3 demonstrations fill 3 rows, a step needs sft.rows=4"):
-        run = begin(settings(), "few", count=3)
         sft.run(run)
     assert not run.is_finished("sft")
 
