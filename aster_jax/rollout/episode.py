@@ -301,15 +301,14 @@ class Rollout:
                 self._deliver(live, result)
 
     def _deliver(self, live, result):
-        record = types.CallRecord(
-            live.code, result.status, result.text, result.wall_s, result.queue_s
-        )
+        text = result.text.removesuffix("\n")  # the markup brings its own line end
+        record = types.CallRecord(live.code, result.status, text, result.wall_s, result.queue_s)
         live.calls.append(record)
         self.stats["tool_calls"] += 1
         if result.is_infra:
             self._finish(live, "infrastructure", "")
         else:
-            self._append_result(live, result.text.removesuffix("\n"))
+            self._append_result(live, text)
 
     def _append_result(self, live, text):
         text = chat.cut(text, self._tokenizer, self._budgets.tool_result_tokens)

@@ -73,7 +73,7 @@ def test_slips_are_in_the_transcript_with_the_tools_own_words(dense):
 
 def test_checks_hold(dense):
     for transcript in dense:
-        assert any(m["role"] == "tool" and m["content"] == "True\n" for m in transcript.messages)
+        assert any(m["role"] == "tool" and m["content"] == "True" for m in transcript.messages)
 
 
 def test_the_same_seed_gives_the_same_transcripts(problems, executor, dense):
