@@ -101,6 +101,12 @@ class Scored:
     verdict: str
 
 
+def says_nothing(end: str, verdict: str) -> bool:
+    """Whether an episode failed through our fault, or the verifier did: neither says
+    anything about the policy, so training, filtering and evaluation all leave it out."""
+    return end == "infrastructure" or verdict.startswith("verifier_")
+
+
 @dataclasses.dataclass(frozen=True)
 class Demo:
     """A demonstration ready for SFT: ids, mask (1 = trained on) and what it came from."""

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aster_jax import types
 from aster_jax.reward import answer
 
 Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
@@ -78,7 +79,7 @@ def interval(values: Sequence[float], seed: int) -> Interval:
 
 def is_masked(record: dict) -> bool:
     """Whether an episode record says nothing about the policy."""
-    return record["end"] == "infrastructure" or record["verdict"].startswith("verifier_")
+    return types.says_nothing(record["end"], record["verdict"])
 
 
 def summarise(records: Sequence[dict], seed: int) -> dict:

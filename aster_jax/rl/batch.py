@@ -14,7 +14,7 @@ def is_trained(scored: types.Scored, truncated: str) -> bool:
     policy. Trajectories cut by a budget do unless `truncated` is "mask".
     """
     end = scored.trajectory.end
-    if end == "infrastructure" or scored.verdict.startswith("verifier_"):
+    if types.says_nothing(end, scored.verdict):
         return False
     cut = end in ("turn_budget", "token_budget", "context_budget")
     return not (cut and truncated == "mask")
@@ -80,10 +80,9 @@ def _sequence(trajectory: types.Trajectory, advantage: float, weight: float) -> 
 
 
 def prepare(
-    scored: list[types.Scored], group_ids: np.ndarray, divide_by_std: bool, truncated: str,
-    normalise: str,
-) -> tuple[list[types.Scored], np.ndarray, np.ndarray, np.ndarray]:
-    """(trained trajectories, their group ids, advantages, token weights).
+    scored: list[types.Scored], group_ids: np.ndarray, divide_by_std: bool, truncated: str
+) -> tuple[list[types.Scored], np.ndarray, np.ndarray]:
+    """(trained trajectories, their group ids, advantages).
 
     Advantages compare a trajectory with the trained members of its own group only.
     """
@@ -95,5 +94,4 @@ def prepare(
         )
     scored, group_ids = [scored[i] for i in keep], group_ids[keep]
     rewards = np.array([s.reward for s in scored])
-    advantages = grpo.advantages(rewards, group_ids, divide_by_std)
-    return scored, group_ids, advantages, token_weights(scored, group_ids, normalise)
+    return scored, group_ids, grpo.advantages(rewards, group_ids, divide_by_std)

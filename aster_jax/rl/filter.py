@@ -28,7 +28,7 @@ def last_visits(records: list[dict]) -> dict[str, Visit]:
     """
     rewards: dict[str, dict[int, list[float]]] = {}
     for r in records:
-        if r["end"] == "infrastructure" or r["verdict"].startswith("verifier_"):
+        if types.says_nothing(r["end"], r["verdict"]):
             continue
         rewards.setdefault(r["problem_id"], {}).setdefault(r["step"], []).append(r["reward"])
     visits = {}

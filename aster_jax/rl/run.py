@@ -100,8 +100,8 @@ def _update(run, policy, state, scored, train_step, stage, at):
     """Optimiser steps of one rollout, one per minibatch of prompts."""
     c = run.config.rl
     group_ids = np.repeat(np.arange(c.prompts), c.group)
-    scored, group_ids, advantages, _ = batches.prepare(
-        scored, group_ids, c.divide_by_std, c.truncated, c.normalise
+    scored, group_ids, advantages = batches.prepare(
+        scored, group_ids, c.divide_by_std, c.truncated
     )
     values = {"rl/informative_frac": _informative(advantages, group_ids)}
     per_mini = c.prompts // c.minibatches

@@ -72,9 +72,10 @@ def test_failures_of_ours_do_not_move_the_others():
         scored([0, 1], 1.0),
         scored([0, 1], 0.0, verdict="verifier_timeout"),
     ]
-    kept, groups, advantages, weights = batch.prepare(
-        chosen, np.array([0, 0, 0, 1, 1]), False, "keep", "group"
+    kept, groups, advantages = batch.prepare(
+        chosen, np.array([0, 0, 0, 1, 1]), False, "keep"
     )
+    weights = batch.token_weights(kept, groups, "group")
     assert kept == [chosen[0], chosen[1], chosen[3]]
     assert groups.tolist() == [0, 0, 1]
     np.testing.assert_allclose(advantages, [0.5, -0.5, 1.0])
@@ -84,7 +85,7 @@ def test_failures_of_ours_do_not_move_the_others():
 def test_nothing_to_train_on_is_an_error():
     chosen = [scored([0, 1], end="infrastructure")] * 2
     with pytest.raises(ValueError, match="infrastructure reasons"):
-        batch.prepare(chosen, np.array([0, 0]), True, "keep", "group")
+        batch.prepare(chosen, np.array([0, 0]), True, "keep")
 
 
 def test_build_by_hand():
@@ -137,9 +138,10 @@ def test_packing_order_and_dropping_of_rows_without_gradient_change_nothing(tiny
 
     def run(order, row_tokens, micro_rows, max_micro):
         prepared = batch.prepare(
-            [chosen[i] for i in order], np.asarray(groups)[order], True, "keep", "group"
+            [chosen[i] for i in order], np.asarray(groups)[order], True, "keep"
         )
-        kept, _, advantages, weights = prepared
+        kept, ids, advantages = prepared
+        weights = batch.token_weights(kept, ids, "group")
         built, used = batch.build(kept, advantages, weights, row_tokens, micro_rows, max_micro)
         assert (built.tokens_BT.any(-1)).sum() < 9
         return gradient(tiny, params, built, used, cfg)
