@@ -94,3 +94,22 @@ def test_again_skips_everything_and_another_config_is_refused(run):
     after = {p: p.stat().st_mtime_ns for p in path.rglob("*.json*")}
     changed = {p.name for p in after if p not in before or before[p] != after[p]}
     assert changed <= {"config.json"}, changed
+
+
+@pytest.mark.slow
+def test_every_stage_runs_on_eight_devices(run, tmp_path):
+    """Two ways each of data, fsdp and tensor; what one device learns, eight learn."""
+    axes = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    micro = ("--config.sft.micro_rows=4", "--config.rl.micro_rows=4")
+    code, out, err, _ = smoke_run.launch(
+        tmp_path / "run", *axes, *micro, limit_s=1800.0, devices=8
+    )
+    assert code == 0, f"{out}\n{err}"
+    assert [(r["stage"], r["step"]) for r in smoke_run.metrics(tmp_path / "run")] == [
+        (r["stage"], r["step"]) for r in smoke_run.metrics(run[0])
+    ]
+    one, eight = (
+        next(r for r in smoke_run.metrics(path) if r["stage"] == "sft")
+        for path in (run[0], tmp_path / "run")
+    )
+    assert eight["sft/loss"] == pytest.approx(one["sft/loss"], rel=1e-4)

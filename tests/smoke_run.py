@@ -29,10 +29,13 @@ STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 MIDDLE_OF_A_SAVE_S = 0.02  # a save of the smoke model takes several times as long
 
 
-def launch(path: pathlib.Path, *arguments: str, kill_at: str = "", limit_s: float = 600.0):
+def launch(
+    path: pathlib.Path, *arguments: str, kill_at: str = "", limit_s: float = 600.0, devices: int = 1
+):
     """Run the command with `--workdir path`; (exit code, stdout, stderr, seconds)."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)  # the tests' own devices and compiler settings
+    # Not the tests' own devices and compiler settings.
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     module = ["tests.smoke_run", kill_at] if kill_at else ["aster_jax.main"]
     began = time.monotonic()
     # Files, not pipes: what outlives a killed process for a moment must not hold up the test.

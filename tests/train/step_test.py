@@ -144,6 +144,14 @@ def test_eight_devices_equal_one(tiny, params, eight_devices, reference):
     assert {s.data.shape for s in moment.addressable_shards} == {(2, 24, 16)}
 
 
+def test_eight_devices_give_the_same_rl_step(tiny, params, one_device, eight_devices):
+    first = []
+    for mesh in (one_device, eight_devices):
+        program = compiled(params, tiny, mesh, rl_batch(2), POLICY)
+        first.append(steps(program, params, mesh, rl_batch(2))[1][0])
+    assert first[1] == pytest.approx(first[0], rel=2e-4, abs=1e-6)
+
+
 def test_the_state_is_donated(whole, params, one_device):
     state = fresh(params, one_device)
     size = sum(x.nbytes for x in jax.tree.leaves(state))
