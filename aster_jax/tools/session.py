@@ -22,8 +22,11 @@ from aster_jax.tools import cell, confine, linux, streams
 __builtins__ = dict(vars(builtins))
 
 SOCKET, OUT, ERR, KEEPER = 3, 4, 5, 6
+MOST_LEAVING = 2  # copies let go and not collected yet
+_leaving: list[int] = []
 _read, _write, _dup2, _leave, _open = os.read, os.write, os.dup2, os._exit, open
 _waitpid, _fork, _getpid, _set_blocking = os.waitpid, os.fork, os.getpid, os.set_blocking
+_pipe, _close = os.pipe, os.close
 _getstate, _setstate = random.getstate, random.setstate
 _scan, _quote = json.JSONDecoder().scan_once, json.encoder.encode_basestring_ascii
 _unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
@@ -51,7 +54,7 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
         if "seed" in request:
             seed_generators(request["seed"])
         if listener is not None:
-            keeper = save(keeper)
+            keeper = save(*keeper) if keeper else save()
             if keeper is None:  # this is the copy, put in place after the runner died
                 continue
         send(answer(request, interpreter, sinks, null))
@@ -69,20 +72,35 @@ def say_ready(listener: int | None) -> None:
     os.close(listener)
 
 
-def save(keeper: int | None) -> int | None:
-    """Forks a paused copy of this process; returns its pid, or None inside the copy.
+def save(copy: int = 0, gone: int = -1) -> tuple[int, int] | None:
+    """Forks a paused copy of this process; returns its pid and what tells that it is let go.
 
-    The copy waits for one byte: it is let go, or it becomes the runner. The previous copy
-    was let go when its cell ended and is collected here.
+    The copy waits for one byte: it is let go, or it becomes the runner (None inside it). The
+    previous copy, let go when its cell ended, must have read its byte before the next one
+    listens; freeing its memory takes milliseconds and need not be waited for.
     """
-    if keeper is not None:
-        _waitpid(keeper, 0)
+    if copy:
+        try:
+            _read(gone, 1)
+            _close(gone)
+        except OSError:  # a cell closed it
+            collect(copy)
+        else:
+            if len(_leaving) >= MOST_LEAVING:
+                collect(_leaving.pop(0))
+            _leaving.append(copy)
+    gone, here = _pipe()
     streams_before = _getstate()
     pid = _fork()
     if pid:
-        return pid
+        _close(here)
+        return pid, gone
     if _read(KEEPER, 1) != b"p":
+        _close(here)
         _leave(0)
+    _close(gone)
+    _close(here)
+    _leaving.clear()  # children of the runner that died, not of this process
     _setstate(streams_before)  # Python reseeds `random` in every fork
     _set_blocking(SOCKET, False)
     try:
@@ -93,6 +111,14 @@ def save(keeper: int | None) -> int | None:
     _set_blocking(SOCKET, True)
     send(f'{{"promoted":{_getpid():d}}}')
     return None
+
+
+def collect(pid: int) -> None:
+    """Waits until a copy that was let go is gone."""
+    try:
+        _waitpid(pid, 0)
+    except ChildProcessError:  # a cell waited for it
+        pass
 
 
 def place(descriptors: list[int]) -> None:

@@ -56,6 +56,18 @@ def test_a_large_array_survives_and_a_second_crash_too(tools):
     tools.close(session)
 
 
+def test_a_cell_that_collects_the_copies_harms_nothing(tools):
+    meddling = "import os\ntry: os.waitpid(-1, os.WNOHANG)\nexcept ChildProcessError: pass"
+    session = tools.open()
+    for number in range(6):
+        tools.run(session, f"x = {number}")
+        tools.run(session, meddling)
+    assert tools.run(session, "x").text == "5\n"
+    assert tools.run(session, "x = 0\nimport os; os.abort()").state == "restored"
+    assert tools.run(session, "x").text == "5\n"
+    tools.close(session)
+
+
 def test_checkpoints_are_refused_where_copies_could_outlive_their_session():
     with pytest.raises(RuntimeError, match="tier"):
         Executor(ToolConfig(checkpoints=True, tier="B2", preload=()))

@@ -198,7 +198,7 @@ def test_a_blocked_trainer_does_not_delay_a_kill():
     )
     assert trainer.stdout.readline() == "sent\n"
     trainer.send_signal(signal.SIGSTOP)
-    time.sleep(3.0)
+    time.sleep(5.0)
     trainer.send_signal(signal.SIGCONT)
     status, wall_s = trainer.stdout.readline().split()
     assert trainer.wait(10) == 0
