@@ -117,6 +117,23 @@ def test_transformers_loads_the_export_and_agrees(tmp_path, cfg):
     assert np.abs(expected).max() > 0.5  # not a model that says the same of everything
 
 
+@pytest.mark.parametrize("name", ["qwen3_new_style", "llama_old_style"])
+def test_transformers_loads_what_was_loaded_and_exported(tmp_path, name):
+    torch = pytest.importorskip("torch", reason="needs torch (extra: peers)")
+    transformers = pytest.importorskip("transformers", reason="needs transformers (extra: peers)")
+    folder = shared_data.path(f"hf_tiny/{name}")
+    m = weights.load(folder)
+    weights.export(m.params, m.config, m.tokenizer, tmp_path / "out")
+    peer = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", torch_dtype=torch.float32
+    )
+    stored = np.load(folder / "logits.npz")
+    with torch.no_grad():
+        found = peer(torch.tensor(stored["input_ids"], dtype=torch.long)).logits.numpy()
+    np.testing.assert_allclose(found, stored["logits"], atol=1e-4)
+    np.testing.assert_allclose(m.apply(stored["input_ids"]), found, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["Qwen3", "Llama"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_models_made_by_transformers_load_and_agree(tmp_path, family, tied):
