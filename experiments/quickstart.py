@@ -2,7 +2,7 @@
 
     python -m aster_jax.main --config experiments/quickstart.py
 
-Hardware: 2 CPU cores, under 2 GB, no download. Takes 3 to 5 minutes, by how long the seed
+Hardware: 2 CPU cores, under 2 GB, no download. Takes 3 to 6 minutes, by how long the seed
 takes to learn copying numbers. What it printed is in the README.
 
 How it is made hard enough to show something. Half of the demonstrations contain a slip that

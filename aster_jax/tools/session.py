@@ -2,8 +2,8 @@
 
 It reads a request frame, runs the cell, writes a reply frame, and repeats until its
 socket closes. Descriptors: 0 is empty, 1 and 2 are the output pipes, 3 the protocol
-socket, 4 and 5 private copies of the pipes, 6 the keeper channel if
-checkpoints are on. What it replies is only a claim; the
+socket, 4 and 5 private copies of the pipes, and if checkpoints are on 6 the keeper channel
+and a pipe whose end says that the last copy was let go. What it replies is only a claim; the
 supervisor decides what to believe.
 """
 

@@ -2,10 +2,10 @@
 
     python -m aster_jax.main --config experiments/studies/quickstart_direct.py
 
-Hardware: 2 CPU cores, about 2 minutes. Everything is `experiments/quickstart.py` except the
-demonstrations, which state the right answer and nothing else, and the number of SFT steps, as
-many as the slowest seed of the quickstart needed. What it scores is what the quickstart's
-accuracy would be worth if the tool were not needed: the README states it.
+Hardware: 2 CPU cores, about 3 minutes. Everything is `experiments/quickstart.py` except the
+demonstrations, which state the right answer and nothing else, and the number of SFT steps,
+more than any measured seed of the quickstart took. The README states what it scores, which is
+what the quickstart's accuracy would be worth if the tool were not needed.
 """
 
 from experiments import quickstart
