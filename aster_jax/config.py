@@ -98,8 +98,10 @@ def _tools():
 
 def _rollout():
     c = ConfigDict()
-    c.slots = 64  # rows decoded together
+    c.slots = 64  # rows under way at once
     c.capacity = 512  # tokens a row can hold
+    c.page_tokens = 32  # tokens per page of the cache; a row wastes half a page on average
+    c.pool_tokens = 32_768  # tokens that all pages hold; when they lack, rows are set aside
     c.steps_per_dispatch = 16  # tokens per row between two looks of the host
     c.prefill_rows = 16  # rows per prefill call
     c.prefill_buckets = (64,)  # chunk lengths, in tokens
@@ -209,6 +211,12 @@ def validate(c: ConfigDict) -> None:
                 f"{name}.context_tokens={c[name].context_tokens} exceeds "
                 f"rl.row_tokens={c.rl.row_tokens}: a trajectory must fit a training row"
             )
+    page = c.rollout.page_tokens
+    if c.rollout.pool_tokens // page < -(-c.rollout.capacity // page):
+        raise ValueError(
+            f"rollout.pool_tokens={c.rollout.pool_tokens} holds less than one row of "
+            f"rollout.capacity={c.rollout.capacity} tokens in pages of {page}; raise the pool"
+        )
     if c.rl.prompts % c.rl.minibatches:
         raise ValueError(
             f"rl.prompts={c.rl.prompts} must be a multiple of rl.minibatches={c.rl.minibatches}"

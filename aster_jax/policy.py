@@ -93,7 +93,7 @@ def check(run: workdir.Run) -> None:
     m, r = run.config.model, run.config.rollout
     scratch = m.source == "scratch"
     cfg = _scratch_config(m, m.vocab_size) if scratch else describe(run).cfg
-    memory.check(cfg, run.mesh, r.slots, r.capacity, r.dtype)
+    memory.check(cfg, run.mesh, r.pool_tokens, r.dtype)
 
 
 def base_params(run: workdir.Run, policy: Policy) -> dict:
@@ -102,7 +102,7 @@ def base_params(run: workdir.Run, policy: Policy) -> dict:
     Raises ValueError, before allocating anything, when the run cannot fit the memory.
     """
     m, r = run.config.model, run.config.rollout
-    memory.check(policy.cfg, run.mesh, r.slots, r.capacity, r.dtype)
+    memory.check(policy.cfg, run.mesh, r.pool_tokens, r.dtype)
     if m.source == "scratch":
         return step.init_params(policy.cfg, run.config.seed, run.mesh)
 

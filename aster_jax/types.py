@@ -2,10 +2,11 @@
 
 Axis letters (suffixes of array names in pure code, one key for the whole project):
 
-    B rows            T query positions     S key / cache positions
+    B rows            T query positions     S key positions (of a page, where there are pages)
     D model width     F feed-forward width  N query heads   K key/value heads
     G N // K          H head size           V vocabulary    L layers
     M microbatches    P prefill rows        C prefill chunk length
+    Z cache pages     W pages of a row      A rows of one decode call     R T * G
 
 Host lists are plain plurals (`tokens`, `rewards`). Log-probabilities are natural logs
 (nats); rewards are in [0, 1]; durations are seconds.

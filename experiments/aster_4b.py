@@ -68,6 +68,8 @@ def get_config():
     c.rollout.lockstep = False  # ours: never wait for a slow tool
     c.rollout.slots = 512  # ours
     c.rollout.capacity = 32_768  # stage 2's context
+    c.rollout.page_tokens = 64  # ours
+    c.rollout.pool_tokens = 8_388_608  # ours: 512 rows of 16,384, 19 GB on each of 64 chips
     c.rollout.steps_per_dispatch = 32  # ours
     c.rollout.prefill_rows = 64  # ours
     c.rollout.prefill_buckets = (256, 2048)  # ours

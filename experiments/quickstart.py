@@ -58,6 +58,7 @@ def get_config():
     c.rollout.slots = 64
     c.rollout.steps_per_dispatch = 8  # turns are about 10 tokens long
     c.rollout.capacity = 256
+    c.rollout.pool_tokens = 12_288  # 64 rows of 192: few use their whole context
     c.rollout.prefill_buckets = (32, 64)
     for stage in ("rl1", "rl2", "eval"):
         c[stage].turn_tokens = 48

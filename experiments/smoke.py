@@ -34,6 +34,7 @@ def get_config():
     c.rl.save_every = 1
     c.rollout.slots = 32
     c.rollout.capacity = 256
+    c.rollout.pool_tokens = 6_144  # 32 rows of 192
     c.rollout.prefill_rows = 8
     for stage in ("rl1", "rl2", "eval"):
         c[stage].context_tokens = 256

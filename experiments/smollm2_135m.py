@@ -45,6 +45,7 @@ def get_config():
 
     c.rollout.slots = 32
     c.rollout.capacity = 768
+    c.rollout.pool_tokens = 16_384  # 32 rows of 512, 0.75 GB
     c.rollout.steps_per_dispatch = 16
     c.rollout.prefill_rows = 8
     c.rollout.prefill_buckets = (32, 64)

@@ -121,4 +121,4 @@ def test_a_model_larger_than_the_memory(refuse):
 
 
 def test_a_cache_larger_than_the_memory(refuse):
-    assert "rollout.slots" in refuse("--config.rollout.slots=100000000")
+    assert "rollout.pool_tokens" in refuse("--config.rollout.pool_tokens=100000000000")

@@ -89,7 +89,7 @@ def test_trained_parameters_are_those_of_the_last_step(run, described):
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(run, described):
     huge = settings()
-    huge.rollout.slots = 1 << 30
+    huge.rollout.pool_tokens = 1 << 40
     with pytest.raises(ValueError, match="GiB"):
         policy.base_params(workdir.Run(huge, run.path, run.mesh), described)
 

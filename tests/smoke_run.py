@@ -101,11 +101,11 @@ def _die_at(place: str) -> None:
         counts["decode"] = 0
         return begin(self, *rest)
 
-    def dying_decode(self):
+    def dying_decode(self, slots):
         counts["decode"] += 1
         if (kind, number, 3) == ("rollout", counts["phase"], counts["decode"]):
             _die()
-        return decode(self)
+        return decode(self, slots)
 
     step.fetch, checkpoint.Checkpoints.save = dying_fetch, dying_save
     device.Engine.begin, device.Engine.decode = counting_begin, dying_decode

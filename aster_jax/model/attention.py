@@ -1,4 +1,4 @@
-"""Grouped-query attention over a full sequence or over a cache: one rule, one place.
+"""Grouped-query attention over a full sequence or over a cache's pages, in one place.
 
 The reference path in plain XLA. Scores and softmax are float32.
 """
@@ -23,11 +23,6 @@ def causal_segments(segments_BT: jax.Array) -> jax.Array:
     return causal_TS[None] & same_BTS
 
 
-def upto_position(positions_BT: jax.Array, capacity: int) -> jax.Array:
-    """Mask for a cache: index s is position s, so attend to s <= own position."""
-    return jnp.arange(capacity)[None, None, :] <= positions_BT[:, :, None]
-
-
 def attend(
     q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array
 ) -> jax.Array:
@@ -45,3 +40,57 @@ def attend(
     out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", weights_BKRS.astype(v_BKSH.dtype), v_BKSH)
     out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+def attend_pages(
+    q_BTNH: jax.Array,
+    k_KZSH: jax.Array,
+    v_KZSH: jax.Array,
+    table_BW: jax.Array,
+    positions_BT: jax.Array,
+) -> jax.Array:
+    """The same over pages: a query at position p sees the entries 0..p of its row's table.
+
+    One page of every row at a time, as far as the longest row goes, with the softmax
+    accumulated in float32. A page that a query may not see leaves its sums exactly as
+    they were, so a row's result does not depend on how long its neighbours are. A query
+    at a position outside the table (padding) sees nothing and gives zeros.
+    """
+    B, T, N, H = q_BTNH.shape
+    K, _, S, _ = k_KZSH.shape
+    G = N // K
+    q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, K, G, H)
+    q_KBRH = q_BTKGH.transpose(2, 0, 1, 3, 4).reshape(K, B, T * G, H)
+    last_BT = jnp.where(positions_BT < table_BW.shape[1] * S, positions_BT, -1)
+    last_BR = jnp.repeat(last_BT, G, axis=1)
+    order_S = jnp.arange(S)
+
+    def add_page(j, sums):
+        highest_KBR, total_KBR, out_KBRH = sums
+        pages_B = jax.lax.dynamic_index_in_dim(table_BW, j, axis=1, keepdims=False)
+        k_KBSH = k_KZSH.at[:, pages_B].get(mode="clip")
+        v_KBSH = v_KZSH.at[:, pages_B].get(mode="clip")
+        scores_KBRS = _matmul("KBRH,KBSH->KBRS", q_KBRH, k_KBSH)
+        seen_BRS = (j * S + order_S)[None, None] <= last_BR[:, :, None]
+        scores_KBRS = jnp.where(seen_BRS[None], scores_KBRS, MASKED)
+        new_KBR = jnp.maximum(highest_KBR, scores_KBRS.max(axis=-1))
+        weights_KBRS = jnp.where(seen_BRS[None], jnp.exp(scores_KBRS - new_KBR[..., None]), 0.0)
+        kept_KBR = jnp.exp(highest_KBR - new_KBR)
+        added_KBRH = _matmul("KBRS,KBSH->KBRH", weights_KBRS.astype(v_KBSH.dtype), v_KBSH)
+        return (
+            new_KBR,
+            total_KBR * kept_KBR + weights_KBRS.sum(axis=-1),
+            out_KBRH * kept_KBR[..., None] + added_KBRH,
+        )
+
+    nothing_KBR = jnp.zeros((K, B, T * G), jnp.float32)
+    start = (nothing_KBR + MASKED, nothing_KBR, jnp.zeros((K, B, T * G, H), jnp.float32))
+    pages = jnp.max(last_BT) // S + 1
+    _, total_KBR, out_KBRH = jax.lax.fori_loop(0, pages, add_page, start)
+    out_KBRH = out_KBRH / jnp.maximum(total_KBR, 1e-30)[..., None]
+    out_BTKGH = out_KBRH.reshape(K, B, T, G, H).transpose(1, 2, 0, 3, 4)
+    return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+def _matmul(equation, x, y):
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

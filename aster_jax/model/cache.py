@@ -1,7 +1,10 @@
-"""The key/value cache: an explicit pytree that goes in and comes out of `forward`.
+"""The key/value cache: pages of a pool, an explicit pytree in and out of `forward`.
 
-Index s of the cache axis *is* position s of the row, so the causal rule is `s <= position`
-and whatever lies beyond a row's own length is hidden by that same rule.
+A row's positions [w S, (w + 1) S) lie on the w-th page of its table row, so memory follows
+the tokens that are there, and rows may hold the same page of a prompt that they share.
+Which page is whose is decided on the host (`rollout.pages`) and comes in as `table_BW`;
+an entry equal to the number of pages means that there is none. The layout is the one of
+the paged-attention kernels that ship with JAX.
 """
 
 import flax.struct
@@ -16,33 +19,31 @@ class KVCache:
     """Keys and values of every layer, one pair of arrays per layer.
 
     Arrays per layer, not one with a layer axis: a decode step then updates each in place
-    (the state is donated) where a scan would copy the whole cache every token. Keys keep
-    their positions innermost: scores are then sums over H of whole vectors over S, 2.8
-    times as fast on CPU as [B, K, S, H] for one query, and no attention matmul has to
-    transpose anything.
+    (the state is donated) where a scan would copy the whole cache every token.
     """
 
-    k_BKHS: tuple[jax.Array, ...]
-    v_BKSH: tuple[jax.Array, ...]
+    k_KZSH: tuple[jax.Array, ...]
+    v_KZSH: tuple[jax.Array, ...]
 
     @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self.v_BKSH[0].shape[0]
+    def pages(self) -> int:
+        """Number of pages in the pool."""
+        return self.k_KZSH[0].shape[1]
 
     @property
-    def capacity(self) -> int:
-        """Positions a row can hold, in tokens."""
-        return self.v_BKSH[0].shape[2]
+    def page_tokens(self) -> int:
+        """Tokens that one page holds."""
+        return self.k_KZSH[0].shape[2]
 
 
-def init(cfg: config.ModelConfig, rows: int, capacity: int, dtype: str) -> KVCache:
-    """An empty cache of `rows` rows with room for `capacity` tokens each."""
-    K, H, dt = cfg.num_kv_heads, cfg.head_dim, jnp.dtype(dtype)
-    return KVCache(
-        tuple(jnp.zeros((rows, K, H, capacity), dt) for _ in range(cfg.num_layers)),
-        tuple(jnp.zeros((rows, K, capacity, H), dt) for _ in range(cfg.num_layers)),
-    )
+def init(cfg: config.ModelConfig, pages: int, page_tokens: int, dtype: str) -> KVCache:
+    """A pool of `pages` pages of `page_tokens` tokens each."""
+    shape = (cfg.num_kv_heads, pages, page_tokens, cfg.head_dim)
+
+    def zeros():
+        return tuple(jnp.zeros(shape, jnp.dtype(dtype)) for _ in range(cfg.num_layers))
+
+    return KVCache(zeros(), zeros())
 
 
 def bytes_per_token(cfg: config.ModelConfig, dtype: str) -> int:
@@ -51,51 +52,39 @@ def bytes_per_token(cfg: config.ModelConfig, dtype: str) -> int:
 
 
 def write(
-    k_BKHS: jax.Array,
-    v_BKSH: jax.Array,
+    k_KZSH: jax.Array,
+    v_KZSH: jax.Array,
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
-    rows_B: jax.Array,
+    table_BW: jax.Array,
     positions_BT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Put T new keys and values of each of the rows `rows_B` at their positions.
+    """Put T new keys and values of each row at their positions.
 
-    A position outside [0, S) or a row outside the cache is dropped, never clamped: padding
-    is written nowhere and the last chunk of a full row cannot overwrite good entries.
+    A position outside [0, W S), or one whose table entry is empty, is dropped, never
+    clamped: padding is written nowhere and no row can reach a page that is not its own.
     """
-    rows_B1 = rows_B[:, None]
-    positions_BT = jnp.where(positions_BT < 0, v_BKSH.shape[2], positions_BT)
-    k_BKHS = k_BKHS.at[rows_B1, :, :, positions_BT].set(k_BTKH.astype(k_BKHS.dtype), mode="drop")
-    v_BKSH = v_BKSH.at[rows_B1, :, positions_BT].set(v_BTKH.astype(v_BKSH.dtype), mode="drop")
-    return k_BKHS, v_BKSH
+    pages, size = k_KZSH.shape[1:3]
+    inside_BT = (positions_BT >= 0) & (positions_BT < table_BW.shape[1] * size)
+    inside = jnp.where(inside_BT, positions_BT, 0)
+    page_BT = jnp.take_along_axis(table_BW, inside // size, axis=1)
+    page_BT = jnp.where(inside_BT, page_BT, pages)
+
+    def put(x_KZSH, new_BTKH):
+        new_KBTH = new_BTKH.transpose(2, 0, 1, 3).astype(x_KZSH.dtype)
+        return x_KZSH.at[:, page_BT, inside % size].set(new_KBTH, mode="drop")
+
+    return put(k_KZSH, k_BTKH), put(v_KZSH, v_BTKH)
 
 
-def read(
-    k_BKHS: jax.Array, v_BKSH: jax.Array, rows_B: jax.Array, positions_BT: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The keys and values [B, T, K, H] at some positions: the inverse of `write`."""
-    rows_B1 = rows_B[:, None]
-    k_BTKH = k_BKHS.at[rows_B1, :, :, positions_BT].get(mode="clip")
-    return k_BTKH, v_BKSH.at[rows_B1, :, positions_BT].get(mode="clip")
+def copy(cache: KVCache, sources_P: jax.Array, targets_P: jax.Array) -> KVCache:
+    """Copy pages `sources_P` to pages `targets_P`; a target outside the pool is dropped.
 
-
-def clone(cache: KVCache, sources_P: jax.Array, targets_P: jax.Array, length: int) -> KVCache:
-    """Copy the first `length` positions of rows `sources_P` to rows `targets_P`.
-
-    How a prompt's cache, computed once, reaches its whole group. A target equal to the
-    number of rows is dropped (padding of a fixed-size request). `length` is static.
+    How the last, partly filled page of a prompt reaches each member of its group.
     """
 
-    def copy(x, prefix):
-        return x.at[(targets_P, *prefix)].set(x[(sources_P, *prefix)], mode="drop")
+    def one(x_KZSH):
+        pages_KPSH = x_KZSH.at[:, sources_P].get(mode="clip")
+        return x_KZSH.at[:, targets_P].set(pages_KPSH, mode="drop")
 
-    everything, start = slice(None), slice(length)
-    return KVCache(
-        tuple(copy(k_BKHS, (everything, everything, start)) for k_BKHS in cache.k_BKHS),
-        tuple(copy(v_BKSH, (everything, start)) for v_BKSH in cache.v_BKSH),
-    )
-
-
-def take(cache: KVCache, rows_P: jax.Array) -> KVCache:
-    """The cache of some rows, as a smaller cache (for prefilling only those)."""
-    return jax.tree.map(lambda x: x.at[rows_P].get(mode="clip"), cache)
+    return jax.tree.map(one, cache)

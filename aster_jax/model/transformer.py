@@ -1,8 +1,8 @@
 """The one forward: training (packed rows), prefill and decode all call it.
 
 Everyone outside `model/` sees pure functions of a plain `params` dict; linen stays
-inside. With a cache the new keys and values are written at `positions_BT` first and
-attention reads the cache; without one the tokens attend to each other inside their
+inside. With a cache the new keys and values are written to its pages first and attention
+reads those; without one the tokens attend to each other inside their
 segment.
 """
 
@@ -20,9 +20,9 @@ class Block(nn.Module):
     cfg: config.ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, mask_BTS, cached):
+    def __call__(self, x_BTD, positions_BT, mask_BTS, cached, table_BW):
         normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
-        attended_BTD, cached = self._attend(normed, positions_BT, mask_BTS, cached)
+        attended_BTD, cached = self._attend(normed, positions_BT, mask_BTS, cached, table_BW)
         x_BTD = x_BTD + attended_BTD
         return x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD)), cached
 
@@ -33,7 +33,7 @@ class Block(nn.Module):
         dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype)
         return layers.Einsum(shape, fan_in, *dtypes, name=name)
 
-    def _attend(self, x_BTD, positions_BT, mask_BTS, cached):
+    def _attend(self, x_BTD, positions_BT, mask_BTS, cached, table_BW):
         c = self.cfg
         D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
         q_BTNH = self._einsum("q", (D, N, H), D)("BTD,DNH->BTNH", x_BTD)
@@ -46,11 +46,10 @@ class Block(nn.Module):
         k_BTKH = layers.rotate(k_BTKH, positions_BT, c)
         if cached is None:
             keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
+            out_BTNH = attention.attend(q_BTNH, keys, values, mask_BTS)
         else:
-            rows_B = jnp.arange(x_BTD.shape[0])
-            cached = kv.write(*cached, k_BTKH, v_BTKH, rows_B, positions_BT)
-            keys, values = cached
-        out_BTNH = attention.attend(q_BTNH, keys, values, mask_BTS)
+            cached = kv.write(*cached, k_BTKH, v_BTKH, table_BW, positions_BT)
+            out_BTNH = attention.attend_pages(q_BTNH, *cached, table_BW, positions_BT)
         return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), cached
 
     def _mlp(self, x_BTD):
@@ -80,7 +79,7 @@ def init_params(cfg: config.ModelConfig, key: jax.Array) -> dict:
     embed_key, layers_key, unembed_key = (jax.random.fold_in(key, i) for i in range(3))
 
     def init_block(block_key):
-        return Block(cfg).init(block_key, x_BTD, tokens_BT, mask_BTS, None)["params"]
+        return Block(cfg).init(block_key, x_BTD, tokens_BT, mask_BTS, None, None)["params"]
 
     params = {
         "embed": _embed(cfg).init(embed_key, tokens_BT)["params"],
@@ -120,6 +119,7 @@ def forward(
     positions_BT: jax.Array,
     segments_BT: jax.Array | None = None,
     cache: kv.KVCache | None = None,
+    table_BW: jax.Array | None = None,
 ) -> tuple[jax.Array, kv.KVCache | None]:
     """Final hidden states (after the last norm) and the new cache.
 
@@ -127,18 +127,19 @@ def forward(
       params: from `init_params` or a checkpoint; stacked or `unstack`ed.
       cfg: sizes; static.
       tokens_BT: ids.
-      positions_BT: rotary position of each token and, with a cache, the index it is
-        written to. A position >= the cache's capacity marks padding: written nowhere.
+      positions_BT: rotary position of each token and, with a cache, the index in its row
+        that it is written to. A position beyond the table marks padding: written nowhere.
       segments_BT: without a cache, which packed sequence a token belongs to (0 = padding);
         None means one sequence per row.
       cache: keys and values of earlier tokens, or None.
+      table_BW: with a cache, the pages of each row in order.
 
     Returns:
       hidden_BTD in the compute dtype, and the updated cache (None when none was given).
     """
     x_BTD = _embed(cfg).apply({"params": params["embed"]}, tokens_BT)
     if cache is not None:
-        x_BTD, cache = _decode_layers(params, cfg, x_BTD, positions_BT, cache)
+        x_BTD, cache = _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW)
     else:
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
@@ -149,7 +150,7 @@ def forward(
 
 def _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS):
     def block(x, layer):
-        return Block(cfg).apply({"params": layer}, x, positions_BT, mask_BTS, None)[0], None
+        return Block(cfg).apply({"params": layer}, x, positions_BT, mask_BTS, None, None)[0], None
 
     if cfg.remat:
         block = jax.checkpoint(block)
@@ -160,13 +161,13 @@ def _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS):
     return jax.lax.scan(block, x_BTD, params["layers"])[0]
 
 
-def _decode_layers(params, cfg, x_BTD, positions_BT, cache):
+def _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW):
     if not isinstance(params["layers"], tuple):
         params = unstack(params)
-    mask_BTS = attention.upto_position(positions_BT, cache.capacity)
     pairs = []
-    for layer, k, v in zip(params["layers"], cache.k_BKHS, cache.v_BKSH, strict=True):
-        x_BTD, pair = Block(cfg).apply({"params": layer}, x_BTD, positions_BT, mask_BTS, (k, v))
+    for layer, *pair in zip(params["layers"], cache.k_KZSH, cache.v_KZSH, strict=True):
+        args = (x_BTD, positions_BT, None, pair, table_BW)
+        x_BTD, pair = Block(cfg).apply({"params": layer}, *args)
         pairs.append(pair)
     return x_BTD, kv.KVCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 

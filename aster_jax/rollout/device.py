@@ -4,14 +4,16 @@
 scheduler's decisions into program calls of fixed shapes. `episode` is its only caller.
 """
 
+import collections
 import dataclasses
 
 import jax
 import numpy as np
 
+from aster_jax import mesh as meshes
 from aster_jax.model import cache as kv
 from aster_jax.model import config
-from aster_jax.rollout import engine, sampling, scheduler
+from aster_jax.rollout import engine, pages, sampling, scheduler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +26,17 @@ class Start:
     sample: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """A slot that begins with another one's first `length` tokens, and what to copy for it."""
+
+    slot: int
+    length: int
+    copies: tuple[tuple[int, int], ...]
+
+
 class Engine:
-    """Slots and weights on the devices of one mesh.
+    """Slots and weights on the devices of one mesh, and whose page is whose (`pages`).
 
     Args:
       cfg: model sizes.
@@ -44,24 +55,34 @@ class Engine:
         mesh: jax.sharding.Mesh,
     ):
         self.config = engine_cfg
+        self.shards = meshes.batch_shards(mesh)
         self._programs = engine.programs(cfg, engine_cfg, how, stop_ids, mesh)
         self._slots = None
         self._weights = None
         self._run_key = None
+        self._forget()
         self.cache_bytes = (
-            kv.bytes_per_token(cfg, engine_cfg.dtype) * engine_cfg.slots * engine_cfg.capacity
-        )
+            kv.bytes_per_token(cfg, engine_cfg.dtype)
+            * engine_cfg.page_tokens * engine_cfg.pool_pages(self.shards) * self.shards
+        )  # fmt: skip
 
     def begin(self, params: dict, run_key: jax.Array) -> None:
         """Take the weights of this phase and an identity for its randomness; free all rows."""
         self._weights = self._programs.adopt(params)
         self._run_key = run_key
+        self._forget()
         if self._slots is None:
             self._slots = self._programs.empty()
 
     def reset(self) -> None:
         """Forget all rows, also those still decoding (after a phase was cut short)."""
+        self._forget()
         self._slots = self._programs.empty()
+
+    def _forget(self):
+        c = self.config
+        pool_pages = c.pool_pages(self.shards) * self.shards
+        self.pages = pages.Pages(c.slots, pool_pages, c.page_tokens, self.shards)
 
     def end(self) -> None:
         """Give the device memory back, so that the train step can have it."""
@@ -70,61 +91,113 @@ class Engine:
     def warm_up(self, params: dict) -> None:
         """Compile every program now, so that a later compile can only be a mistake."""
         self.begin(params, jax.random.key(0))
-        nobody = self.config.slots
         for bucket in self.config.prefill_buckets:
-            chunk = scheduler.Chunk(nobody, 0, (0,), last=False)
-            self.prefill(scheduler.Round(bucket, (chunk,)), {})
-        for length in self._share_lengths():
-            self.share(0, [], length, {})
-        self.decode()
+            self.prefill(scheduler.Round(bucket, ()), {})
+        self._share([], {})
+        for rows in self.config.decode_rows(self.shards):
+            self._decode([], rows)
 
     def prefill(self, plan: scheduler.Round, starts: dict[int, Start]) -> None:
         """Write one round of chunks; rows whose chunk is the last one start decoding."""
-        P = self.config.prefill_rows
+        at = self._places([c.slot for c in plan.chunks], self.prefill_rows)
+        P = self.prefill_rows * self.shards
         tokens_PC = np.zeros((P, plan.bucket), np.int32)
         offsets_P, counts_P = np.zeros(P, np.int32), np.zeros(P, np.int32)
-        for i, chunk in enumerate(plan.chunks):
+        for i, chunk in zip(at, plan.chunks, strict=True):
             tokens_PC[i, : len(chunk.tokens)] = chunk.tokens
             offsets_P[i], counts_P[i] = chunk.start, len(chunk.tokens)
         arm = self._arm(
+            at,
             [
                 (c.slot, c.start + len(c.tokens), starts[c.slot] if c.last else None)
                 for c in plan.chunks
-            ]
+            ],
         )
+        table_PW = self._table(at, [c.slot for c in plan.chunks], P)
         self._slots = self._programs.prefill(
-            self._weights, self._slots, tokens_PC, offsets_P, counts_P, arm, self._run_key
+            self._weights, self._slots, tokens_PC, offsets_P, counts_P, table_PW, arm,
+            self._run_key,
+        )  # fmt: skip
+
+    def share(self, forks: list[Fork], starts: dict[int, Start]) -> None:
+        """Make rows that were forked from others (`pages.fork`) ready to decode."""
+        waiting = list(forks)
+        while waiting:
+            now, seen = [], collections.Counter()
+            for fork in waiting:
+                shard = self.pages.shard(fork.slot)
+                if seen[shard] < self.prefill_rows:
+                    now.append(fork)
+                seen[shard] += 1
+            self._share(now, starts)
+            waiting = [fork for fork in waiting if fork not in now]
+
+    def _share(self, forks, starts):
+        P = self.prefill_rows * self.shards
+        at = self._places([f.slot for f in forks], self.prefill_rows)
+        sources_P, targets_P = np.full((2, P), self.pages.per_shard, np.int32)
+        for i, fork in zip(at, forks, strict=True):
+            for source, target in fork.copies:
+                sources_P[i], targets_P[i] = source, target
+        arm = self._arm(at, [(f.slot, f.length, starts[f.slot]) for f in forks])
+        self._slots = self._programs.share(self._slots, sources_P, targets_P, arm, self._run_key)
+
+    def decode(self, slots: list[int]) -> tuple[engine.Drained, dict[int, int]]:
+        """Dispatch one decode call for some slots and return at once.
+
+        Gives the (future) results, and in which of their rows each slot is.
+        """
+        most = max(collections.Counter(map(self.pages.shard, slots)).values())
+        return self._decode(slots, min(n for n in self._decode_rows if n >= most))
+
+    def _decode(self, slots, rows):
+        at = self._places(slots, rows)
+        rows_A = np.full(rows * self.shards, self._per_shard, np.int32)
+        rows_A[at] = [slot % self._per_shard for slot in slots]
+        table_AW = self._table(at, slots, rows * self.shards)
+        self._slots, drained = self._programs.decode(
+            self._weights, self._slots, rows_A, table_AW
         )
+        return drained, dict(zip(slots, at, strict=True))
 
-    def share(
-        self, source: int, targets: list[int], length: int, starts: dict[int, Start]
-    ) -> None:
-        """Give the first `length` tokens of slot `source` to the slots `targets`."""
-        P = self.config.prefill_rows
-        bucket = next(b for b in self._share_lengths() if b >= length)
-        for i in range(0, max(len(targets), 1), P):
-            arm = self._arm([(t, length, starts[t]) for t in targets[i : i + P]])
-            sources_P = np.full(P, source, np.int32)
-            self._slots = self._programs.share(
-                self._slots, sources_P, arm, self._run_key, bucket
-            )
+    # Every argument with a row axis is split evenly over the shards.
 
-    def decode(self) -> engine.Drained:
-        """Dispatch one decode call and return at once with its (future) results."""
-        self._slots, drained = self._programs.decode(self._weights, self._slots)
-        return drained
+    @property
+    def _per_shard(self):
+        return self.config.slots // self.shards
 
-    def _share_lengths(self):
-        lengths = [b for b in self.config.prefill_buckets if b < self.config.capacity]
-        return [*lengths, self.config.capacity]
+    @property
+    def prefill_rows(self) -> int:
+        """Rows of one prefill call per shard."""
+        return max(1, self.config.prefill_rows // self.shards)
 
-    def _arm(self, rows: list[tuple[int, int, Start | None]]) -> engine.Arm:
-        P = self.config.prefill_rows
+    @property
+    def _decode_rows(self):
+        return self.config.decode_rows(self.shards)
+
+    def _places(self, slots: list[int], rows: int) -> list[int]:
+        """The row of each slot in arguments that have `rows` rows per shard."""
+        seen, places = collections.Counter(), []
+        for slot in slots:
+            shard = self.pages.shard(slot)
+            places.append(shard * rows + seen[shard])
+            seen[shard] += 1
+        return places
+
+    def _table(self, places, slots, rows):
+        table = np.full((rows, self.config.row_pages), self.pages.per_shard, np.int32)
+        for i, slot in zip(places, slots, strict=True):
+            held = self.pages.held(slot)
+            table[i, : len(held)] = held
+        return table
+
+    def _arm(self, places: list[int], rows: list[tuple[int, int, Start | None]]) -> engine.Arm:
+        P = self.prefill_rows * self.shards
         columns = {f.name: np.zeros(P, np.int32) for f in dataclasses.fields(engine.Arm)}
-        columns["row_P"][:] = self.config.slots
+        columns["row_P"][:] = self._per_shard
         columns["problem_P"] = np.zeros(P, np.uint32)
-        for i, (slot, length, start) in enumerate(rows):
-            columns["row_P"][i] = slot
+        for i, (slot, length, start) in zip(places, rows, strict=True):
+            columns["row_P"][i] = slot % self._per_shard
             if start is None:
                 continue
             columns["on_P"][i] = 1

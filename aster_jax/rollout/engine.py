@@ -1,9 +1,13 @@
 """The device side of rollouts: four compiled programs over one donated state.
 
-`prefill` writes given tokens (prompts, tool results) into rows, `share` copies a
-prompt's cache to the rest of its group, `decode` samples up to K tokens per row, and
-`adopt` turns training parameters into the form decoding reads. Which row does what next
-is decided on the host (`scheduler`); tools and text never appear here.
+`prefill` writes given tokens (prompts, tool results) into rows, `share` gives a prompt to
+the rest of its group, `decode` samples up to K tokens for each of some rows, and `adopt`
+turns training parameters into the form decoding reads. Which row does what next
+(`scheduler`) and on which pages (`pages`) is decided on the host and comes in with each
+call; tools and text never appear here.
+
+Slots and pages are split over the data axes of the mesh. Each device runs its own part
+and numbers its slots and pages from 0, so decoding needs no collective there.
 
 A row's newest token is always *pending*: known, but not yet in the cache. Decoding feeds
 it first, so a turn's stop token is written by the chunk that carries the tool's result,
@@ -23,18 +27,24 @@ from aster_jax.model import cache as kv
 from aster_jax.model import config, transformer
 from aster_jax.rollout import sampling
 
+# Decoding fewer rows than this is hardly faster: reading the weights is what it costs.
+FEWEST_ROWS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
     """Sizes that fix the set of compiled programs.
 
-    slots: rows decoded together. capacity: tokens a row can hold. steps_per_dispatch: K,
+    slots: rows under way at once. capacity: tokens a row can hold. page_tokens: tokens per
+    page of the cache. pool_tokens: tokens that all pages hold. steps_per_dispatch: K,
     tokens per row between two looks of the host. prefill_rows: rows per prefill call.
     prefill_buckets: chunk lengths, ascending, in tokens. dtype: of weights and cache.
     """
 
     slots: int
     capacity: int
+    page_tokens: int
+    pool_tokens: int
     steps_per_dispatch: int
     prefill_rows: int
     prefill_buckets: tuple[int, ...]
@@ -43,8 +53,25 @@ class EngineConfig:
     def __post_init__(self):
         if list(self.prefill_buckets) != sorted(set(self.prefill_buckets)):
             raise ValueError(f"prefill_buckets={self.prefill_buckets} must ascend")
-        if min(self.slots, self.capacity, self.steps_per_dispatch, self.prefill_rows) < 1:
+        sizes = (self.slots, self.capacity, self.page_tokens, self.pool_tokens)
+        if min(*sizes, self.steps_per_dispatch, self.prefill_rows) < 1:
             raise ValueError(f"all sizes of the engine must be at least 1: {self}")
+
+    @property
+    def row_pages(self) -> int:
+        """Pages of a row that is full."""
+        return -(-self.capacity // self.page_tokens)
+
+    def pool_pages(self, shards: int) -> int:
+        """Pages of each of `shards` devices."""
+        return self.pool_tokens // self.page_tokens // shards
+
+    def decode_rows(self, shards: int) -> tuple[int, ...]:
+        """Rows per device of the decode programs, ascending: all slots, a half, a quarter..."""
+        sizes = [self.slots // shards]
+        while sizes[-1] // 2 >= FEWEST_ROWS:
+            sizes.append(sizes[-1] // 2)
+        return tuple(reversed(sizes))
 
 
 @flax.struct.dataclass
@@ -52,7 +79,7 @@ class Slots:
     """Everything a decode loop carries; donated to and returned by every program.
 
     Attributes:
-      cache: keys and values of the tokens before the pending one.
+      cache: pages with keys and values of the tokens before each row's pending one.
       length_B: tokens in the cache, which is the pending token's position.
       pending_B: the newest token of each row.
       left_B: tokens the row may still sample before the host must look.
@@ -87,13 +114,17 @@ class Arm:
 
 @flax.struct.dataclass
 class Drained:
-    """What one decode dispatch produced: `count_B` tokens per row, then padding."""
+    """What one decode dispatch produced: `count_A` tokens per row, then padding.
 
-    tokens_BK: jax.Array
-    logprobs_BK: jax.Array
-    raw_logprobs_BK: jax.Array
-    count_B: jax.Array
-    stopped_B: jax.Array
+    Rows are in the order they were asked for. `steps` has one entry per device of the
+    data axes: each stops when its own rows have.
+    """
+
+    tokens_AK: jax.Array
+    logprobs_AK: jax.Array
+    raw_logprobs_AK: jax.Array
+    count_A: jax.Array
+    stopped_A: jax.Array
     steps: jax.Array
 
 
@@ -127,98 +158,106 @@ def _arm(slots: Slots, arm: Arm, run_key: jax.Array) -> Slots:
     )
 
 
-def prefill(params, slots, tokens_PC, starts_P, counts_P, arm, run_key, *, cfg):
+def prefill(params, slots, tokens_PC, starts_P, counts_P, table_PW, arm, run_key, *, cfg):
     """Write `counts_P` tokens of P rows at positions `starts_P`.., then arm those rows.
 
     Offsets are traced, so one program serves prompts and tool results at any position.
     """
-    capacity = slots.cache.capacity
+    beyond = table_PW.shape[1] * slots.cache.page_tokens
     order_1C = jnp.arange(tokens_PC.shape[1])[None]
     valid_PC = order_1C < counts_P[:, None]
-    positions_PC = jnp.where(valid_PC, starts_P[:, None] + order_1C, capacity)
-    some = kv.take(slots.cache, arm.row_P)
-    _, some = transformer.forward(params, cfg, tokens_PC, positions_PC, cache=some)
-    from_P = jnp.arange(arm.row_P.shape[0])
-    pairs = []
-    for every, mine in zip(_layers(slots.cache), _layers(some), strict=True):
-        new = kv.read(*mine, from_P, positions_PC)
-        pairs.append(kv.write(*every, *new, arm.row_P, positions_PC))
-    cache = kv.KVCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+    positions_PC = jnp.where(valid_PC, starts_P[:, None] + order_1C, beyond)
+    _, cache = transformer.forward(
+        params, cfg, tokens_PC, positions_PC, cache=slots.cache, table_BW=table_PW
+    )
     return _arm(slots.replace(cache=cache), arm, run_key)
 
 
-def _layers(cache: kv.KVCache):
-    return list(zip(cache.k_BKHS, cache.v_BKSH, strict=True))
-
-
-def share(slots, sources_P, arm, run_key, length):
-    """Copy the first `length` (static) positions of rows `sources_P` to `arm.row_P`."""
-    cache = kv.clone(slots.cache, sources_P, arm.row_P, length)
+def share(slots, sources_P, targets_P, arm, run_key):
+    """Copy pages `sources_P` to pages `targets_P` and arm the rows that hold the copies."""
+    cache = kv.copy(slots.cache, sources_P, targets_P)
     return _arm(slots.replace(cache=cache), arm, run_key)
 
 
-def decode(params, slots, *, cfg, how, stop_ids, steps):
-    """Sample up to `steps` tokens per active row; a row ends at a stop id or its limit.
+def decode(params, slots, rows_A, table_AW, *, cfg, how, stop_ids, steps):
+    """Sample up to `steps` tokens for each of the rows `rows_A` that is active.
 
-    Returns the new slots and the `Drained` tokens. Rows that ended, wait for a tool or
-    are free write nothing and advance nothing.
+    A row ends at a stop id or its limit. Returns the new slots and the `Drained` tokens.
+    Rows that are not named cost nothing; an entry equal to the number of slots is padding.
     """
     B = slots.length_B.shape[0]
-    blank = Drained(
-        tokens_BK=jnp.zeros((B, steps), jnp.int32),
-        logprobs_BK=jnp.zeros((B, steps), jnp.float32),
-        raw_logprobs_BK=jnp.zeros((B, steps), jnp.float32),
-        count_B=jnp.zeros((B,), jnp.int32),
-        stopped_B=jnp.zeros((B,), bool),
-        steps=jnp.zeros((), jnp.int32),
+    mine = jax.tree.map(lambda x_B: x_B.at[rows_A].get(mode="clip"), slots.replace(cache=None))
+    mine = mine.replace(cache=slots.cache, active_B=mine.active_B & (rows_A < B))
+    step = functools.partial(
+        _step, params, table_AW=table_AW, cfg=cfg, how=how, stop_ids=stop_ids
     )
 
-    def step(carry):
-        slots, out = carry
-        on_B = slots.active_B
-        positions_B = jnp.where(on_B, slots.length_B, slots.cache.capacity)
-        hidden_BTD, cache = transformer.forward(
-            params, cfg, slots.pending_B[:, None], positions_B[:, None], cache=slots.cache
-        )
-        scores_BV = transformer.logits(params, cfg, hidden_BTD)[:, 0]
-        token_B, logp_B, raw_B = sampling.sample(scores_BV, slots.key_B, slots.length_B + 1, how)
-        stop_B = jnp.zeros_like(on_B)
-        for stop in stop_ids:
-            stop_B = stop_B | (token_B == stop)
-        left_B = slots.left_B - on_B
-        slots = slots.replace(
-            cache=cache,
-            length_B=slots.length_B + on_B,
-            pending_B=jnp.where(on_B, token_B, slots.pending_B).astype(jnp.int32),
-            left_B=left_B,
-            active_B=on_B & ~stop_B & (left_B > 0),
-        )
-
-        def record(x_BK, new_B):
-            column = jnp.where(on_B, new_B, 0).astype(x_BK.dtype)[:, None]
-            return jax.lax.dynamic_update_slice_in_dim(x_BK, column, out.steps, axis=1)
-
-        out = Drained(
-            tokens_BK=record(out.tokens_BK, token_B),
-            logprobs_BK=record(out.logprobs_BK, logp_B),
-            raw_logprobs_BK=record(out.raw_logprobs_BK, raw_B),
-            count_B=out.count_B + on_B,
-            stopped_B=out.stopped_B | (on_B & stop_B),
-            steps=out.steps + 1,
-        )
-        return slots, out
-
     def go_on(carry):
-        slots, out = carry
-        return (out.steps < steps) & jnp.any(slots.active_B)
+        mine, out = carry
+        return (out.steps[0] < steps) & jnp.any(mine.active_B)
 
-    return jax.lax.while_loop(go_on, step, (slots, blank))
+    blank = _blank(rows_A.shape[0], steps)
+    mine, out = jax.lax.while_loop(go_on, lambda carry: step(*carry), (mine, blank))
+    slots = jax.tree.map(
+        lambda old_B, new_A: old_B.at[rows_A].set(new_A, mode="drop"),
+        slots.replace(cache=None),
+        mine.replace(cache=None),
+    )
+    return slots.replace(cache=mine.cache), out
 
 
-def _empty(cfg, engine_cfg) -> Slots:
-    B = engine_cfg.slots
+def _blank(rows, steps) -> Drained:
+    return Drained(
+        tokens_AK=jnp.zeros((rows, steps), jnp.int32),
+        logprobs_AK=jnp.zeros((rows, steps), jnp.float32),
+        raw_logprobs_AK=jnp.zeros((rows, steps), jnp.float32),
+        count_A=jnp.zeros((rows,), jnp.int32),
+        stopped_A=jnp.zeros((rows,), bool),
+        steps=jnp.zeros((1,), jnp.int32),
+    )
+
+
+def _step(params, slots, out, *, table_AW, cfg, how, stop_ids):
+    """One token for every row of `slots` (here those of the call) that is active."""
+    on_A = slots.active_B
+    beyond = table_AW.shape[1] * slots.cache.page_tokens
+    positions_A = jnp.where(on_A, slots.length_B, beyond)
+    hidden_ATD, cache = transformer.forward(
+        params, cfg, slots.pending_B[:, None], positions_A[:, None],
+        cache=slots.cache, table_BW=table_AW,
+    )  # fmt: skip
+    scores_AV = transformer.logits(params, cfg, hidden_ATD)[:, 0]
+    token_A, logp_A, raw_A = sampling.sample(scores_AV, slots.key_B, slots.length_B + 1, how)
+    stop_A = jnp.zeros_like(on_A)
+    for stop in stop_ids:
+        stop_A = stop_A | (token_A == stop)
+    left_A = slots.left_B - on_A
+    slots = slots.replace(
+        cache=cache,
+        length_B=slots.length_B + on_A,
+        pending_B=jnp.where(on_A, token_A, slots.pending_B).astype(jnp.int32),
+        left_B=left_A,
+        active_B=on_A & ~stop_A & (left_A > 0),
+    )
+
+    def record(x_AK, new_A):
+        column = jnp.where(on_A, new_A, 0).astype(x_AK.dtype)[:, None]
+        return jax.lax.dynamic_update_slice_in_dim(x_AK, column, out.steps[0], axis=1)
+
+    return slots, Drained(
+        tokens_AK=record(out.tokens_AK, token_A),
+        logprobs_AK=record(out.logprobs_AK, logp_A),
+        raw_logprobs_AK=record(out.raw_logprobs_AK, raw_A),
+        count_A=out.count_A + on_A,
+        stopped_A=out.stopped_A | (on_A & stop_A),
+        steps=out.steps + 1,
+    )
+
+
+def _empty(cfg, engine_cfg, shards) -> Slots:
+    B, pages = engine_cfg.slots, engine_cfg.pool_pages(shards) * shards
     return Slots(
-        cache=kv.init(cfg, B, engine_cfg.capacity, engine_cfg.dtype),
+        cache=kv.init(cfg, pages, engine_cfg.page_tokens, engine_cfg.dtype),
         length_B=jnp.zeros((B,), jnp.int32),
         pending_B=jnp.zeros((B,), jnp.int32),
         left_B=jnp.zeros((B,), jnp.int32),
@@ -227,13 +266,19 @@ def _empty(cfg, engine_cfg) -> Slots:
     )
 
 
-def _shardings(cfg, mesh, engine_cfg):
-    rows = NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES))
-    heads = meshes.kv_heads_axis(cfg, mesh)
-    cached = NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES, heads, None, None))
-    abstract = jax.eval_shape(functools.partial(_empty, cfg, engine_cfg))
-    by_row = jax.tree.map(lambda _: rows, abstract)
-    return by_row.replace(cache=jax.tree.map(lambda _: cached, abstract.cache))
+def _check(engine_cfg, shards):
+    if engine_cfg.slots % shards:
+        raise ValueError(
+            f"rollout.slots={engine_cfg.slots} must be a multiple of the {shards} "
+            "devices along data x fsdp; choose another number of slots"
+        )
+    if engine_cfg.pool_pages(shards) < engine_cfg.row_pages:
+        raise ValueError(
+            f"rollout.pool_tokens={engine_cfg.pool_tokens} gives each of {shards} devices "
+            f"{engine_cfg.pool_pages(shards)} pages of {engine_cfg.page_tokens} tokens, a row of "
+            f"rollout.capacity={engine_cfg.capacity} needs {engine_cfg.row_pages}; raise "
+            "pool_tokens or lower capacity"
+        )
 
 
 @functools.lru_cache(maxsize=32)
@@ -246,42 +291,54 @@ def programs(
 ) -> Programs:
     """The programs of one configuration, built once per process.
 
-    Slots are sharded by row over the data axes and by key/value head over `tensor`;
-    weights are replicated over the data axes, so decoding needs no collective there.
+    Rows and pages are split by hand over the data axes, key/value heads over `tensor` by
+    the compiler; weights are replicated over the data axes.
     """
-    rows = engine_cfg.slots
-    if rows % meshes.batch_shards(mesh):
-        raise ValueError(
-            f"rollout.slots={rows} must be a multiple of the {meshes.batch_shards(mesh)} "
-            "devices along data x fsdp; choose another number of slots"
-        )
+    shards = meshes.batch_shards(mesh)
+    _check(engine_cfg, shards)
     cfg = dataclasses.replace(cfg, compute_dtype=engine_cfg.dtype, remat=False)
-    slot_specs = _shardings(cfg, mesh, engine_cfg)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    by_row = NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES))
+    rows, everywhere = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
+    empty = functools.partial(_empty, cfg, engine_cfg, shards)
+    abstract = jax.eval_shape(empty)
+
+    def layout(cached):
+        specs = jax.tree.map(lambda _: rows, abstract)
+        return specs.replace(cache=jax.tree.map(lambda _: cached, abstract.cache))
+
+    # Partial: the axes that are split by hand. Whole: what each array's layout is.
+    partial = layout(PartitionSpec(None, meshes.BATCH_AXES))
+    heads = meshes.kv_heads_axis(cfg, mesh)
+    whole = layout(PartitionSpec(heads, meshes.BATCH_AXES, None, None))
     weights = meshes.rollout_shardings(cfg, mesh)
+
+    def named(specs):
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+    def split(program, params, inputs, outputs):
+        """Run `program` on every device of the data axes with its part of the slots."""
+        by_hand = jax.shard_map(
+            program, mesh=mesh, in_specs=(*params, partial, *inputs),
+            out_specs=(partial, *outputs) if outputs else partial,
+            axis_names=set(meshes.BATCH_AXES), check_vma=False,
+        )  # fmt: skip
+        return jax.jit(
+            by_hand,
+            in_shardings=((weights,) * len(params) + (named(whole), *named(inputs))),
+            out_shardings=(named(whole), *named(outputs)) if outputs else named(whole),
+            donate_argnums=len(params),
+        )
 
     def adopt(params):
         params = jax.tree.map(lambda x: x.astype(jnp.dtype(engine_cfg.dtype)), params)
         return transformer.unstack(params)
 
-    jit = functools.partial(jax.jit, out_shardings=slot_specs, donate_argnames=("slots",))
+    sample = functools.partial(
+        decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch
+    )
     return Programs(
-        empty=jax.jit(functools.partial(_empty, cfg, engine_cfg), out_shardings=slot_specs),
+        empty=jax.jit(empty, out_shardings=named(whole)),
         adopt=jax.jit(adopt, out_shardings=weights),
-        prefill=jit(
-            functools.partial(prefill, cfg=cfg),
-            in_shardings=(weights, slot_specs) + (everywhere,) * 5,
-        ),
-        share=jit(
-            share, static_argnums=4, in_shardings=(slot_specs,) + (everywhere,) * 3
-        ),
-        decode=jax.jit(
-            functools.partial(
-                decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch
-            ),
-            in_shardings=(weights, slot_specs),
-            out_shardings=(slot_specs, Drained(*(by_row,) * 5, steps=everywhere)),
-            donate_argnames=("slots",),
-        ),
+        prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), (rows,) * 5 + (everywhere,), ()),
+        share=split(share, (), (rows,) * 3 + (everywhere,), ()),
+        decode=split(sample, (everywhere,), (rows,) * 2, (rows,)),
     )

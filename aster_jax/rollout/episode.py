@@ -8,7 +8,6 @@ schedule, and with it every bit of the result, does not depend on how long a too
 
 import collections
 import concurrent.futures
-import dataclasses
 import time
 import zlib
 from collections.abc import Callable
@@ -19,67 +18,9 @@ import numpy as np
 from aster_jax import types
 from aster_jax.data import chat
 from aster_jax.rollout import device, scheduler
+from aster_jax.rollout.live import Budgets, Live, Request, fresh
 
 NO_CALLS_LEFT = "No tool calls are left. Give the final answer now."
-
-
-@dataclasses.dataclass(frozen=True)
-class Budgets:
-    """What one trajectory may use.
-
-    turn_tokens and response_tokens count tokens the model writes, per turn and in total;
-    context_tokens counts everything; tool_result_tokens is kept of one result (head and
-    tail); max_calls counts tool calls, malformed attempts included; max_malformed counts
-    attempts in a row; deadline_s ends the whole phase, in seconds.
-    """
-
-    turn_tokens: int
-    response_tokens: int
-    context_tokens: int
-    max_calls: int
-    tool_result_tokens: int
-    max_malformed: int
-    deadline_s: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One trajectory to be made.
-
-    `opener` is given text at the start of the first answer (an eval arm that forces an
-    answer), part of the prompt for the loss but of the turn for the parser.
-    """
-
-    problem: types.Problem
-    sample: int
-    prompt: tuple[int, ...]
-    opener: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass
-class Live:
-    """A trajectory under way: its ids so far and what it waits for."""
-
-    request: Request
-    slot: int
-    epoch: int
-    tokens: list[int]
-    mask: list[int]
-    logprobs: list[float]
-    raw_logprobs: list[float]
-    spans: list[types.Span]
-    calls: list[types.CallRecord] = dataclasses.field(default_factory=list)
-    turn_start: int = 0
-    malformed_in_row: int = 0
-    told_no_calls: bool = False
-    session: int | str | None = None
-    code: str = ""
-    call: concurrent.futures.Future | None = None
-
-    @property
-    def written(self) -> int:
-        """Tokens the model wrote so far."""
-        return sum(s.stop - s.start for s in self.spans if s.kind == "model")
 
 
 class Rollout:
@@ -124,132 +65,137 @@ class Rollout:
         began = time.monotonic()
         self._requests = requests
         self._ended: dict[int, types.Trajectory] = {}
-        self._live: dict[int, Live] = {}
-        self._index: dict[int, int] = {}
-        self._writes: dict[int, list[int]] = {}
-        self._table = scheduler.SlotTable(self._engine.config.slots, len(requests))
+        self._live: dict[int, Live] = {}  # by slot, in the order of admission
+        self._aside: dict[int, Live] = {}  # by request
+        self._writes: dict[int, int] = {}
+        self._forks: list[device.Fork] = []
+        self._table = scheduler.SlotTable(
+            self._engine.config.slots, len(requests), self._engine.shards
+        )
         try:
-            while not self._table.done:
-                self._admit()
+            while len(self._ended) < len(requests):
+                self._make_room()
+                self._table.admit(self._place)
                 self._prefill()
-                drained = self._engine.decode() if self._decoding() else None
+                slots = [slot for slot, live in self._live.items() if live.call is None]
+                drained, rows = self._engine.decode(slots) if slots else (None, {})
                 self._collect_results(block=drained is None or self._lockstep)
                 if drained is not None:
-                    self._read(jax.device_get(drained))
+                    self._read(jax.device_get(drained), rows)
                 if time.monotonic() - began > self._budgets.deadline_s:
                     self._abandon()
                 if self._on_progress:
                     self._on_progress(len(self._ended), len(requests), self.stats)
         finally:
-            for live in self._live.values():
+            for live in [*self._live.values(), *self._aside.values()]:
                 self._close(live)
         self.stats["phase_s"] += time.monotonic() - began
         return [self._ended[i] for i in range(len(requests))]
 
-    # Admission: prompts are computed once per problem and shared with its group.
+    # Memory and admission: who comes last makes room; a prompt is there once per group.
 
-    def _admit(self):
-        leaders: dict[tuple[int, ...], int] = {}
-        followers = collections.defaultdict(list)
-        for slot, i in self._table.admit():
-            given = self._enter(slot, i).tokens
-            if tuple(given) in leaders:
-                followers[leaders[tuple(given)]].append(slot)
-            else:
-                leaders[tuple(given)] = slot
-                self._writes[slot] = list(given)
-        if leaders:
-            self._prefill()
-            for leader, slots in followers.items():
-                starts = {s: self._start(self._live[s]) for s in slots}
-                length = len(self._live[leader].tokens) - 1
-                self._engine.share(leader, slots, length, starts)
-                self.stats["shared_tokens"] += length * len(slots)
+    def _reach(self, live) -> int:
+        """Tokens in the cache when the host looks again, at most."""
+        steps = min(self._engine.config.steps_per_dispatch, live.left(self._budgets))
+        return len(live.tokens) - 1 + steps
 
-    def _enter(self, slot, i) -> Live:
-        """Give request `i` the slot; nothing is computed yet."""
-        request = self._requests[i]
-        given = [*request.prompt, *request.opener]
-        if len(given) >= self._budgets.context_tokens:
-            raise ValueError(
-                f"the prompt of problem {request.problem.id} has {len(given)} tokens, the "
-                f"context is {self._budgets.context_tokens}; filter long prompts first"
-            )
-        nothing = [0.0] * len(given)
-        span = types.Span("prompt", 0, len(given))
-        live = Live(
-            request, slot, self._table.epoch(slot), given, [0] * len(given), nothing,
-            list(nothing), [span], turn_start=len(given),
-        )
-        self._live[slot], self._index[slot] = live, i
-        return live
+    def _make_room(self):
+        """Pages for what each row is about to write; where they lack, rows are set aside."""
+        pages = self._engine.pages
+        for live in list(self._live.values()):
+            while live.slot is not None and live.call is None:
+                if pages.reserve(live.slot, self._reach(live)):
+                    break
+                shard = pages.shard(live.slot)
+                self._set_aside([x for x in self._live.values() if pages.shard(x.slot) == shard][-1])
 
-    def _start(self, live: Live) -> device.Start:
-        b = self._budgets
-        left = min(
-            b.turn_tokens, b.response_tokens - live.written, b.context_tokens - len(live.tokens)
-        )
+    def _set_aside(self, live):
+        """Take a row's pages; it is computed again from its tokens when there is room."""
+        self._leave(live)
+        self._aside[live.index] = live
+        if live.call is None:
+            self._table.requeue(live.index)
+        self.stats["rows_set_aside"] += 1
+
+    def _leave(self, live):
+        """Give up the slot and its pages."""
+        del self._live[live.slot]
+        self._writes.pop(live.slot, None)
+        self._engine.pages.release(live.slot)
+        self._table.release(live.slot)
+        live.slot = None
+
+    def _place(self, slot, i) -> bool:
+        """Give request `i` the slot if there are pages for it; nothing is computed yet.
+
+        One page is left for each row that is there already: a row that comes in must not
+        be set aside again at once.
+        """
+        pages = self._engine.pages
+        known = i in self._aside
+        live = self._aside[i] if known else fresh(self._requests[i], i, self._budgets)
+        near = [x for x in self._live.values() if pages.shard(x.slot) == pages.shard(slot)]
+        same = [x for x in near if _given(x.request) == _given(live.request) and not known]
+        if same:
+            length = len(live.tokens) - 1
+            copies = pages.fork(same[0].slot, slot, length, self._reach(live), len(near))
+            if copies is None:
+                return False
+            self._forks.append(device.Fork(slot, length, tuple(copies)))
+            self.stats["shared_tokens"] += length
+        elif not pages.reserve(slot, self._reach(live), len(near)):
+            return False
+        else:
+            self._writes[slot] = 0
+        self._aside.pop(i, None)
+        live.slot, self._live[slot] = slot, live
+        return True
+
+    def _start(self, live) -> device.Start:
         uid = zlib.crc32(live.request.problem.id.encode())
-        return device.Start(live.tokens[-1], left, uid, live.request.sample)
+        return device.Start(live.tokens[-1], live.left(self._budgets), uid, live.request.sample)
 
     def _prefill(self):
-        """Write all given tokens that wait, except each row's newest one."""
-        writes, starts = [], {}
-        for slot, tokens in sorted(self._writes.items()):
-            live = self._live[slot]
-            # The pending token before this write (a stop id) is not in the cache yet.
-            start = len(live.tokens) - len(tokens)
-            given = live.tokens[max(start - 1, 0) : -1]
-            writes.append((slot, max(start - 1, 0), given))
-            starts[slot] = self._start(live)
-            self.stats["prefill_tokens"] += len(given)
+        """Write all given tokens that wait, except each row's newest one; then share."""
+        self.stats["pages_peak"] = max(self.stats["pages_peak"], self._engine.pages.used)
+        writes = []
+        for slot, start in sorted(self._writes.items()):
+            writes.append((slot, start, self._live[slot].tokens[start:-1]))
+            self.stats["prefill_tokens"] += len(writes[-1][2])
+        starts = {slot: self._start(self._live[slot]) for slot in self._writes}
         self._writes.clear()
-        cfg = self._engine.config
-        for plan in scheduler.chunk_rounds(writes, cfg.prefill_rows, cfg.prefill_buckets):
-            self._engine.prefill(plan, starts)
+        e = self._engine
+        for plan in scheduler.chunk_rounds(
+            writes, e.prefill_rows, e.config.prefill_buckets, e.pages.shard
+        ):
+            e.prefill(plan, starts)
             self.stats["prefill_calls"] += 1
-
-    def _decoding(self):
-        return any(live.call is None for live in self._live.values())
+        e.share(self._forks, {f.slot: self._start(self._live[f.slot]) for f in self._forks})
+        self._forks.clear()
 
     # Reading what was sampled.
 
-    def _read(self, drained):
-        steps = int(drained.steps)
+    def _read(self, drained, rows):
         self.stats["decode_calls"] += 1
-        self.stats["decode_steps"] += steps
-        self.stats["slot_steps"] += steps * self._engine.config.slots
-        for slot in sorted(self._live):
-            count = int(drained.count_B[slot])
+        self.stats["decode_steps"] += int(drained.steps.max())
+        per_shard = len(drained.count_A) // len(drained.steps)
+        self.stats["slot_steps"] += int(drained.steps.sum()) * per_shard
+        for slot, row in sorted(rows.items()):
+            count = int(drained.count_A[row])
             live = self._live[slot]
             if not count:
                 continue
             self.stats["sampled_tokens"] += count
-            live.tokens += drained.tokens_BK[slot, :count].tolist()
-            live.mask += [1] * count
-            live.logprobs += drained.logprobs_BK[slot, :count].tolist()
-            live.raw_logprobs += drained.raw_logprobs_BK[slot, :count].tolist()
-            self._extend_span(live, "model", count)
-            if drained.stopped_B[slot]:
+            live.extend(
+                "model",
+                drained.tokens_AK[row, :count].tolist(),
+                drained.logprobs_AK[row, :count].tolist(),
+                drained.raw_logprobs_AK[row, :count].tolist(),
+            )
+            if drained.stopped_A[row]:
                 self._end_turn(live)
-            elif (reason := self._exhausted(live)) is not None:
+            elif (reason := live.exhausted(self._budgets)) is not None:
                 self._finish(live, reason, "")
-
-    def _extend_span(self, live, kind, count):
-        last = live.spans[-1]
-        if last.kind == kind:
-            live.spans[-1] = types.Span(kind, last.start, last.stop + count)
-        else:
-            live.spans.append(types.Span(kind, last.stop, last.stop + count))
-
-    def _exhausted(self, live) -> types.EndReason | None:
-        if live.written >= self._budgets.response_tokens:
-            return "token_budget"
-        if len(live.tokens) >= self._budgets.context_tokens:
-            return "context_budget"
-        if len(live.tokens) - live.turn_start >= self._budgets.turn_tokens:
-            return "turn_budget"
-        return None
 
     def _end_turn(self, live):
         opener = live.request.opener if live.turn_start == live.spans[0].stop else ()
@@ -284,7 +230,8 @@ class Rollout:
     # Tool results.
 
     def _collect_results(self, block: bool):
-        waiting = [live for live in self._live.values() if live.call is not None]
+        under_way = [*self._live.values(), *self._aside.values()]
+        waiting = [live for live in under_way if live.call is not None]
         if not waiting:
             return
         began = time.monotonic()
@@ -309,6 +256,8 @@ class Rollout:
             self._finish(live, "infrastructure", "")
         else:
             self._append_result(live, text)
+        if live.index in self._aside:
+            self._table.requeue(live.index)
 
     def _append_result(self, live, text):
         text = chat.cut(text, self._tokenizer, self._budgets.tool_result_tokens)
@@ -319,32 +268,21 @@ class Rollout:
         if live.written >= self._budgets.response_tokens:
             self._finish(live, "token_budget", "")
             return
-        live.tokens += ids
-        for known in (live.mask, live.logprobs, live.raw_logprobs):
-            known += [0] * len(ids)
-        self._extend_span(live, "tool", len(ids))
+        if live.slot is not None:
+            # The pending token (a stop id) is not in the cache yet.
+            self._writes[live.slot] = len(live.tokens) - 1
+        live.extend("tool", ids)
         live.turn_start = len(live.tokens)
-        self._writes[live.slot] = ids
 
     # Endings.
 
     def _finish(self, live, reason: types.EndReason, final_text: str):
-        self._ended[self._index.pop(live.slot)] = types.Trajectory(
-            problem_id=live.request.problem.id,
-            sample=live.request.sample,
-            tokens=tuple(live.tokens),
-            loss_mask=tuple(live.mask),
-            logprobs=tuple(float(x) for x in live.logprobs),
-            raw_logprobs=tuple(float(x) for x in live.raw_logprobs),
-            spans=tuple(live.spans),
-            calls=tuple(live.calls),
-            end=reason,
-            final_text=final_text,
-        )
+        self._ended[live.index] = live.trajectory(reason, final_text)
         self._close(live)
-        del self._live[live.slot]
-        self._writes.pop(live.slot, None)
-        self._table.release(live.slot)
+        if live.slot is None:
+            self._aside.pop(live.index, None)
+        else:
+            self._leave(live)
 
     def _close(self, live):
         if live.session is not None:
@@ -353,9 +291,13 @@ class Rollout:
 
     def _abandon(self):
         """Past the deadline: end what is left as our fault, and admit nothing more."""
-        while not self._table.done:
-            for live in list(self._live.values()):
-                self._finish(live, "infrastructure", "")
-            for slot, i in self._table.admit():
-                self._enter(slot, i)
+        for live in [*self._live.values(), *self._aside.values()]:
+            self._finish(live, "infrastructure", "")
+        for i, request in enumerate(self._requests):
+            if i not in self._ended:
+                self._finish(fresh(request, i, self._budgets), "infrastructure", "")
         self._engine.reset()
+
+
+def _given(request):
+    return request.prompt, request.opener

@@ -32,6 +32,8 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
     sizes = engine.EngineConfig(
         slots=r.slots,
         capacity=r.capacity,
+        page_tokens=r.page_tokens,
+        pool_tokens=r.pool_tokens,
         steps_per_dispatch=r.steps_per_dispatch,
         prefill_rows=r.prefill_rows,
         prefill_buckets=tuple(r.prefill_buckets),

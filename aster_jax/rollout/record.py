@@ -55,6 +55,8 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
         "sampled_tokens": stats["sampled_tokens"],
         "tokens_per_s": stats["sampled_tokens"] / max(stats["phase_s"], 1e-9),
         "busy_slot_frac": stats["sampled_tokens"] / max(stats.get("slot_steps", 0), 1),
+        "pages_peak": stats.get("pages_peak", 0),
+        "rows_set_aside": stats.get("rows_set_aside", 0),
         "tool_wait_s": stats.get("tool_wait_s", 0.0),
         "phase_s": stats["phase_s"],
     }

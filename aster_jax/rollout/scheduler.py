@@ -7,6 +7,7 @@ it was asked under is still the slot's.
 
 import collections
 import dataclasses
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,29 +29,48 @@ class Round:
 
 
 class SlotTable:
-    """Owners of slots: lowest free slot first, requests in the order given."""
+    """Owners of slots: the emptiest shard's lowest free slot first, requests in order."""
 
-    def __init__(self, slots: int, requests: int):
-        self._free = list(range(slots))[::-1]
+    def __init__(self, slots: int, requests: int, shards: int = 1):
+        per_shard = slots // shards
+        self._free = [list(range(i * per_shard, (i + 1) * per_shard)) for i in range(shards)]
         self._queue = collections.deque(range(requests))
         self._epochs = [0] * slots
         self._owner: dict[int, int] = {}
 
-    def admit(self) -> list[tuple[int, int]]:
-        """(slot, request index) for as many queued requests as there are free slots."""
+    def admit(
+        self, place: Callable[[int, int], bool] = lambda slot, request: True
+    ) -> list[tuple[int, int]]:
+        """(slot, request) for as many queued requests as there are places.
+
+        `place(slot, request)` says whether the slot can take it (has the memory for it);
+        the queue waits behind the first request that no free slot can take.
+        """
         admitted = []
-        while self._free and self._queue:
-            slot, request = self._free.pop(), self._queue.popleft()
+        while self._queue:
+            open_shards = sorted((f for f in self._free if f), key=lambda f: (-len(f), f[0]))
+            slot = next((f[0] for f in open_shards if place(f[0], self._queue[0])), None)
+            if slot is None:
+                break
+            request = self._queue.popleft()
+            self._shard(slot).remove(slot)
             self._epochs[slot] += 1
             self._owner[slot] = request
             admitted.append((slot, request))
         return admitted
 
     def release(self, slot: int) -> None:
-        """Give a slot back; it is the next one handed out."""
+        """Give a slot back; it is the next one of its shard handed out."""
         del self._owner[slot]
-        self._free.append(slot)
-        self._free.sort(reverse=True)
+        self._shard(slot).append(slot)
+        self._shard(slot).sort()
+
+    def requeue(self, request: int) -> None:
+        """Put a request that lost its slot before all others."""
+        self._queue.appendleft(request)
+
+    def _shard(self, slot):
+        return self._free[slot * len(self._free) // len(self._epochs)]
 
     def epoch(self, slot: int) -> int:
         """The current owner's number at this slot."""
@@ -72,9 +92,12 @@ class SlotTable:
 
 
 def chunk_rounds(
-    writes: list[tuple[int, int, list[int]]], rows: int, buckets: tuple[int, ...]
+    writes: list[tuple[int, int, list[int]]],
+    rows: int,
+    buckets: tuple[int, ...],
+    shard: Callable[[int], int] = lambda slot: 0,
 ) -> list[Round]:
-    """Split (slot, start, tokens) writes into prefill calls of at most `rows` slots.
+    """Split (slot, start, tokens) writes into prefill calls of at most `rows` per shard.
 
     Long writes become several chunks in consecutive rounds, in order. Writes of similar
     length share a round, so that a short tool result is not padded to a long prompt. An
@@ -89,11 +112,14 @@ def chunk_rounds(
             stages[i].append(Chunk(slot, start + i * largest, tuple(piece), last))
     rounds = []
     for i in sorted(stages):
-        chunks = sorted(stages[i], key=lambda c: (_bucket(len(c.tokens), buckets), c.slot))
-        for j in range(0, len(chunks), rows):
-            group = tuple(chunks[j : j + rows])
+        groups: dict[int, list[Chunk]] = collections.defaultdict(list)
+        seen = collections.Counter()
+        for c in sorted(stages[i], key=lambda c: (_bucket(len(c.tokens), buckets), c.slot)):
+            groups[seen[shard(c.slot)] // rows].append(c)
+            seen[shard(c.slot)] += 1
+        for group in groups.values():
             longest = max(len(c.tokens) for c in group)
-            rounds.append(Round(_bucket(longest, buckets), group))
+            rounds.append(Round(_bucket(longest, buckets), tuple(group)))
     return rounds
 
 

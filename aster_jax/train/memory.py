@@ -16,13 +16,13 @@ GIB = 1 << 30
 
 
 def needed_bytes(
-    cfg: config.ModelConfig, mesh, slots: int, capacity: int, rollout_dtype: str
+    cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str
 ) -> dict[str, int]:
     """Bytes per device by purpose: the larger of training and rollout is what counts.
 
     Training holds parameters, gradients and two moments in the parameter dtype, spread
     over fsdp x tensor. A rollout holds parameters and moments too, the weights once more
-    in its own dtype, and the cache of all slots.
+    in its own dtype, and all pages of the cache.
     """
     count = transformer.count_params(cfg)
     shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
@@ -30,7 +30,7 @@ def needed_bytes(
     weights = count * jnp.dtype(rollout_dtype).itemsize // mesh.shape["tensor"]
     per_token = cache.bytes_per_token(cfg, rollout_dtype)
     heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
-    cached = slots * capacity * per_token // meshes.batch_shards(mesh) // heads
+    cached = pool_tokens * per_token // meshes.batch_shards(mesh) // heads
     return {"training": 4 * held, "rollout": 3 * held + weights + cached, "cache": cached}
 
 
@@ -44,9 +44,9 @@ def available_bytes() -> tuple[int, str]:
     return total // jax.local_device_count(), "this machine's memory, per device"
 
 
-def check(cfg: config.ModelConfig, mesh, slots: int, capacity: int, rollout_dtype: str) -> None:
+def check(cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str) -> None:
     """Raise a ValueError with the numbers and the remedies when the run cannot fit."""
-    needed = needed_bytes(cfg, mesh, slots, capacity, rollout_dtype)
+    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype)
     most = max(needed["training"], needed["rollout"])
     limit, where = available_bytes()
     if most > limit:
@@ -55,5 +55,5 @@ def check(cfg: config.ModelConfig, mesh, slots: int, capacity: int, rollout_dtyp
             f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train, "
             f"{needed['rollout'] / GIB:.1f} to roll out with {needed['cache'] / GIB:.1f} of cache), "
             f"{where} is {limit / GIB:.1f} GiB; use more devices with mesh.fsdp or mesh.tensor, "
-            "a smaller model, or lower rollout.slots or rollout.capacity"
+            "a smaller model, or lower rollout.pool_tokens"
         )

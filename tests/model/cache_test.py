@@ -7,9 +7,11 @@ import pytest
 
 from aster_jax.model import cache, config
 
+TABLE = jnp.asarray([[2, 0], [4, 4], [1, 3]])  # 4 pages of 2 tokens; row 1 has none
 
-def layer(rows=3, capacity=4, K=1, H=2):
-    return jnp.zeros((rows, K, H, capacity)), jnp.zeros((rows, K, capacity, H))
+
+def layer():
+    return jnp.zeros((1, 4, 2, 2)), jnp.zeros((1, 4, 2, 2))
 
 
 def new(values):
@@ -18,58 +20,28 @@ def new(values):
     return x_BTKH, -x_BTKH
 
 
-def test_write_puts_every_token_at_its_position():
-    k, v = cache.write(*layer(), *new([[1, 2], [3, 4]]), jnp.asarray([2, 0]), jnp.asarray([[0, 1], [3, 1]]))
-    np.testing.assert_array_equal(k[:, 0, 1], [[0, 4, 0, 3], [0, 0, 0, 0], [1, 2, 0, 0]])
-    np.testing.assert_array_equal(v[:, 0, :, 0], [[0, -4, 0, -3], [0, 0, 0, 0], [-1, -2, 0, 0]])
+def test_write_puts_every_token_on_its_page():
+    positions = jnp.asarray([[0, 3], [0, 1], [2, 1]])
+    k, v = cache.write(*layer(), *new([[1, 2], [3, 4], [5, 6]]), TABLE, positions)
+    np.testing.assert_array_equal(k[0, :, :, 1], [[0, 2], [0, 6], [1, 0], [5, 0]])
+    np.testing.assert_array_equal(v[0, :, :, 0], [[0, -2], [0, -6], [-1, 0], [-5, 0]])
 
 
 @pytest.mark.parametrize("position", [-1, -4, 4, 5, 1 << 30])
 def test_positions_outside_are_dropped_not_clamped(position):
     positions = jnp.asarray([[3, position]])
-    k, v = cache.write(*layer(), *new([[1, 2]]), jnp.asarray([1]), positions)
-    np.testing.assert_array_equal(k[:, 0, 0], [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(v[:, 0, :, 1], [[0, 0, 0, 0], [0, 0, 0, -1], [0, 0, 0, 0]])
+    k, v = cache.write(*layer(), *new([[1, 2]]), TABLE[:1], positions)
+    np.testing.assert_array_equal(k[0, :, :, 0], [[0, 1], [0, 0], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(v[0, :, :, 1], [[0, -1], [0, 0], [0, 0], [0, 0]])
 
 
-def test_a_row_outside_is_dropped():
-    k, v = cache.write(*layer(), *new([[5]]), jnp.asarray([3]), jnp.asarray([[0]]))
-    assert not k.any() and not v.any()
-
-
-def test_read_is_the_inverse_of_write():
-    key = jax.random.key(0)
-    k_BTKH, v_BTKH = jax.random.normal(key, (2, 2, 3, 2, 4))
-    rows, positions = jnp.asarray([4, 1]), jnp.asarray([[5, 0, 2], [1, 2, 3]])
-    at = cache.write(*layer(5, 6, 2, 4), k_BTKH, v_BTKH, rows, positions)
-    got_k, got_v = cache.read(*at, rows, positions)
-    np.testing.assert_array_equal(got_k, k_BTKH)
-    np.testing.assert_array_equal(got_v, v_BTKH)
-
-
-def numbered(tiny, rows=3, capacity=4):
-    empty = cache.init(tiny, rows, capacity, "float32")
-    return jax.tree.map(lambda x: jnp.arange(1.0, x.size + 1).reshape(x.shape), empty)
-
-
-def test_clone_copies_the_prefix_only_and_drops_padding(tiny):
-    before = numbered(tiny)
-    after = cache.clone(before, jnp.asarray([0, 0]), jnp.asarray([2, 3]), length=2)
-    for k, was in zip(after.k_BKHS, before.k_BKHS, strict=True):
-        np.testing.assert_array_equal(k[2, ..., :2], was[0, ..., :2])
-        np.testing.assert_array_equal(k[2, ..., 2:], was[2, ..., 2:])
-        np.testing.assert_array_equal(k[:2], was[:2])
-    for v, was in zip(after.v_BKSH, before.v_BKSH, strict=True):
-        np.testing.assert_array_equal(v[2, :, :2], was[0, :, :2])
-        np.testing.assert_array_equal(v[2, :, 2:], was[2, :, 2:])
-        np.testing.assert_array_equal(v[:2], was[:2])
-
-
-def test_take_gives_the_named_rows(tiny):
-    before = numbered(tiny)
-    some = cache.take(before, jnp.asarray([2, 0]))
-    assert (some.rows, some.capacity) == (2, 4)
-    np.testing.assert_array_equal(some.k_BKHS[1], before.k_BKHS[1][jnp.asarray([2, 0])])
+def test_copy_carries_whole_pages_and_drops_padding(tiny):
+    empty = cache.init(tiny, 4, 2, "float32")
+    assert (empty.pages, empty.page_tokens) == (4, 2)
+    before = jax.tree.map(lambda x: jnp.arange(1.0, x.size + 1).reshape(x.shape), empty)
+    after = cache.copy(before, jnp.asarray([0, 1, 4]), jnp.asarray([2, 4, 4]))
+    for now, was in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(now, was[:, jnp.asarray([0, 1, 0, 3])])
 
 
 def test_sizes_of_the_4b_model():

@@ -22,6 +22,11 @@ def places(rows, length):
     return jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
 
 
+def scattered(rows, pages):
+    """A table that gives each row some pages of the pool, in no order."""
+    return jnp.arange(rows * pages)[::-1].reshape(pages, rows).T
+
+
 def full(params, cfg, tokens):
     return forward(params, cfg, tokens, places(*tokens.shape))[0]
 
@@ -42,16 +47,16 @@ def test_no_information_comes_from_the_future(tiny, params, position):
 @pytest.mark.parametrize("chunk", [1, 3, 4, 5, 8, 12])
 def test_chunks_through_the_cache_equal_the_full_forward(tiny, params, chunk):
     """Rows of 9, 8 and 5 tokens, in chunks that end before, at and after every edge."""
-    tokens, capacity = ids(3, 9), 9
+    tokens = ids(3, 9)
     lengths = jnp.asarray([9, 8, 5])
     expected = full(params, tiny, tokens)
-    cache = kv.init(tiny, 3, capacity, "float32")
+    cache, table = kv.init(tiny, 9, 4, "float32"), scattered(3, 3)
     for start in range(0, 9, chunk):
         order = start + jnp.arange(chunk)[None]
         inside = order < lengths[:, None]
         piece = jnp.where(inside, jnp.pad(tokens, ((0, 0), (0, chunk)))[:, start : start + chunk], 47)
-        positions = jnp.where(inside, order, capacity)
-        hidden, cache = forward(params, tiny, piece, positions, cache=cache)
+        positions = jnp.where(inside, order, 12)
+        hidden, cache = forward(params, tiny, piece, positions, cache=cache, table_BW=table)
         for row in range(3):
             n = int(inside[row].sum())
             np.testing.assert_allclose(
@@ -64,31 +69,34 @@ def test_decoding_continues_rows_of_every_length_around_the_edges(tiny, params, 
     """One batch, prompts that end before, at and after each edge; rows of 12 tokens."""
     tokens, starts = ids(8, 12, seed=3), jnp.asarray([1, 3, 4, 5, 7, 8, 9, 11])
     expected, capacity = full(params, tiny, tokens), 12
-    cache = kv.init(tiny, 8, capacity, "float32")
+    cache, table = kv.init(tiny, 48, 2, "float32"), scattered(8, 6)
     for start in range(0, 11, bucket):
         order = start + jnp.arange(bucket)[None]
         inside = order < starts[:, None]
         piece = jnp.where(inside, jnp.pad(tokens, ((0, 0), (0, 4)))[:, start : start + bucket], 47)
-        _, cache = forward(params, tiny, piece, jnp.where(inside, order, capacity), cache=cache)
+        places_BT = jnp.where(inside, order, capacity)
+        _, cache = forward(params, tiny, piece, places_BT, cache=cache, table_BW=table)
     rows = jnp.arange(8)
     for step in range(11):
         at = starts + step  # of a row that is complete: padding
-        hidden, cache = forward(params, tiny, tokens[rows, at][:, None], at[:, None], cache=cache)
+        one = tokens[rows, at][:, None]
+        hidden, cache = forward(params, tiny, one, at[:, None], cache=cache, table_BW=table)
         for row in np.flatnonzero(at < capacity):
             np.testing.assert_allclose(hidden[row, 0], expected[row, at[row]], atol=1e-5)
 
 
 def test_padding_beyond_a_full_cache_overwrites_nothing(tiny, params):
     tokens = ids(1, 6, seed=4)
-    cache = kv.init(tiny, 1, 6, "float32")
-    _, filled = forward(params, tiny, tokens, places(1, 6), cache=cache)
-    _, padded = forward(params, tiny, tokens, jnp.full((1, 6), 6), cache=filled)
+    cache = kv.init(tiny, 2, 3, "float32")
+    run = functools.partial(forward, table_BW=scattered(1, 2))
+    _, filled = run(params, tiny, tokens, places(1, 6), cache=cache)
+    _, padded = run(params, tiny, tokens, jnp.full((1, 6), 6), cache=filled)
     for before, after in zip(jax.tree.leaves(filled), jax.tree.leaves(padded), strict=True):
         np.testing.assert_array_equal(before, after)
     # And what lies beyond a row's length in a reused cache is never seen.
     dirty = jax.tree.map(lambda x: x + 50.0, cache)
-    clean_hidden, _ = forward(params, tiny, tokens[:, :4], places(1, 4), cache=cache)
-    dirty_hidden, _ = forward(params, tiny, tokens[:, :4], places(1, 4), cache=dirty)
+    clean_hidden, _ = run(params, tiny, tokens[:, :4], places(1, 4), cache=cache)
+    dirty_hidden, _ = run(params, tiny, tokens[:, :4], places(1, 4), cache=dirty)
     np.testing.assert_array_equal(clean_hidden, dirty_hidden)
 
 

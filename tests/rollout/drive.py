@@ -18,37 +18,56 @@ class Played:
     stopped: bool = False
 
 
+def reach(engine, start, length):
+    """Tokens in the cache when a row with this start has used up its limit."""
+    return min(length + start.left, engine.config.capacity)
+
+
 def write(engine, writes, starts):
-    """Prefill (slot, start, tokens) writes and arm their rows."""
-    c = engine.config
-    for plan in scheduler.chunk_rounds(writes, c.prefill_rows, c.prefill_buckets):
+    """Prefill (slot, start, tokens) writes and arm their rows; pages for all they may do."""
+    for slot, at, tokens in writes:
+        assert engine.pages.reserve(slot, reach(engine, starts[slot], at + len(tokens)))
+    buckets = engine.config.prefill_buckets
+    for plan in scheduler.chunk_rounds(writes, engine.prefill_rows, buckets, engine.pages.shard):
         engine.prefill(plan, starts)
+
+
+def share(engine, leader, slots, length, starts):
+    """Fork the first `length` tokens of one slot to others of its shard."""
+    forks = []
+    for slot in slots:
+        tokens = reach(engine, starts[slot], length)
+        copies = engine.pages.fork(leader, slot, length, tokens)
+        forks.append(device.Fork(slot, length, tuple(copies)))
+    engine.share(forks, starts)
 
 
 def drain(engine, played):
     """Decode until no row is active; `played` maps slots to where their tokens go."""
     steps = 0
     while True:
-        drained = jax.device_get(engine.decode())
-        if not drained.steps:
+        drained, rows = engine.decode(list(played))
+        drained = jax.device_get(drained)
+        if not drained.steps.max():
             return steps
-        steps += int(drained.steps)
+        steps += int(drained.steps.max())
         for slot, out in played.items():
-            n = int(drained.count_B[slot])
-            out.tokens += drained.tokens_BK[slot, :n].tolist()
-            out.logprobs += drained.logprobs_BK[slot, :n].tolist()
-            out.raw += drained.raw_logprobs_BK[slot, :n].tolist()
-            out.stopped |= bool(drained.stopped_B[slot])
+            row = rows[slot]
+            n = int(drained.count_A[row])
+            out.tokens += drained.tokens_AK[row, :n].tolist()
+            out.logprobs += drained.logprobs_AK[row, :n].tolist()
+            out.raw += drained.raw_logprobs_AK[row, :n].tolist()
+            out.stopped |= bool(drained.stopped_A[row])
 
 
-def play(engine, params, key, requests, left, share=False):
+def play(engine, params, key, requests, left, share_prompts=False):
     """Sample up to `left` tokens for every (prompt, problem uid, sample) request.
 
-    Requests take turns on the slots there are. With `share` a prompt is computed once per
-    admission and copied to the rows that have the same one.
+    Requests take turns on the slots there are. With `share_prompts` a prompt is computed
+    once per admission and shard, and shared with the rows that have the same one.
     """
     engine.begin(params, key)
-    table = scheduler.SlotTable(engine.config.slots, len(requests))
+    table = scheduler.SlotTable(engine.config.slots, len(requests), engine.shards)
     done = {}
     while not table.done:
         admitted = table.admit()
@@ -57,19 +76,21 @@ def play(engine, params, key, requests, left, share=False):
         }
         leaders, followers = {}, {}
         for slot, i in admitted:
-            leader = leaders.setdefault(tuple(requests[i][0]), slot) if share else slot
+            name = (engine.pages.shard(slot), tuple(requests[i][0]))
+            leader = leaders.setdefault(name, slot) if share_prompts else slot
             if leader != slot:
                 followers.setdefault((leader, len(requests[i][0]) - 1), []).append(slot)
         later = {s for slots in followers.values() for s in slots}
         writes = [(s, 0, list(requests[i][0][:-1])) for s, i in admitted if s not in later]
         write(engine, writes, starts)
         for (leader, length), slots in followers.items():
-            engine.share(leader, slots, length, starts)
+            share(engine, leader, slots, length, starts)
         played = {slot: Played() for slot, _ in admitted}
         drain(engine, played)
         for slot, i in admitted:
             done[i] = played[slot]
             table.release(slot)
+            engine.pages.release(slot)
     engine.end()
     return [done[i] for i in range(len(requests))]
 

@@ -6,11 +6,13 @@ engine reports is what the trainer's own forward says about the same tokens.
 """
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from aster_jax import mesh as meshes
 from aster_jax.model import logprobs
 from aster_jax.rollout import device, engine, sampling
 from tests.rollout import drive
@@ -27,6 +29,8 @@ def sizes(slots, steps):
     return engine.EngineConfig(
         slots=slots,
         capacity=CAPACITY,
+        page_tokens=8,
+        pool_tokens=slots * CAPACITY,
         steps_per_dispatch=steps,
         prefill_rows=3,
         prefill_buckets=(4, 8),
@@ -86,7 +90,7 @@ def test_reported_log_probs_are_the_trainers(tiny, params, requests, reference):
 def test_trajectories_do_not_depend_on_the_schedule(
     build, params, requests, reference, slots, steps, share
 ):
-    again = drive.play(build(slots, steps), params, KEY, requests, left=20, share=share)
+    again = drive.play(build(slots, steps), params, KEY, requests, left=20, share_prompts=share)
     assert [p.tokens for p in again] == [p.tokens for p in reference]
     for a, b in zip(again, reference, strict=True):
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-5)
@@ -100,7 +104,7 @@ def test_the_same_phase_twice_is_bit_equal(build, params, requests, reference):
 def test_eight_devices_give_the_same_trajectories(
     build, params, requests, reference, eight_devices
 ):
-    again = drive.play(build(16, 8, mesh=eight_devices), params, KEY, requests, left=20, share=True)
+    again = drive.play(build(16, 8, mesh=eight_devices), params, KEY, requests, left=20, share_prompts=True)
     assert [p.tokens for p in again] == [p.tokens for p in reference]
 
 
@@ -204,16 +208,18 @@ def test_rows_that_wait_write_and_advance_nothing(build, params):
     waiting, running = drive.prompts([6, 6], 48, seed=3)
     starts = {0: device.Start(waiting[-1], 2, 1, 0), 1: device.Start(running[-1], 30, 2, 0)}
     drive.write(greedy, [(0, 0, waiting[:-1]), (1, 0, running[:-1])], starts)
-    first = jax.device_get(greedy.decode())
-    assert first.count_B.tolist() == [2, 8, 0] and first.steps == 8
+    first = jax.device_get(greedy.decode([0, 1, 2])[0])
+    assert first.count_A.tolist() == [2, 8, 0] and first.steps == 8
+    mine = [greedy.pages.held(slot)[0] for slot in (0, 1)]
     before = jax.device_get((greedy._slots.length_B, greedy._slots.cache))
-    greedy.decode()
+    greedy.decode([1, 0])
     after = jax.device_get((greedy._slots.length_B, greedy._slots.cache))
     assert after[0].tolist() == [before[0][0], before[0][1] + 8, before[0][2]]
+    others = [p for p in range(before[1].pages) if p not in greedy.pages.held(1)]
+    assert mine[0] in others
     for was, now in zip(jax.tree.leaves(before[1]), jax.tree.leaves(after[1]), strict=True):
-        np.testing.assert_array_equal(was[0], now[0])
-        np.testing.assert_array_equal(was[2], now[2])
-        assert (was[1] != now[1]).any()
+        np.testing.assert_array_equal(was[:, others], now[:, others])
+        assert (was != now).any()
     greedy.end()
 
 
@@ -226,7 +232,7 @@ def test_nothing_compiles_after_the_warm_up(tiny, params, one_device):
     assert all(before)
     many = [(p, i, i % 3) for i, p in enumerate(drive.prompts(range(1, 30), 48))]
     drive.play(fresh, params, KEY, many, left=9)
-    drive.play(fresh, jax.tree.map(lambda x: x + 1, params), KEY, many[::2] * 2, left=3, share=True)
+    drive.play(fresh, jax.tree.map(lambda x: x + 1, params), KEY, many[::2] * 2, left=3, share_prompts=True)
     assert [program._cache_size() for program in jitted] == before
 
 
@@ -236,7 +242,9 @@ def test_the_slots_are_updated_in_place(build, params):
     old = small._slots
     drive.write(small, [(0, 0, [1, 2])], {0: device.Start(3, 2, 0, 0)})
     assert all(x.is_deleted() for x in jax.tree.leaves(old))
-    lowered = small._programs.decode.lower(small._weights, small._slots)
+    lowered = small._programs.decode.lower(
+        small._weights, small._slots, np.zeros(3, np.int32), np.zeros((3, 12), np.int32)
+    )
     cached = sum(x.nbytes for x in jax.tree.leaves(small._slots.cache))
     assert lowered.compile().memory_analysis().alias_size_in_bytes >= cached
     assert small.cache_bytes == cached
@@ -250,3 +258,18 @@ def test_impossible_sizes_are_refused(tiny, eight_devices):
         sizes(0, 1)
     with pytest.raises(ValueError, match="rollout.slots=6 must be a multiple of the 4"):
         device.Engine(tiny, sizes(6, 1), SAMPLED, (), eight_devices)
+    small = dataclasses.replace(sizes(4, 1), pool_tokens=95)
+    with pytest.raises(ValueError, match="pool_tokens=95 gives each of 1 devices 11 pages of 8"):
+        device.Engine(tiny, small, SAMPLED, (), meshes.build(1, 1, 1, jax.devices()[:1]))
+
+
+def test_no_collective_where_only_data_is_split(tiny, params):
+    mesh = meshes.build(8, 1, 1, jax.devices()[:8])
+    spread = device.Engine(tiny, sizes(16, 4), SAMPLED, (47,), mesh)
+    spread.begin(params, KEY)
+    rows, table = np.zeros(16, np.int32), np.zeros((16, 12), np.int32)
+    lowered = spread._programs.decode.lower(spread._weights, spread._slots, rows, table)
+    wanted = r".*(?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)\S*\(.*"
+    found = re.findall(wanted, lowered.compile().as_text())
+    assert found == []
+    spread.end()

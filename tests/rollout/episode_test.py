@@ -41,12 +41,14 @@ def executor():
 def engines(talker, one_device):
     made = {}
 
-    def get(slots):
-        if slots not in made:
-            sizes = engine.EngineConfig(slots, 224, 8, 3, (8, 24), "float32")
+    def get(slots, pool=0):
+        if (slots, pool) not in made:
+            tokens = pool or slots * 224
+            sizes = engine.EngineConfig(slots, 224, 16, tokens, 8, 3, (8, 24), "float32")
             how = sampling.Sampling()
-            made[slots] = device.Engine(talker.cfg, sizes, how, talker.stop_ids, one_device)
-        return made[slots]
+            built = device.Engine(talker.cfg, sizes, how, talker.stop_ids, one_device)
+            made[slots, pool] = built
+        return made[slots, pool]
 
     return get
 
@@ -64,12 +66,13 @@ def requests(talker):
 def play(talker, engines, executor, requests):
     """Run a phase; keyword arguments replace budgets."""
 
-    def run(slots=5, lockstep=True, tool=executor, asked=None, **budgets):
-        eng = engines(slots)
+    def run(slots=5, lockstep=True, tool=executor, asked=None, pool=0, **budgets):
+        eng = engines(slots, pool)
         eng.begin(talker.params, KEY)
         limits = dataclasses.replace(BUDGETS, **budgets)
         loop = episode.Rollout(eng, tool, talker.tokenizer, chatter.STYLE, limits, lockstep, 0)
         made = loop.run(requests if asked is None else asked)
+        assert eng.pages.used == 0
         eng.end()
         return made, loop.stats
 
@@ -223,6 +226,17 @@ def test_neither_slots_nor_the_schedule_change_a_trajectory(made, play, requests
     again, _ = play(slots, lockstep, asked=asked)
     assert [t.tokens for t in again] == [t.tokens for t in made[: len(asked)]]
     assert [t.end for t in again] == [t.end for t in made[: len(asked)]]
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_rows_that_are_set_aside_come_back_unchanged(made, play, lockstep):
+    again, stats = play(16, lockstep, pool=288)
+    assert stats["rows_set_aside"] >= 3 and stats["pages_peak"] <= 18
+    assert [t.tokens for t in again] == [t.tokens for t in made]
+    assert [t.end for t in again] == [t.end for t in made]
+    assert [[c.text for c in t.calls] for t in again] == [[c.text for c in t.calls] for t in made]
+    for t, was in zip(again, made, strict=True):
+        np.testing.assert_allclose(t.logprobs, was.logprobs, atol=2e-5)
 
 
 def test_group_members_differ(made):

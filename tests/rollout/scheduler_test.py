@@ -77,6 +77,21 @@ def test_lowest_slot_first_and_requests_in_order():
     assert table.occupied == 3 and not table.done
 
 
+def test_shards_are_filled_evenly_and_the_first_that_fits_nowhere_waits():
+    table = scheduler.SlotTable(4, 6, shards=2)
+    assert table.admit(lambda slot, request: request < 3) == [(0, 0), (2, 1), (1, 2)]
+    assert table.admit(lambda slot, request: slot != 3) == []
+    table.release(2)
+    table.requeue(1)
+    assert table.admit() == [(2, 1), (3, 3)]
+
+
+def test_a_round_has_rows_of_every_shard():
+    writes = [(slot, 0, [1]) for slot in range(6)]
+    rounds = scheduler.chunk_rounds(writes, 1, BUCKETS, lambda slot: slot // 3)
+    assert [[c.slot for c in r.chunks] for r in rounds] == [[0, 3], [1, 4], [2, 5]]
+
+
 def test_a_result_for_an_earlier_owner_is_not_current():
     table = scheduler.SlotTable(1, 2)
     table.admit()

@@ -1,0 +1,127 @@
+"""One trajectory: what is asked for, what it may use, and its state while it is made."""
+
+import concurrent.futures
+import dataclasses
+
+from aster_jax import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgets:
+    """What one trajectory may use.
+
+    turn_tokens and response_tokens count tokens the model writes, per turn and in total;
+    context_tokens counts everything; tool_result_tokens is kept of one result (head and
+    tail); max_calls counts tool calls, malformed attempts included; max_malformed counts
+    attempts in a row; deadline_s ends the whole phase, in seconds.
+    """
+
+    turn_tokens: int
+    response_tokens: int
+    context_tokens: int
+    max_calls: int
+    tool_result_tokens: int
+    max_malformed: int
+    deadline_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One trajectory to be made.
+
+    `opener` is given text at the start of the first answer (an eval arm that forces an
+    answer), part of the prompt for the loss but of the turn for the parser.
+    """
+
+    problem: types.Problem
+    sample: int
+    prompt: tuple[int, ...]
+    opener: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class Live:
+    """A trajectory under way: its ids so far and what it waits for.
+
+    `index` is its place among the requests; `slot` is None while it is set aside.
+    """
+
+    request: Request
+    index: int
+    slot: int | None
+    tokens: list[int]
+    mask: list[int]
+    logprobs: list[float]
+    raw_logprobs: list[float]
+    spans: list[types.Span]
+    calls: list[types.CallRecord] = dataclasses.field(default_factory=list)
+    turn_start: int = 0
+    malformed_in_row: int = 0
+    told_no_calls: bool = False
+    session: int | str | None = None
+    code: str = ""
+    call: concurrent.futures.Future | None = None
+
+    @property
+    def written(self) -> int:
+        """Tokens the model wrote so far."""
+        return sum(s.stop - s.start for s in self.spans if s.kind == "model")
+
+    def extend(self, kind: types.SpanKind, tokens: list[int], logprobs=None, raw=None) -> None:
+        """Append tokens of one origin; those of the model come with their log-probs."""
+        nothing = [0.0] * len(tokens)
+        self.tokens += tokens
+        self.mask += [int(kind == "model")] * len(tokens)
+        self.logprobs += nothing if logprobs is None else logprobs
+        self.raw_logprobs += nothing if raw is None else raw
+        last = self.spans[-1] if self.spans else types.Span(kind, 0, 0)
+        if last.kind == kind:
+            self.spans[-1:] = [types.Span(kind, last.start, last.stop + len(tokens))]
+        else:
+            self.spans.append(types.Span(kind, last.stop, last.stop + len(tokens)))
+
+    def left(self, budgets: Budgets) -> int:
+        """Tokens that the model may still write in this turn."""
+        return min(
+            budgets.turn_tokens - (len(self.tokens) - self.turn_start),
+            budgets.response_tokens - self.written,
+            budgets.context_tokens - len(self.tokens),
+        )
+
+    def exhausted(self, budgets: Budgets) -> types.EndReason | None:
+        """The budget that is used up, if one is."""
+        if self.written >= budgets.response_tokens:
+            return "token_budget"
+        if len(self.tokens) >= budgets.context_tokens:
+            return "context_budget"
+        if len(self.tokens) - self.turn_start >= budgets.turn_tokens:
+            return "turn_budget"
+        return None
+
+    def trajectory(self, reason: types.EndReason, final_text: str) -> types.Trajectory:
+        """What it has become."""
+        return types.Trajectory(
+            problem_id=self.request.problem.id,
+            sample=self.request.sample,
+            tokens=tuple(self.tokens),
+            loss_mask=tuple(self.mask),
+            logprobs=tuple(float(x) for x in self.logprobs),
+            raw_logprobs=tuple(float(x) for x in self.raw_logprobs),
+            spans=tuple(self.spans),
+            calls=tuple(self.calls),
+            end=reason,
+            final_text=final_text,
+        )
+
+
+def fresh(request: Request, index: int, budgets: Budgets) -> Live:
+    """A trajectory that holds what is given; ValueError where that fills the context."""
+    given = [*request.prompt, *request.opener]
+    if len(given) >= budgets.context_tokens:
+        raise ValueError(
+            f"the prompt of problem {request.problem.id} has {len(given)} tokens, the "
+            f"context is {budgets.context_tokens}; filter long prompts first"
+        )
+    live = Live(request, index, None, [], [], [], [], [], turn_start=len(given))
+    live.extend("prompt", given)
+    return live

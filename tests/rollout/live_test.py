@@ -1,0 +1,32 @@
+"""One trajectory's own bookkeeping: spans without gaps, and what its budgets leave."""
+
+import pytest
+
+from aster_jax import types
+from aster_jax.rollout import live
+
+BUDGETS = live.Budgets(4, 6, 12, 2, 8, 1, 60.0)
+REQUEST = live.Request(types.Problem("p", "q", "1", "f"), 0, (1, 2, 3), (4,))
+
+
+def test_spans_and_budgets():
+    one = live.fresh(REQUEST, 5, BUDGETS)
+    assert one.tokens == [1, 2, 3, 4] and one.left(BUDGETS) == 4
+    one.extend("model", [7, 8], [-1.0, -2.0], [-1.0, -2.0])
+    one.extend("model", [9], [-3.0], [-3.0])
+    assert (one.written, one.left(BUDGETS), one.exhausted(BUDGETS)) == (3, 1, None)
+    one.extend("tool", [5, 5])
+    one.turn_start = len(one.tokens)
+    assert one.left(BUDGETS) == 3
+    one.extend("model", [6, 6, 6], [0.0] * 3, [0.0] * 3)
+    assert one.exhausted(BUDGETS) == "token_budget"
+    made = one.trajectory("token_budget", "")
+    assert made.loss_mask == (0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1)
+    assert [(s.kind, s.start, s.stop) for s in made.spans] == [
+        ("prompt", 0, 4), ("model", 4, 7), ("tool", 7, 9), ("model", 9, 12),
+    ]  # fmt: skip
+
+
+def test_a_prompt_that_fills_the_context_is_refused():
+    with pytest.raises(ValueError, match="has 13 tokens, the context is 12"):
+        live.fresh(live.Request(REQUEST.problem, 0, (1,) * 13), 0, BUDGETS)
