@@ -1,8 +1,10 @@
 """Scores to a token and its log-probability: temperature, top-k, top-p, greedy.
 
-The noise of a token is a pure function of its row's key and its position, so a sample
-does not depend on the slot it ran in, on its neighbours, or on how many steps were
-taken per dispatch.
+A token is drawn by inversion: one uniform number per row and step, which is a pure
+function of the row's key and the token's position. So a sample does not depend on the
+slot it ran in, on its neighbours, or on how many steps were taken per dispatch; and it
+costs one pass over the scores, where noise for every entry of the vocabulary would cost
+as much as the model (on CPU, 32 rows of 49,152 scores: 1.3 ms against 48 ms).
 """
 
 import dataclasses
@@ -12,6 +14,8 @@ import jax.numpy as jnp
 
 # Halvings of the threshold search; 2^-40 of the score range is below float32 resolution.
 BISECTIONS = 40
+# Entries of the vocabulary that are summed together first in a draw.
+CHUNK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,48 +48,71 @@ def sample(
     Both float32, in nats. `keys_B` are row keys; `positions_B` the index of the new token.
     """
     scores_BV = scores_BV.astype(jnp.float32)
-    plain_BV = jax.nn.log_softmax(scores_BV, axis=-1)
+    scores_BV = scores_BV - jnp.max(scores_BV, axis=-1, keepdims=True)
+    raw_total_B = jnp.sum(jnp.exp(scores_BV), axis=-1)
     if how.temperature == 0:
         token_B = jnp.argmax(scores_BV, axis=-1)
-        raw_B = _pick(plain_BV, token_B)
+        raw_B = _pick(scores_BV, token_B) - jnp.log(raw_total_B)
         return token_B, raw_B, raw_B
-    logp_BV = plain_BV
-    if how.temperature != 1:
-        logp_BV = jax.nn.log_softmax(scores_BV / how.temperature, axis=-1)
+    warm_BV = scores_BV / how.temperature
     if how.top_k:
-        logp_BV = _truncate(logp_BV, lambda keep: jnp.sum(keep, axis=-1), how.top_k)
+        warm_BV = _truncate(warm_BV, lambda keep: jnp.sum(keep, axis=-1), how.top_k)
     if how.top_p < 1:
-        probs_BV = jnp.exp(logp_BV)
-        logp_BV = _truncate(
-            logp_BV, lambda keep: jnp.sum(jnp.where(keep, probs_BV, 0), axis=-1), how.top_p
+        mass_BV = jnp.exp(warm_BV)
+        enough_B = how.top_p * jnp.sum(mass_BV, axis=-1)
+        warm_BV = _truncate(
+            warm_BV, lambda keep: jnp.sum(jnp.where(keep, mass_BV, 0), axis=-1), enough_B
         )
 
-    def noise(key, position):
-        return jax.random.gumbel(jax.random.fold_in(key, position), scores_BV.shape[-1:])
+    def uniform(key, position):
+        return jax.random.uniform(jax.random.fold_in(key, position))
 
-    token_B = jnp.argmax(logp_BV + jax.vmap(noise)(keys_B, positions_B), axis=-1)
-    return token_B, _pick(logp_BV, token_B), _pick(plain_BV, token_B)
-
-
-def _pick(logp_BV, token_B):
-    return jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
+    token_B, total_B = _draw(jnp.exp(warm_BV), jax.vmap(uniform)(keys_B, positions_B))
+    logp_B = _pick(warm_BV, token_B) - jnp.log(total_B)
+    return token_B, logp_B, _pick(scores_BV, token_B) - jnp.log(raw_total_B)
 
 
-def _truncate(logp_BV, amount, enough):
-    """Keep the likeliest tokens until `amount(kept)` >= `enough`, and renormalise.
+def _pick(x_BV, token_B):
+    return jnp.take_along_axis(x_BV, token_B[:, None], axis=-1)[:, 0]
+
+
+def _draw(mass_BV, uniform_B):
+    """(token_B, total_B): the first token at which the running sum passes uniform x total.
+
+    First among sums of `CHUNK` entries, then inside one of them, so that only one short
+    running sum is needed per row. A token without mass is never drawn.
+    """
+    B, V = mass_BV.shape
+    mass_BXC = jnp.pad(mass_BV, ((0, 0), (0, -V % CHUNK))).reshape(B, -1, CHUNK)
+    sums_BX = jnp.sum(mass_BXC, axis=-1)
+    upto_BX = jnp.cumsum(sums_BX, axis=-1)
+    total_B = upto_BX[:, -1]
+    # Rounding must not carry the aim to the total itself, which nothing passes.
+    aim_B = jnp.minimum(uniform_B * total_B, jnp.nextafter(total_B, 0.0))
+    chunk_B = jnp.argmax(upto_BX > aim_B[:, None], axis=-1)
+    mass_BC = jnp.take_along_axis(mass_BXC, chunk_B[:, None, None], axis=1)[:, 0]
+    before_B = _pick(upto_BX, chunk_B) - _pick(sums_BX, chunk_B)
+    passed_BC = (before_B[:, None] + jnp.cumsum(mass_BC, axis=-1) > aim_B[:, None]) & (mass_BC > 0)
+    # Summed in another order the chunk may fall short of the aim: then its last entry is meant.
+    last_B = CHUNK - 1 - jnp.argmax((mass_BC > 0)[:, ::-1], axis=-1)
+    inside_B = jnp.where(jnp.any(passed_BC, axis=-1), jnp.argmax(passed_BC, axis=-1), last_B)
+    return chunk_B * CHUNK + inside_B, total_B
+
+
+def _truncate(scores_BV, amount, enough):
+    """Keep the likeliest tokens until `amount(kept)` >= `enough`; the others become -inf.
 
     A threshold search instead of a sort: sorting 151,936 scores per row and step is what
     makes truncated sampling slow elsewhere. Ties at the threshold are kept.
     """
-    high_B1 = jnp.max(logp_BV, axis=-1, keepdims=True)
-    low_B1 = jnp.maximum(jnp.min(logp_BV, axis=-1, keepdims=True), high_B1 - 100.0)
+    high_B1 = jnp.max(scores_BV, axis=-1, keepdims=True)
+    low_B1 = jnp.maximum(jnp.min(scores_BV, axis=-1, keepdims=True), high_B1 - 100.0)
 
     def halve(_, bounds):
         low_B1, high_B1 = bounds
         middle_B1 = (low_B1 + high_B1) / 2
-        holds_B1 = (amount(logp_BV >= middle_B1) >= enough)[:, None]
+        holds_B1 = (amount(scores_BV >= middle_B1) >= enough)[:, None]
         return jnp.where(holds_B1, middle_B1, low_B1), jnp.where(holds_B1, high_B1, middle_B1)
 
     low_B1, _ = jax.lax.fori_loop(0, BISECTIONS, halve, (low_B1, high_B1))
-    kept_BV = jnp.where(logp_BV >= low_B1, logp_BV, -jnp.inf)
-    return kept_BV - jax.nn.logsumexp(kept_BV, axis=-1, keepdims=True)
+    return jnp.where(scores_BV >= low_B1, scores_BV, -jnp.inf)
