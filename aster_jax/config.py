@@ -106,13 +106,16 @@ def _rollout():
     c.prefill_rows = 16  # rows per prefill call
     c.prefill_buckets = (64,)  # chunk lengths, in tokens
     c.dtype = "float32"  # weights and cache while sampling; bfloat16 on accelerators
+    c.ahead = 0  # decode dispatches under way when the next one is made; 1 on accelerators
     c.lockstep = True  # fixed schedule: bit-exact runs; False: never wait for a slow tool
     c.temperature = 1.0  # of training rollouts
     c.top_p = 1.0  # nucleus of training rollouts; 1 = off
     c.top_k = 0  # of training rollouts; 0 = off
     c.tool_result_tokens = 64  # kept of one tool result, head and tail
     c.max_malformed = 2  # unparsable turns in a row that are answered with an error
-    c.deadline_s = 3600.0  # of one rollout phase; what is left then counts as our failure
+    c.call_s = 900.0  # of one tool call, queue included; later it counts as our failure
+    c.trajectory_s = 3600.0  # of one trajectory, from its first slot on; the same
+    c.deadline_s = 3600.0  # of one rollout phase; what is left then, the same
     return c
 
 
@@ -217,6 +220,8 @@ def validate(c: ConfigDict) -> None:
             f"rollout.pool_tokens={c.rollout.pool_tokens} holds less than one row of "
             f"rollout.capacity={c.rollout.capacity} tokens in pages of {page}; raise the pool"
         )
+    if c.rollout.ahead not in (0, 1, 2):
+        raise ValueError(f"rollout.ahead={c.rollout.ahead}; choose 0, 1 or 2 dispatches")
     if c.rl.prompts % c.rl.minibatches:
         raise ValueError(
             f"rl.prompts={c.rl.prompts} must be a multiple of rl.minibatches={c.rl.minibatches}"

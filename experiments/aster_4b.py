@@ -65,6 +65,7 @@ def get_config():
 
     c.rollout.temperature = 1.0  # [R]
     c.rollout.dtype = "bfloat16"  # [R]
+    c.rollout.ahead = 1  # ours: the host reads one dispatch behind
     c.rollout.lockstep = False  # ours: never wait for a slow tool
     c.rollout.slots = 512  # ours
     c.rollout.capacity = 32_768  # stage 2's context
@@ -74,6 +75,7 @@ def get_config():
     c.rollout.prefill_rows = 64  # ours
     c.rollout.prefill_buckets = (256, 2048)  # ours
     c.rollout.tool_result_tokens = 2048  # ours; [R] leaves tool output unbounded
+    c.rollout.trajectory_s = 7200.0  # ours
     c.rollout.deadline_s = 7200.0  # ours
 
     for stage, response, steps in (("rl1", 16_384, 405), ("rl2", 30_720, 234)):  # [R]

@@ -82,7 +82,7 @@ def _die_at(place: str) -> None:
     kind, number = place.split(":")
     number = int(number)
     fetch, save = step.fetch, checkpoint.Checkpoints.save
-    begin, decode = device.Engine.begin, device.Engine.decode
+    begin, decode = device.Device.begin, device.Device.decode
     counts = {"phase": 0, "decode": 0}
 
     def dying_fetch(values, prefix, at):
@@ -108,7 +108,7 @@ def _die_at(place: str) -> None:
         return decode(self, slots)
 
     step.fetch, checkpoint.Checkpoints.save = dying_fetch, dying_save
-    device.Engine.begin, device.Engine.decode = counting_begin, dying_decode
+    device.Device.begin, device.Device.decode = counting_begin, dying_decode
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Host lists in, device programs out: the engine's state and its compiled programs.
 
-`Engine` owns device memory (weights in the rollout dtype, the slots) and turns the
-scheduler's decisions into program calls of fixed shapes. `episode` is its only caller.
+`Device` owns device memory (weights in the rollout dtype, the slots) and turns decisions
+of the host loop into program calls of fixed shapes. Every call returns at once; `placement`
+and `episode` are the callers.
 """
 
 import collections
@@ -35,7 +36,7 @@ class Fork:
     copies: tuple[tuple[int, int], ...]
 
 
-class Engine:
+class Device:
     """Slots and weights on the devices of one mesh, and whose page is whose (`pages`).
 
     Args:
@@ -60,6 +61,7 @@ class Engine:
         self._slots = None
         self._weights = None
         self._run_key = None
+        self._programs_at_first = None
         self._forget()
         self.cache_bytes = (
             kv.bytes_per_token(cfg, engine_cfg.dtype)
@@ -75,7 +77,7 @@ class Engine:
             self._slots = self._programs.empty()
 
     def reset(self) -> None:
-        """Forget all rows, also those still decoding (after a phase was cut short)."""
+        """Forget all rows, also those still decoding (when a phase is cut short)."""
         self._forget()
         self._slots = self._programs.empty()
 
@@ -96,9 +98,27 @@ class Engine:
         self._share([], {})
         for rows in self.config.decode_rows(self.shards):
             self._decode([], rows)
+        self._programs_at_first = self._compiled()
 
-    def prefill(self, plan: scheduler.Round, starts: dict[int, Start]) -> None:
-        """Write one round of chunks; rows whose chunk is the last one start decoding."""
+    @property
+    def is_warm(self) -> bool:
+        """Whether every program has been compiled."""
+        return self._programs_at_first is not None
+
+    @property
+    def compiles_after_warm_up(self) -> int:
+        """Programs compiled since: anything but 0 is a mistake in this package."""
+        return self._compiled() - self._programs_at_first if self.is_warm else 0
+
+    def _compiled(self):
+        programs = (getattr(self._programs, f.name) for f in dataclasses.fields(self._programs))
+        return sum(program._cache_size() for program in programs)
+
+    def prefill(self, plan: scheduler.Round, starts: dict[int, Start]) -> jax.Array:
+        """Write one round of chunks; rows whose chunk is the last one can decode then.
+
+        The answer is a marker: an array that is there when this has run.
+        """
         at = self._places([c.slot for c in plan.chunks], self.prefill_rows)
         P = self.prefill_rows * self.shards
         tokens_PC = np.zeros((P, plan.bucket), np.int32)
@@ -114,14 +134,18 @@ class Engine:
             ],
         )
         table_PW = self._table(at, [c.slot for c in plan.chunks], P)
-        self._slots = self._programs.prefill(
+        self._slots, marker = self._programs.prefill(
             self._weights, self._slots, tokens_PC, offsets_P, counts_P, table_PW, arm,
             self._run_key,
         )  # fmt: skip
+        return marker
 
-    def share(self, forks: list[Fork], starts: dict[int, Start]) -> None:
-        """Make rows that were forked from others (`pages.fork`) ready to decode."""
-        waiting = list(forks)
+    def share(self, forks: list[Fork], starts: dict[int, Start]) -> list[jax.Array]:
+        """Make rows that were forked from others (`pages.fork`) ready to decode.
+
+        The answer is a marker for every program call that this took.
+        """
+        waiting, markers = list(forks), []
         while waiting:
             now, seen = [], collections.Counter()
             for fork in waiting:
@@ -129,8 +153,9 @@ class Engine:
                 if seen[shard] < self.prefill_rows:
                     now.append(fork)
                 seen[shard] += 1
-            self._share(now, starts)
+            markers.append(self._share(now, starts))
             waiting = [fork for fork in waiting if fork not in now]
+        return markers
 
     def _share(self, forks, starts):
         P = self.prefill_rows * self.shards
@@ -140,12 +165,16 @@ class Engine:
             for source, target in fork.copies:
                 sources_P[i], targets_P[i] = source, target
         arm = self._arm(at, [(f.slot, f.length, starts[f.slot]) for f in forks])
-        self._slots = self._programs.share(self._slots, sources_P, targets_P, arm, self._run_key)
+        self._slots, marker = self._programs.share(
+            self._slots, sources_P, targets_P, arm, self._run_key
+        )
+        return marker
 
     def decode(self, slots: list[int]) -> tuple[engine.Drained, dict[int, int]]:
-        """Dispatch one decode call for some slots and return at once.
+        """Sample for some slots.
 
-        Gives the (future) results, and in which of their rows each slot is.
+        Gives the (future) results, on their way to the host, and in which of their rows
+        each slot is. `steps` of the results is the marker.
         """
         most = max(collections.Counter(map(self.pages.shard, slots)).values())
         return self._decode(slots, min(n for n in self._decode_rows if n >= most))
@@ -158,6 +187,8 @@ class Engine:
         self._slots, drained = self._programs.decode(
             self._weights, self._slots, rows_A, table_AW
         )
+        for x in jax.tree.leaves(drained):
+            x.copy_to_host_async()
         return drained, dict(zip(slots, at, strict=True))
 
     # Every argument with a row axis is split evenly over the shards.

@@ -162,6 +162,7 @@ def prefill(params, slots, tokens_PC, starts_P, counts_P, table_PW, arm, run_key
     """Write `counts_P` tokens of P rows at positions `starts_P`.., then arm those rows.
 
     Offsets are traced, so one program serves prompts and tool results at any position.
+    Returns the new slots, and the number of tokens written as a sign that it has run.
     """
     beyond = table_PW.shape[1] * slots.cache.page_tokens
     order_1C = jnp.arange(tokens_PC.shape[1])[None]
@@ -170,13 +171,16 @@ def prefill(params, slots, tokens_PC, starts_P, counts_P, table_PW, arm, run_key
     _, cache = transformer.forward(
         params, cfg, tokens_PC, positions_PC, cache=slots.cache, table_BW=table_PW
     )
-    return _arm(slots.replace(cache=cache), arm, run_key)
+    return _arm(slots.replace(cache=cache), arm, run_key), jnp.sum(counts_P)[None]
 
 
 def share(slots, sources_P, targets_P, arm, run_key):
-    """Copy pages `sources_P` to pages `targets_P` and arm the rows that hold the copies."""
+    """Copy pages `sources_P` to pages `targets_P` and arm the rows that hold the copies.
+
+    Returns the new slots, and the number of rows armed as a sign that it has run.
+    """
     cache = kv.copy(slots.cache, sources_P, targets_P)
-    return _arm(slots.replace(cache=cache), arm, run_key)
+    return _arm(slots.replace(cache=cache), arm, run_key), jnp.sum(arm.on_P)[None]
 
 
 def decode(params, slots, rows_A, table_AW, *, cfg, how, stop_ids, steps):
@@ -314,17 +318,17 @@ def programs(
     def named(specs):
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
-    def split(program, params, inputs, outputs):
+    def split(program, params, inputs):
         """Run `program` on every device of the data axes with its part of the slots."""
         by_hand = jax.shard_map(
             program, mesh=mesh, in_specs=(*params, partial, *inputs),
-            out_specs=(partial, *outputs) if outputs else partial,
+            out_specs=(partial, rows),
             axis_names=set(meshes.BATCH_AXES), check_vma=False,
         )  # fmt: skip
         return jax.jit(
             by_hand,
             in_shardings=((weights,) * len(params) + (named(whole), *named(inputs))),
-            out_shardings=(named(whole), *named(outputs)) if outputs else named(whole),
+            out_shardings=(named(whole), named(rows)),
             donate_argnums=len(params),
         )
 
@@ -338,7 +342,7 @@ def programs(
     return Programs(
         empty=jax.jit(empty, out_shardings=named(whole)),
         adopt=jax.jit(adopt, out_shardings=weights),
-        prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), (rows,) * 5 + (everywhere,), ()),
-        share=split(share, (), (rows,) * 3 + (everywhere,), ()),
-        decode=split(sample, (everywhere,), (rows,) * 2, (rows,)),
+        prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), (rows,) * 5 + (everywhere,)),
+        share=split(share, (), (rows,) * 3 + (everywhere,)),
+        decode=split(sample, (everywhere,), (rows,) * 2),
     )

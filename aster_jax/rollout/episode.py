@@ -1,201 +1,173 @@
-"""The host loop of a rollout phase: engine <-> tools until every trajectory has ended.
+"""The host loop of a rollout phase: device <-> tools until every trajectory has ended.
 
 Each trajectory is an append-only list of ids. A turn that parses as a tool call goes to
 that trajectory's own interpreter while other rows decode; its result is appended to the
-live row. In lockstep mode results are awaited at a fixed place of the loop, so that the
-schedule, and with it every bit of the result, does not depend on how long a tool took.
+live row. The host may dispatch ahead of what it has read: a row that has stopped is known
+as such on the device, so a dispatch that still names it does nothing to it, and what
+comes back is given to the slot's owner of that time only.
+
+In lockstep mode results are awaited at a fixed place of the loop, so that the schedule,
+and with it every bit of the result, does not depend on how long a tool took.
+
+Every process decides for its own rows only; nothing here is a collective.
 """
 
 import collections
-import concurrent.futures
-import time
+import dataclasses
 import zlib
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from aster_jax import types
 from aster_jax.data import chat
-from aster_jax.rollout import device, scheduler
+from aster_jax.rollout import clock as clocks
+from aster_jax.rollout import device, engine, placement
 from aster_jax.rollout.live import Budgets, Live, Request, fresh
 
 NO_CALLS_LEFT = "No tool calls are left. Give the final answer now."
+
+
+@dataclasses.dataclass(frozen=True)
+class Flight:
+    """A dispatched decode: its results to come, their rows, and the slots' owners."""
+
+    drained: engine.Drained
+    rows: dict[int, int]
+    owners: dict[int, tuple[Live, int]]
 
 
 class Rollout:
     """One phase: requests in, trajectories out, in the order of the requests.
 
     Args:
-      engine: with this phase's weights (`Engine.begin` done).
+      dev: with this phase's weights (`Device.begin` done).
       executor: the tool (`aster_jax.tools.Executor`), or None when max_calls is 0.
       tokenizer, style: for parsing turns and rendering results.
       budgets: per trajectory.
       lockstep: see the module docstring.
+      ahead: decode dispatches that may be under way when the host dispatches another.
       seed: seeds the interpreters, with the trajectory's identity.
-      on_progress: called after every dispatch with (ended, total, stats).
+      on_end: called with every trajectory as it ends, and its place among the requests.
+      on_progress: called after every round with (ended, total, stats).
+      clock: time; another one for tests.
     """
 
     def __init__(
         self,
-        engine: device.Engine,
+        dev: device.Device,
         executor,
         tokenizer,
         style: str,
         budgets: Budgets,
         lockstep: bool,
+        ahead: int,
         seed: int,
+        on_end: Callable[[int, types.Trajectory], None] | None = None,
         on_progress: Callable[[int, int, dict], None] | None = None,
+        clock: clocks.Clock = clocks.REAL,
     ):
-        if budgets.context_tokens > engine.config.capacity:
+        if budgets.context_tokens > dev.config.capacity:
             raise ValueError(
                 f"context_tokens={budgets.context_tokens} is more than the engine's capacity "
-                f"of {engine.config.capacity} tokens per row; raise rollout.capacity"
+                f"of {dev.config.capacity} tokens per row; raise rollout.capacity"
             )
         if executor is None and budgets.max_calls:
             raise ValueError(f"max_calls={budgets.max_calls} needs a tool executor; none given")
-        self._engine, self._executor = engine, executor
+        self._device, self._executor = dev, executor
         self._tokenizer, self._style = tokenizer, style
-        self._budgets, self._lockstep, self._seed = budgets, lockstep, seed
-        self._on_progress = on_progress
+        self._budgets, self._lockstep = budgets, lockstep
+        self._ahead, self._seed = ahead, seed
+        self._on_end, self._on_progress, self._clock = on_end, on_progress, clock
         self.stats = collections.Counter()
 
     def run(self, requests: list[Request]) -> list[types.Trajectory]:
         """Make every trajectory; each ends with a reason, none is dropped."""
-        began = time.monotonic()
+        began = self._clock.now()
         self._requests = requests
+        self._looked = began
         self._ended: dict[int, types.Trajectory] = {}
-        self._live: dict[int, Live] = {}  # by slot, in the order of admission
-        self._aside: dict[int, Live] = {}  # by request
-        self._writes: dict[int, int] = {}
-        self._forks: list[device.Fork] = []
-        self._table = scheduler.SlotTable(
-            self._engine.config.slots, len(requests), self._engine.shards
+        self._flights: collections.deque[Flight] = collections.deque()
+        self._timeline = clocks.Timeline(self._clock, self.stats)
+        self._rows = placement.Placement(
+            self._device, requests, self._budgets, self._timeline, self.stats
         )
         try:
             while len(self._ended) < len(requests):
                 self._make_room()
-                self._table.admit(self._place)
-                self._prefill()
-                slots = [slot for slot, live in self._live.items() if live.call is None]
-                drained, rows = self._engine.decode(slots) if slots else (None, {})
-                self._collect_results(block=drained is None or self._lockstep)
-                if drained is not None:
-                    self._read(jax.device_get(drained), rows)
-                if time.monotonic() - began > self._budgets.deadline_s:
-                    self._abandon()
+                self._rows.admit(self._clock.now())
+                self._rows.write()
+                dispatched = self._dispatch()
+                self._collect_results(block=self._lockstep or not self._flights)
+                while len(self._flights) > (self._ahead if dispatched else 0):
+                    self._read()
+                self._expire(began)
+                self.stats["phase_s"] = self._clock.now() - began
                 if self._on_progress:
                     self._on_progress(len(self._ended), len(requests), self.stats)
         finally:
-            for live in [*self._live.values(), *self._aside.values()]:
+            for live in self._rows.under_way():
                 self._close(live)
-        self.stats["phase_s"] += time.monotonic() - began
+        self.stats["pool_pages"] = self._device.pages.total
+        self.stats["compiles_after_warmup"] = self._device.compiles_after_warm_up
         return [self._ended[i] for i in range(len(requests))]
-
-    # Memory and admission: who comes last makes room; a prompt is there once per group.
-
-    def _reach(self, live) -> int:
-        """Tokens in the cache when the host looks again, at most."""
-        steps = min(self._engine.config.steps_per_dispatch, live.left(self._budgets))
-        return len(live.tokens) - 1 + steps
 
     def _make_room(self):
         """Pages for what each row is about to write; where they lack, rows are set aside."""
-        pages = self._engine.pages
-        for live in list(self._live.values()):
-            while live.slot is not None and live.call is None:
-                if pages.reserve(live.slot, self._reach(live)):
-                    break
-                shard = pages.shard(live.slot)
-                self._set_aside([x for x in self._live.values() if pages.shard(x.slot) == shard][-1])
+        for live in list(self._rows.live.values()):
+            while live.slot is not None and live.call is None and not self._rows.reserve(live):
+                if self._flights:
+                    self._read()  # it may have ended rows, or this one's turn
+                else:
+                    self._rows.set_aside(self._rows.last_comer(live))
 
-    def _set_aside(self, live):
-        """Take a row's pages; it is computed again from its tokens when there is room."""
-        self._leave(live)
-        self._aside[live.index] = live
-        if live.call is None:
-            self._table.requeue(live.index)
-        self.stats["rows_set_aside"] += 1
+    # Decoding.
 
-    def _leave(self, live):
-        """Give up the slot and its pages."""
-        del self._live[live.slot]
-        self._writes.pop(live.slot, None)
-        self._engine.pages.release(live.slot)
-        self._table.release(live.slot)
-        live.slot = None
-
-    def _place(self, slot, i) -> bool:
-        """Give request `i` the slot if there are pages for it; nothing is computed yet.
-
-        One page is left for each row that is there already: a row that comes in must not
-        be set aside again at once.
-        """
-        pages = self._engine.pages
-        known = i in self._aside
-        live = self._aside[i] if known else fresh(self._requests[i], i, self._budgets)
-        near = [x for x in self._live.values() if pages.shard(x.slot) == pages.shard(slot)]
-        same = [x for x in near if _given(x.request) == _given(live.request) and not known]
-        if same:
-            length = len(live.tokens) - 1
-            copies = pages.fork(same[0].slot, slot, length, self._reach(live), len(near))
-            if copies is None:
-                return False
-            self._forks.append(device.Fork(slot, length, tuple(copies)))
-            self.stats["shared_tokens"] += length
-        elif not pages.reserve(slot, self._reach(live), len(near)):
+    def _dispatch(self) -> bool:
+        """Enqueue one decode of all rows that may have something to say."""
+        slots = self._rows.ready()
+        if not slots:
             return False
-        else:
-            self._writes[slot] = 0
-        self._aside.pop(i, None)
-        live.slot, self._live[slot] = slot, live
+        drained, rows = self._device.decode(slots)
+        self._timeline.dispatched("decode", drained.steps)
+        owners = {slot: (self._rows.live[slot], self._rows.epoch(slot)) for slot in slots}
+        for live, _ in owners.values():
+            live.flying += 1
+        self._flights.append(Flight(drained, rows, owners))
+        self.stats["decode_calls"] += 1
+        self.stats["rows_asked"] += len(slots)
+        self.stats["slots_offered"] += self._device.config.slots
         return True
 
-    def _start(self, live) -> device.Start:
-        uid = zlib.crc32(live.request.problem.id.encode())
-        return device.Start(live.tokens[-1], live.left(self._budgets), uid, live.request.sample)
-
-    def _prefill(self):
-        """Write all given tokens that wait, except each row's newest one; then share."""
-        self.stats["pages_peak"] = max(self.stats["pages_peak"], self._engine.pages.used)
-        writes = []
-        for slot, start in sorted(self._writes.items()):
-            writes.append((slot, start, self._live[slot].tokens[start:-1]))
-            self.stats["prefill_tokens"] += len(writes[-1][2])
-        starts = {slot: self._start(self._live[slot]) for slot in self._writes}
-        self._writes.clear()
-        e = self._engine
-        for plan in scheduler.chunk_rounds(
-            writes, e.prefill_rows, e.config.prefill_buckets, e.pages.shard
-        ):
-            e.prefill(plan, starts)
-            self.stats["prefill_calls"] += 1
-        e.share(self._forks, {f.slot: self._start(self._live[f.slot]) for f in self._forks})
-        self._forks.clear()
-
-    # Reading what was sampled.
-
-    def _read(self, drained, rows):
-        self.stats["decode_calls"] += 1
+    def _read(self):
+        """Wait for the oldest dispatch and give every owner its tokens."""
+        flight = self._flights.popleft()
+        self._timeline.wait(flight.drained.steps)
+        drained = jax.device_get(flight.drained)
         self.stats["decode_steps"] += int(drained.steps.max())
         per_shard = len(drained.count_A) // len(drained.steps)
-        self.stats["slot_steps"] += int(drained.steps.sum()) * per_shard
-        for slot, row in sorted(rows.items()):
-            count = int(drained.count_A[row])
-            live = self._live[slot]
-            if not count:
-                continue
-            self.stats["sampled_tokens"] += count
-            live.extend(
-                "model",
-                drained.tokens_AK[row, :count].tolist(),
-                drained.logprobs_AK[row, :count].tolist(),
-                drained.raw_logprobs_AK[row, :count].tolist(),
-            )
-            if drained.stopped_A[row]:
-                self._end_turn(live)
-            elif (reason := live.exhausted(self._budgets)) is not None:
-                self._finish(live, reason, "")
+        self.stats["row_steps"] += int(drained.steps.sum()) * per_shard
+        for slot, row in sorted(flight.rows.items()):
+            live, epoch = flight.owners[slot]
+            live.flying -= 1
+            if self._rows.is_current(slot, epoch):
+                self._take(live, drained, row)
+
+    def _take(self, live, drained, row):
+        count = int(drained.count_A[row])
+        if not count:
+            return
+        self.stats["sampled_tokens"] += count
+        live.extend(
+            "model",
+            drained.tokens_AK[row, :count].tolist(),
+            drained.logprobs_AK[row, :count].tolist(),
+            drained.raw_logprobs_AK[row, :count].tolist(),
+        )
+        if drained.stopped_A[row]:
+            self._end_turn(live)
+        elif (reason := live.exhausted(self._budgets)) is not None:
+            self._finish(live, reason, "")
 
     def _end_turn(self, live):
         opener = live.request.opener if live.turn_start == live.spans[0].stop else ()
@@ -220,7 +192,7 @@ class Rollout:
             live.malformed_in_row = 0
             if live.session is None:
                 live.session = self._executor.open(seed=self._tool_seed(live))
-            live.code = turn.code
+            live.code, live.called = turn.code, self._clock.now()
             live.call = self._executor.submit(live.session, turn.code)
 
     def _tool_seed(self, live) -> int:
@@ -230,34 +202,44 @@ class Rollout:
     # Tool results.
 
     def _collect_results(self, block: bool):
-        under_way = [*self._live.values(), *self._aside.values()]
-        waiting = [live for live in under_way if live.call is not None]
-        if not waiting:
-            return
-        began = time.monotonic()
-        calls = [live.call for live in waiting]
-        if self._lockstep:
-            concurrent.futures.wait(calls, timeout=self._budgets.deadline_s)
-        elif block:
-            first = concurrent.futures.FIRST_COMPLETED
-            concurrent.futures.wait(calls, timeout=self._budgets.deadline_s, return_when=first)
-        self.stats["tool_wait_s"] += time.monotonic() - began
+        """Deliver what tools have answered; `block` waits for them where deadlines allow."""
+        waiting = [live for live in self._rows.under_way() if live.call is not None]
+        if waiting and block:
+            began = self._clock.now()
+            patience_s = min(live.called for live in waiting) + self._budgets.call_s - began
+            calls = [live.call for live in waiting]
+            self._clock.wait(calls, patience_s, not self._lockstep)
+            self.stats["tool_exposed_s"] += self._clock.now() - began
+        now = self._clock.now()
+        if waiting:
+            since = max(self._looked, min(live.called for live in waiting))
+            self.stats["tool_under_way_s"] += now - since
+        self._looked = now
         for live in waiting:
             if live.call.done():
-                result, live.call = live.call.result(), None
-                self._deliver(live, result)
+                call, live.call = live.call, None
+                self._deliver(live, call)
+                self._rows.call_returned(live)
 
-    def _deliver(self, live, result):
+    def _deliver(self, live, call):
+        self.stats["tool_calls"] += 1
+        if call.cancelled() or call.exception() is not None:
+            self._fail_call(live, "cancelled" if call.cancelled() else repr(call.exception()))
+            return
+        result = call.result()
         text = result.text.removesuffix("\n")  # the markup brings its own line end
         record = types.CallRecord(live.code, result.status, text, result.wall_s, result.queue_s)
         live.calls.append(record)
-        self.stats["tool_calls"] += 1
         if result.is_infra:
             self._finish(live, "infrastructure", "")
         else:
             self._append_result(live, text)
-        if live.index in self._aside:
-            self._table.requeue(live.index)
+
+    def _fail_call(self, live, why):
+        """The executor broke its promise to answer: our failure."""
+        waited_s = self._clock.now() - live.called
+        live.calls.append(types.CallRecord(live.code, "infra_lost", why, 0.0, waited_s))
+        self._finish(live, "infrastructure", "")
 
     def _append_result(self, live, text):
         text = chat.cut(text, self._tokenizer, self._budgets.tool_result_tokens)
@@ -268,9 +250,7 @@ class Rollout:
         if live.written >= self._budgets.response_tokens:
             self._finish(live, "token_budget", "")
             return
-        if live.slot is not None:
-            # The pending token (a stop id) is not in the cache yet.
-            self._writes[live.slot] = len(live.tokens) - 1
+        self._rows.append(live, len(live.tokens) - 1)  # the stop id is not in the cache yet
         live.extend("tool", ids)
         live.turn_start = len(live.tokens)
 
@@ -279,25 +259,33 @@ class Rollout:
     def _finish(self, live, reason: types.EndReason, final_text: str):
         self._ended[live.index] = live.trajectory(reason, final_text)
         self._close(live)
-        if live.slot is None:
-            self._aside.pop(live.index, None)
-        else:
-            self._leave(live)
+        self._rows.leave(live)
+        self.stats["ended"] += 1
+        if self._on_end:
+            self._on_end(live.index, self._ended[live.index])
 
     def _close(self, live):
         if live.session is not None:
             self._executor.close(live.session)
             live.session = None
 
+    def _expire(self, began):
+        """End what is past a deadline, as our failure."""
+        now = self._clock.now()
+        if now - began > self._budgets.deadline_s:
+            self._abandon()
+        for live in self._rows.under_way():
+            if live.call is not None and now - live.called > self._budgets.call_s:
+                self._fail_call(live, f"no answer within {self._budgets.call_s} s")
+            elif now - live.since > self._budgets.trajectory_s:
+                self._finish(live, "infrastructure", "")
+
     def _abandon(self):
-        """Past the deadline: end what is left as our fault, and admit nothing more."""
-        for live in [*self._live.values(), *self._aside.values()]:
+        """Past the deadline of the phase: end what is left, and admit nothing more."""
+        for live in self._rows.under_way():
             self._finish(live, "infrastructure", "")
         for i, request in enumerate(self._requests):
             if i not in self._ended:
                 self._finish(fresh(request, i, self._budgets), "infrastructure", "")
-        self._engine.reset()
-
-
-def _given(request):
-    return request.prompt, request.opener
+        self._flights.clear()
+        self._device.reset()

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import zlib
 
 from aster_jax import types
 
@@ -13,7 +14,9 @@ class Budgets:
     turn_tokens and response_tokens count tokens the model writes, per turn and in total;
     context_tokens counts everything; tool_result_tokens is kept of one result (head and
     tail); max_calls counts tool calls, malformed attempts included; max_malformed counts
-    attempts in a row; deadline_s ends the whole phase, in seconds.
+    attempts in a row. Three deadlines, in seconds, after which what is unfinished counts as
+    our failure: call_s of one tool call with its queue, trajectory_s of one trajectory from
+    the time it first got a slot, deadline_s of the whole phase.
     """
 
     turn_tokens: int
@@ -22,6 +25,8 @@ class Budgets:
     max_calls: int
     tool_result_tokens: int
     max_malformed: int
+    call_s: float
+    trajectory_s: float
     deadline_s: float
 
 
@@ -38,12 +43,24 @@ class Request:
     prompt: tuple[int, ...]
     opener: tuple[int, ...] = ()
 
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The ids that the row starts with; the same for a problem's whole group."""
+        return (*self.prompt, *self.opener)
+
+    @property
+    def uid(self) -> int:
+        """The problem's part of the sampling key."""
+        return zlib.crc32(self.problem.id.encode())
+
 
 @dataclasses.dataclass
 class Live:
     """A trajectory under way: its ids so far and what it waits for.
 
-    `index` is its place among the requests; `slot` is None while it is set aside.
+    `index` is its place among the requests; `slot` is None while it has none. `flying`
+    counts the dispatches that decode it and have not been read yet. `since` is when it
+    first got a slot, `called` when its tool call was submitted.
     """
 
     request: Request
@@ -61,6 +78,9 @@ class Live:
     session: int | str | None = None
     code: str = ""
     call: concurrent.futures.Future | None = None
+    called: float = 0.0
+    since: float | None = None
+    flying: int = 0
 
     @property
     def written(self) -> int:
@@ -116,7 +136,7 @@ class Live:
 
 def fresh(request: Request, index: int, budgets: Budgets) -> Live:
     """A trajectory that holds what is given; ValueError where that fills the context."""
-    given = [*request.prompt, *request.opener]
+    given = list(request.given)
     if len(given) >= budgets.context_tokens:
         raise ValueError(
             f"the prompt of problem {request.problem.id} has {len(given)} tokens, the "

@@ -35,9 +35,14 @@ class Pages:
         return self._held[slot]
 
     @property
+    def total(self) -> int:
+        """Pages that there are, over all shards."""
+        return self.per_shard * len(self._free)
+
+    @property
     def used(self) -> int:
         """Pages that somebody holds, over all shards; a shared one counts once."""
-        return self.per_shard * len(self._free) - sum(map(len, self._free))
+        return self.total - sum(map(len, self._free))
 
     def reserve(self, slot: int, tokens: int, spare: int = 0) -> bool:
         """See that the slot has pages for its first `tokens` tokens.

@@ -1,7 +1,7 @@
 """A run's rollouts: config to engine and tools, problems to scored trajectories.
 
-What sft (accuracy probes), rl and eval share. The engine and the processes of the tool
-are kept over a stage's phases; the engine's memory is given back between them.
+What sft (accuracy probes), rl and eval share. The programs and the processes of the tool
+are kept over a stage's phases; the device's memory is given back between them.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from aster_jax.rollout import device, engine, episode, sampling
 
 @dataclasses.dataclass(frozen=True)
 class Players:
-    """Everything a phase needs besides weights: engine, tool, verifier."""
+    """Everything a phase needs besides weights: device, tool, verifier."""
 
-    engine: device.Engine
+    device: device.Device
     executor: tools.Executor
     verifier: verify.Verifier
 
 
 @contextlib.contextmanager
 def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
-    """Start the tool and the verifier, and build the engine; stop them at the end."""
+    """Start the tool and the verifier, and build the programs; stop them at the end."""
     r = run.config.rollout
     sizes = engine.EngineConfig(
         slots=r.slots,
@@ -39,13 +39,13 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
         prefill_buckets=tuple(r.prefill_buckets),
         dtype=r.dtype,
     )
-    eng = device.Engine(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
+    dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
     checks = verify.VerifyConfig(min_tier=run.config.tools.min_tier)
     with (
         tools.Executor(pools.tool_config(run.config)) as executor,
         verify.Verifier(checks) as verifier,
     ):
-        yield Players(eng, executor, verifier)
+        yield Players(dev, executor, verifier)
 
 
 def sampling_of(section) -> sampling.Sampling:
@@ -63,6 +63,8 @@ def budgets(config, section) -> episode.Budgets:
         max_calls=section.max_calls,
         tool_result_tokens=config.rollout.tool_result_tokens,
         max_malformed=config.rollout.max_malformed,
+        call_s=config.rollout.call_s,
+        trajectory_s=config.rollout.trajectory_s,
         deadline_s=config.rollout.deadline_s,
     )
 
@@ -113,7 +115,9 @@ def run_phase(
     Returns them in the order asked, and the phase's counters.
     """
     key = jax.random.fold_in(jax.random.key(run.config.seed), zlib.crc32(phase.encode()))
-    with_whom.engine.begin(params, key)
+    if not with_whom.device.is_warm:
+        with_whom.device.warm_up(params)
+    with_whom.device.begin(params, key)
     stage = phase.split("/")[0]
 
     def show(ended, total, stats):
@@ -121,11 +125,12 @@ def run_phase(
         run.live(stage, f"{ended}/{total} trajectories, {rate} tokens, {stats['tool_calls']} calls")
 
     loop = episode.Rollout(
-        with_whom.engine, with_whom.executor, policy.tokenizer, policy.style, limits,
-        run.config.rollout.lockstep, run.config.seed, show,
+        with_whom.device, with_whom.executor, policy.tokenizer, policy.style, limits,
+        run.config.rollout.lockstep, run.config.rollout.ahead, run.config.seed,
+        on_progress=show,
     )
     made = loop.run(asked)
-    with_whom.engine.end()
+    with_whom.device.end()
     problems = {r.problem.id: r.problem for r in asked}
     verdicts = with_whom.verifier.score(
         [(t.final_text, problems[t.problem_id].answer) for t in made]

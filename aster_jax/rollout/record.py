@@ -52,13 +52,7 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
         "at_most_one_call_frac": sum(len(t.calls) <= 1 for t in trajectories) / n,
         "model_tokens_mean": float(np.mean(written)),
         "tokens_mean": float(np.mean([len(t.tokens) for t in trajectories])),
-        "sampled_tokens": stats["sampled_tokens"],
-        "tokens_per_s": stats["sampled_tokens"] / max(stats["phase_s"], 1e-9),
-        "busy_slot_frac": stats["sampled_tokens"] / max(stats.get("slot_steps", 0), 1),
-        "pages_peak": stats.get("pages_peak", 0),
-        "rows_set_aside": stats.get("rows_set_aside", 0),
-        "tool_wait_s": stats.get("tool_wait_s", 0.0),
-        "phase_s": stats["phase_s"],
+        **_speed(stats),
     }
     for end in sorted({t.end for t in trajectories}):
         out[f"end_{end}_frac"] = sum(t.end == end for t in trajectories) / n
@@ -67,3 +61,37 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
     for verdict in ("verifier_timeout", "verifier_error"):
         out[f"{verdict}_frac"] = sum(s.verdict == verdict for s in scored) / n
     return out
+
+
+def _speed(stats: dict) -> dict[str, float]:
+    """Where the time and the memory of a phase went.
+
+    `occupancy` is the share of slots that had a row to decode when a dispatch was made,
+    `wasted_step_frac` the share of row-steps that gave no token (rows that had stopped
+    earlier in their dispatch, and padding). A tool's time is hidden while anything else
+    went on, exposed while the host waited for nothing but tools.
+    """
+
+    def per(count, seconds):
+        return stats.get(count, 0) / max(stats.get(seconds, 0.0), 1e-9)
+
+    under_way_s, exposed_s = stats.get("tool_under_way_s", 0.0), stats.get("tool_exposed_s", 0.0)
+    return {
+        "sampled_tokens": stats["sampled_tokens"],
+        "tokens_per_s": per("sampled_tokens", "phase_s"),
+        "prefill_tokens_per_s": per("prefill_tokens", "prefill_s"),
+        "decode_tokens_per_s": per("sampled_tokens", "decode_s"),
+        "occupancy": per("rows_asked", "slots_offered"),
+        "wasted_step_frac": 1 - stats["sampled_tokens"] / max(stats.get("row_steps", 0), 1),
+        "shared_tokens": stats.get("shared_tokens", 0),
+        "pages_peak": stats.get("pages_peak", 0),
+        "pages_peak_frac": per("pages_peak", "pool_pages"),
+        "rows_set_aside": stats.get("rows_set_aside", 0),
+        "compiles_after_warmup": stats.get("compiles_after_warmup", 0),
+        "prefill_s": stats.get("prefill_s", 0.0),
+        "decode_s": stats.get("decode_s", 0.0),
+        "device_idle_s": stats.get("device_idle_s", 0.0),
+        "tool_hidden_s": under_way_s - exposed_s,
+        "tool_exposed_s": exposed_s,
+        "phase_s": stats["phase_s"],
+    }

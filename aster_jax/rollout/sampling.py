@@ -68,8 +68,10 @@ def sample(
         return jax.random.uniform(jax.random.fold_in(key, position))
 
     token_B, total_B = _draw(jnp.exp(warm_BV), jax.vmap(uniform)(keys_B, positions_B))
-    logp_B = _pick(warm_BV, token_B) - jnp.log(total_B)
-    return token_B, logp_B, _pick(scores_BV, token_B) - jnp.log(raw_total_B)
+    raw_B = _pick(scores_BV, token_B) - jnp.log(raw_total_B)
+    if how == Sampling():
+        return token_B, raw_B, raw_B
+    return token_B, _pick(warm_BV, token_B) - jnp.log(total_B), raw_B
 
 
 def _pick(x_BV, token_B):

@@ -69,6 +69,11 @@ class SlotTable:
         """Put a request that lost its slot before all others."""
         self._queue.appendleft(request)
 
+    def withdraw(self, request: int) -> None:
+        """Take a request out of the queue, if it is there."""
+        if request in self._queue:
+            self._queue.remove(request)
+
     def _shard(self, slot):
         return self._free[slot * len(self._free) // len(self._epochs)]
 

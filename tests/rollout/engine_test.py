@@ -46,7 +46,7 @@ def build(tiny, one_device):
     def get(slots, steps, how=SAMPLED, stop_ids=(), mesh=one_device):
         name = (slots, steps, how, stop_ids, mesh)
         if name not in made:
-            made[name] = device.Engine(tiny, sizes(slots, steps), how, stop_ids, mesh)
+            made[name] = device.Device(tiny, sizes(slots, steps), how, stop_ids, mesh)
         return made[name]
 
     return get
@@ -225,7 +225,7 @@ def test_rows_that_wait_write_and_advance_nothing(build, params):
 
 def test_nothing_compiles_after_the_warm_up(tiny, params, one_device):
     """Every length, row count and turn runs in the programs that were compiled at first."""
-    fresh = device.Engine(tiny, sizes(5, 4), SAMPLED, (47,), one_device)
+    fresh = device.Device(tiny, sizes(5, 4), SAMPLED, (47,), one_device)
     fresh.warm_up(params)
     jitted = [getattr(fresh._programs, f.name) for f in dataclasses.fields(fresh._programs)]
     before = [program._cache_size() for program in jitted]
@@ -257,15 +257,15 @@ def test_impossible_sizes_are_refused(tiny, eight_devices):
     with pytest.raises(ValueError, match="at least 1"):
         sizes(0, 1)
     with pytest.raises(ValueError, match="rollout.slots=6 must be a multiple of the 4"):
-        device.Engine(tiny, sizes(6, 1), SAMPLED, (), eight_devices)
+        device.Device(tiny, sizes(6, 1), SAMPLED, (), eight_devices)
     small = dataclasses.replace(sizes(4, 1), pool_tokens=95)
     with pytest.raises(ValueError, match="pool_tokens=95 gives each of 1 devices 11 pages of 8"):
-        device.Engine(tiny, small, SAMPLED, (), meshes.build(1, 1, 1, jax.devices()[:1]))
+        device.Device(tiny, small, SAMPLED, (), meshes.build(1, 1, 1, jax.devices()[:1]))
 
 
 def test_no_collective_where_only_data_is_split(tiny, params):
     mesh = meshes.build(8, 1, 1, jax.devices()[:8])
-    spread = device.Engine(tiny, sizes(16, 4), SAMPLED, (47,), mesh)
+    spread = device.Device(tiny, sizes(16, 4), SAMPLED, (47,), mesh)
     spread.begin(params, KEY)
     rows, table = np.zeros(16, np.int32), np.zeros((16, 12), np.int32)
     lowered = spread._programs.decode.lower(spread._weights, spread._slots, rows, table)

@@ -5,7 +5,7 @@ import pytest
 from aster_jax import types
 from aster_jax.rollout import live
 
-BUDGETS = live.Budgets(4, 6, 12, 2, 8, 1, 60.0)
+BUDGETS = live.Budgets(4, 6, 12, 2, 8, 1, 60.0, 60.0, 60.0)
 REQUEST = live.Request(types.Problem("p", "q", "1", "f"), 0, (1, 2, 3), (4,))
 
 

@@ -48,6 +48,8 @@ def test_sections_become_values():
         "max_calls": 2,
         "tool_result_tokens": 12,
         "max_malformed": c.rollout.max_malformed,
+        "call_s": c.rollout.call_s,
+        "trajectory_s": c.rollout.trajectory_s,
         "deadline_s": c.rollout.deadline_s,
     }
 
@@ -83,6 +85,7 @@ def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker)
     ids = [[s.trajectory.tokens for s in x] for x in (scored, same, other)]
     assert ids[0] == ids[1] and ids[0] != ids[2]
     numbers = record.summary(scored, stats)
+    assert stats["compiles_after_warmup"] == 0
     assert numbers["phase_s"] > 0 and numbers["sampled_tokens"] == sum(
         sum(s.trajectory.loss_mask) for s in scored
     )

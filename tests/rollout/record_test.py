@@ -57,7 +57,11 @@ def test_summary_by_hand():
         types.Scored(trajectory((1, 2, 3), (0, 0, 1)), 0.0, "verifier_timeout"),
         types.Scored(trajectory(), 1.0, "equal"),
     ]
-    stats = {"sampled_tokens": 30, "phase_s": 2.0, "slot_steps": 60, "tool_wait_s": 0.5}
+    stats = {
+        "sampled_tokens": 30, "phase_s": 2.0, "row_steps": 60, "tool_exposed_s": 0.5,
+        "tool_under_way_s": 1.5, "decode_s": 1.5, "prefill_tokens": 100, "prefill_s": 0.25,
+        "rows_asked": 6, "slots_offered": 8, "pages_peak": 3, "pool_pages": 12,
+    }  # fmt: skip
     got = record.summary(scored, stats)
     expected = {
         "reward_mean": 0.5,
@@ -66,8 +70,13 @@ def test_summary_by_hand():
         "model_tokens_mean": 1.75,
         "tokens_mean": 3.75,
         "tokens_per_s": 15.0,
-        "busy_slot_frac": 0.5,
-        "tool_wait_s": 0.5,
+        "decode_tokens_per_s": 20.0,
+        "prefill_tokens_per_s": 400.0,
+        "occupancy": 0.75,
+        "wasted_step_frac": 0.5,
+        "pages_peak_frac": 0.25,
+        "tool_hidden_s": 1.0,
+        "tool_exposed_s": 0.5,
         "end_answered_frac": 0.75,
         "end_token_budget_frac": 0.25,
         "call_ok_frac": 0.5,

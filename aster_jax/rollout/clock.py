@@ -1,0 +1,60 @@
+"""Time as the host loop of a phase sees it: deadlines, and when the device was busy.
+
+The one place of a rollout that reads the clock, so that a test can put another one in.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """`now()` in seconds, and `wait(futures, timeout_s, first)`: until all are done, or the first."""
+
+    now: Callable[[], float]
+    wait: Callable[[list, float, bool], None]
+
+
+def _wait(futures, timeout_s, first):
+    when = concurrent.futures.FIRST_COMPLETED if first else concurrent.futures.ALL_COMPLETED
+    concurrent.futures.wait(futures, timeout=max(0.0, timeout_s), return_when=when)
+
+
+REAL = Clock(time.monotonic, _wait)
+
+
+class Timeline:
+    """What the device did when, in `stats`: prefill_s, decode_s and device_idle_s.
+
+    Programs run in the order they were dispatched. Each leaves a small marker array that
+    is there when it has run; the host, which waits for results anyway, waits for every
+    marker in turn and so sees where one program ends and the next begins. A program that
+    ended while the host was elsewhere counts until the host looked.
+    """
+
+    def __init__(self, clock: Clock, stats: collections.Counter):
+        self._clock, self._stats = clock, stats
+        self._under_way = collections.deque()
+        self._free_at = None
+
+    def dispatched(self, kind: str, marker: jax.Array) -> None:
+        """A program of this kind ("prefill", "decode") was enqueued."""
+        self._under_way.append((kind, marker, self._clock.now()))
+
+    def wait(self, marker: jax.Array) -> None:
+        """Until the program with this marker has run, and all before it."""
+        while self._under_way:
+            kind, mark, enqueued = self._under_way.popleft()
+            jax.block_until_ready(mark)
+            now = self._clock.now()
+            if self._free_at is not None:
+                self._stats["device_idle_s"] += max(0.0, enqueued - self._free_at)
+            self._stats[f"{kind}_s"] += now - max(enqueued, self._free_at or enqueued)
+            self._free_at = now
+            if mark is marker:
+                return

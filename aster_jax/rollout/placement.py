@@ -1,0 +1,178 @@
+"""Where the trajectories of a phase are: who has a slot, who waits, whose prompt is shared.
+
+Decides and keeps account; the programs that follow from it (writes, forks) are handed to
+the device in `write`. Whoever came last makes room when pages lack: it is set aside and
+computed again from its tokens when there is room, with the same result.
+"""
+
+import collections
+
+from aster_jax.rollout import device, scheduler
+from aster_jax.rollout.clock import Timeline
+from aster_jax.rollout.live import Budgets, Live, Request, fresh
+
+
+class Placement:
+    """Slots and pages of one phase.
+
+    Args:
+      dev: with this phase's weights.
+      requests: in the order in which they are admitted.
+      budgets: bound what a row may write, and so what it may need.
+      timeline: is told of the programs dispatched here.
+      stats: counters of the phase.
+    """
+
+    def __init__(
+        self,
+        dev: device.Device,
+        requests: list[Request],
+        budgets: Budgets,
+        timeline: Timeline,
+        stats: collections.Counter,
+    ):
+        self._device, self._requests, self._budgets = dev, requests, budgets
+        self._timeline, self._stats = timeline, stats
+        self._table = scheduler.SlotTable(dev.config.slots, len(requests), dev.shards)
+        self.live: dict[int, Live] = {}  # by slot, in the order of admission
+        self.aside: dict[int, Live] = {}  # by request
+        self._writes: dict[int, int] = {}  # slot -> first position that is not in the cache
+        self._forks: list[device.Fork] = []
+
+    def under_way(self) -> list[Live]:
+        """All that have begun and not ended."""
+        return [*self.live.values(), *self.aside.values()]
+
+    def ready(self) -> list[int]:
+        """Slots of rows that may have a token to decode, given what is in flight."""
+        K = self._device.config.steps_per_dispatch
+        return [
+            slot for slot, live in self.live.items()
+            if live.call is None and live.left(self._budgets) > K * live.flying
+        ]  # fmt: skip
+
+    def epoch(self, slot: int) -> int:
+        """The number of the slot's owner; a later owner has another one."""
+        return self._table.epoch(slot)
+
+    def is_current(self, slot: int, epoch: int) -> bool:
+        """Whether the owner of that number still has the slot."""
+        return self._table.is_current(slot, epoch)
+
+    # Room.
+
+    def _reach(self, live) -> int:
+        """Tokens in the cache when the host looks at the next dispatch, at most."""
+        K = self._device.config.steps_per_dispatch
+        steps = min(K * (live.flying + 1), live.left(self._budgets))
+        return len(live.tokens) - 1 + steps
+
+    def reserve(self, live: Live) -> bool:
+        """See that the row has pages for what the next dispatch may write."""
+        return self._device.pages.reserve(live.slot, self._reach(live))
+
+    def last_comer(self, live: Live) -> Live:
+        """Of the rows on the same device, the one that was admitted last."""
+        shard = self._device.pages.shard
+        return [x for x in self.live.values() if shard(x.slot) == shard(live.slot)][-1]
+
+    def set_aside(self, live: Live) -> None:
+        """Take a row's slot and pages; nothing of it may be in flight."""
+        self.leave(live)
+        self.aside[live.index] = live
+        if live.call is None:
+            self._table.requeue(live.index)
+        self._stats["rows_set_aside"] += 1
+
+    def call_returned(self, live: Live) -> None:
+        """A row that was set aside during its call may come back."""
+        if live.index in self.aside:
+            self._table.requeue(live.index)
+
+    def leave(self, live: Live) -> None:
+        """Give up slot and pages, or the place among those set aside."""
+        if live.slot is None:
+            self.aside.pop(live.index, None)
+            self._table.withdraw(live.index)
+            return
+        del self.live[live.slot]
+        self._writes.pop(live.slot, None)
+        self._device.pages.release(live.slot)
+        self._table.release(live.slot)
+        live.slot = None
+
+    # Admission: a prompt is there once per group and device.
+
+    def admit(self, now: float) -> None:
+        """Give free slots to waiting requests while there are pages for them."""
+        for slot, _ in self._table.admit(self._place):
+            live = self.live[slot]
+            live.since = now if live.since is None else live.since
+
+    def _place(self, slot, i) -> bool:
+        """Give request `i` the slot if there are pages for it; nothing is computed yet.
+
+        One page is left for each row that is there already: a row that comes in must not
+        be set aside again at once.
+        """
+        pages = self._device.pages
+        live = self.aside.get(i) or fresh(self._requests[i], i, self._budgets)
+        near = [x for x in self.live.values() if pages.shard(x.slot) == pages.shard(slot)]
+        given = live.request.given
+        forked = {fork.slot for fork in self._forks}  # their own last page is not there yet
+        same = [x for x in near if x.request.given == given and x.slot not in forked]
+        if same and len(live.tokens) == len(given):
+            copies = pages.fork(same[0].slot, slot, len(given) - 1, self._reach(live), len(near))
+            if copies is None:
+                return False
+            self._forks.append(device.Fork(slot, len(given) - 1, tuple(copies)))
+            shared = len(given) - 1
+        else:
+            # One that comes back goes on behind the whole pages of its prompt, if they are
+            # in the cache already: it is written in the same call as prompts are.
+            size = self._device.config.page_tokens
+            shared = (len(given) - 1) // size * size
+            source = next((x for x in same if x.slot not in self._writes), None)
+            if source is None or not shared:
+                shared = 0
+                placed = pages.reserve(slot, self._reach(live), len(near))
+            else:
+                placed = pages.fork(source.slot, slot, shared, self._reach(live), len(near)) is not None
+            if not placed:
+                return False
+            self._writes[slot] = shared
+        self._stats["shared_tokens"] += shared
+        self.aside.pop(i, None)
+        live.slot, self.live[slot] = slot, live
+        return True
+
+    # What has to be written before the next decode.
+
+    def append(self, live: Live, start: int) -> None:
+        """The row's tokens from `start` on have to be written, if it is in a slot."""
+        if live.slot is not None:
+            self._writes[live.slot] = start
+
+    def write(self) -> None:
+        """Write all given tokens that wait, except each row's newest one; then share."""
+        self._stats["pages_peak"] = max(self._stats["pages_peak"], self._device.pages.used)
+        writes = []
+        for slot, start in sorted(self._writes.items()):
+            writes.append((slot, start, self.live[slot].tokens[start:-1]))
+            self._stats["prefill_tokens"] += len(writes[-1][2])
+        starts = {slot: self._start(self.live[slot]) for slot in self._writes}
+        self._writes.clear()
+        d = self._device
+        for plan in scheduler.chunk_rounds(
+            writes, d.prefill_rows, d.config.prefill_buckets, d.pages.shard
+        ):
+            self._timeline.dispatched("prefill", d.prefill(plan, starts))
+            self._stats["prefill_calls"] += 1
+        starts = {f.slot: self._start(self.live[f.slot]) for f in self._forks}
+        for marker in d.share(self._forks, starts):
+            self._timeline.dispatched("prefill", marker)
+        self._forks.clear()
+
+    def _start(self, live) -> device.Start:
+        r = live.request
+        return device.Start(live.tokens[-1], live.left(self._budgets), r.uid, r.sample)
