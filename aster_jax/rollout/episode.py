@@ -114,12 +114,11 @@ class Rollout:
 
     def _make_room(self):
         """Pages for what each row is about to write; where they lack, rows are set aside."""
-        for live in list(self._rows.live.values()):
-            while live.slot is not None and live.call is None and not self._rows.reserve(live):
-                if self._flights:
-                    self._read()  # it may have ended rows, or this one's turn
-                else:
-                    self._rows.set_aside(self._rows.last_comer(live))
+        while (short := self._rows.short_of_pages()) is not None:
+            if self._flights:
+                self._read()  # it may end rows or turns
+            else:
+                self._rows.set_aside(self._rows.last_comer(short))
 
     # Decoding.
 
@@ -272,12 +271,12 @@ class Rollout:
     def _expire(self, began):
         """End what is past a deadline, as our failure."""
         now = self._clock.now()
-        if now - began > self._budgets.deadline_s:
+        if now - began >= self._budgets.deadline_s:
             self._abandon()
         for live in self._rows.under_way():
-            if live.call is not None and now - live.called > self._budgets.call_s:
+            if live.call is not None and now - live.called >= self._budgets.call_s:
                 self._fail_call(live, f"no answer within {self._budgets.call_s} s")
-            elif now - live.since > self._budgets.trajectory_s:
+            elif now - live.since >= self._budgets.trajectory_s:
                 self._finish(live, "infrastructure", "")
 
     def _abandon(self):

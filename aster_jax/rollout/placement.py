@@ -67,9 +67,13 @@ class Placement:
         steps = min(K * (live.flying + 1), live.left(self._budgets))
         return len(live.tokens) - 1 + steps
 
-    def reserve(self, live: Live) -> bool:
-        """See that the row has pages for what the next dispatch may write."""
-        return self._device.pages.reserve(live.slot, self._reach(live))
+    def short_of_pages(self) -> Live | None:
+        """See that rows have pages for what the next dispatch may write; the first that lacks them."""
+        pages = self._device.pages
+        for live in self.live.values():
+            if live.call is None and not pages.reserve(live.slot, self._reach(live)):
+                return live
+        return None
 
     def last_comer(self, live: Live) -> Live:
         """Of the rows on the same device, the one that was admitted last."""

@@ -1,0 +1,107 @@
+"""The host loop against a fake device and fake tools: 10,000 random interleavings.
+
+No token is lost or doubled, no result reaches another owner, every trajectory ends with a
+reason, whatever the slots, pages, shards, dispatches ahead and the tools' moods.
+"""
+
+import collections
+import random
+
+import pytest
+
+from aster_jax import types
+from aster_jax.rollout import engine, episode, live
+from tests.rollout import fakes
+
+RUNS = 10_000
+PARTS = 10
+
+
+def make_case(rng) -> fakes.Case:
+    shards = rng.choice((1, 1, 2))
+    size = rng.choice((1, 2, 4, 7))
+    capacity = rng.choice((24, 40, 56))
+    row_pages = -(-capacity // size)
+    pool = shards * row_pages * rng.choice((1, 1, 1, 2, 4))
+    cfg = engine.EngineConfig(
+        slots=shards * rng.choice((1, 2, 3, 5)),
+        capacity=capacity,
+        page_tokens=size,
+        pool_tokens=pool * size,
+        steps_per_dispatch=rng.choice((1, 2, 3, 8)),
+        prefill_rows=rng.choice((1, 2, 4)),
+        prefill_buckets=rng.choice(((4,), (2, 8), (16,))),
+        dtype="float32",
+    )
+    return fakes.Case(cfg, shards, rng.random() < 0.5, rng.choice((0, 1, 1, 2)))
+
+
+def make_requests(rng, room) -> list[live.Request]:
+    made = []
+    for group in range(rng.randint(1, 5)):
+        problem = types.Problem(f"p{rng.randint(0, 99)}-{group}", "q", "1", "f")
+        prompt = tuple(rng.randint(1, 22) for _ in range(rng.randint(1, room)))
+        opener = (5, 6) if rng.random() < 0.1 else ()
+        made += [live.Request(problem, i, prompt, opener) for i in range(rng.randint(1, 4))]
+    return made
+
+
+def play(seed, trajectory_s=1e9, deadline_s=1e9):
+    """One phase under random conditions, and what must hold of any."""
+    rng = random.Random(seed)
+    case, time = make_case(rng), fakes.FakeClock()
+    context = case.cfg.capacity - rng.choice((0, 3))
+    budgets = live.Budgets(
+        turn_tokens=rng.choice((3, 9, 30)), response_tokens=rng.choice((8, 25)),
+        context_tokens=context, max_calls=rng.choice((1, 2, 5)), tool_result_tokens=99,
+        max_malformed=rng.choice((0, 1)), call_s=50.0, trajectory_s=trajectory_s,
+        deadline_s=deadline_s,
+    )  # fmt: skip
+    requests = make_requests(rng, context // 2)
+    device = fakes.FakeDevice(case.cfg, case.shards, time)
+    executor = fakes.FakeTools(time, rng)
+    ended = []
+    loop = episode.Rollout(
+        device, executor, None, "", budgets, case.lockstep, case.ahead, 0,
+        on_end=lambda i, t: ended.append(i), clock=time.clock(),
+    )  # fmt: skip
+    made = loop.run(requests)
+    assert sorted(ended) == list(range(len(requests)))
+    assert executor.all_closed and device.pages.used == 0
+    return made, [fakes.expected(r, budgets, episode.NO_CALLS_LEFT) for r in requests], loop.stats
+
+
+@pytest.fixture(autouse=True)
+def markup(monkeypatch):
+    monkeypatch.setattr(episode, "chat", fakes.MARKUP)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_interleaving_gives_the_same_trajectories(part):
+    ends, seen = collections.Counter(), collections.Counter()
+    for seed in range(part, RUNS, PARTS):
+        made, expected, stats = play(seed)
+        for t, (tokens, mask, end) in zip(made, expected, strict=True):
+            assert (list(t.tokens), list(t.loss_mask), t.end) == (tokens, mask, end), seed
+            for i, token in enumerate(t.tokens):
+                said = fakes.logprob(token, i) if t.loss_mask[i] else 0.0
+                assert t.logprobs[i] == said, seed
+            ends[t.end] += 1
+        assert stats["sampled_tokens"] == sum(sum(t.loss_mask) for t in made)
+        seen.update({k: stats[k] > 0 for k in ("rows_set_aside", "shared_tokens", "tool_calls")})
+    # The cases are worth something only if they meet what they are about.
+    assert min(seen.values()) > RUNS / PARTS / 20, seen
+    assert set(ends) == set(types.EndReason.__args__) and min(ends.values()) >= 5, ends
+
+
+@pytest.mark.parametrize("which", ["trajectory_s", "deadline_s"])
+def test_past_a_deadline_rows_end_as_our_failure_and_nothing_is_invented(which):
+    """Rows end while the device still decodes them: what comes late reaches nobody."""
+    late = 0
+    for seed in range(1500):
+        made, expected, _ = play(seed, **{which: random.Random(seed).choice((2.0, 9.0, 25.0))})
+        for t, (tokens, _, end) in zip(made, expected, strict=True):
+            assert list(t.tokens) == tokens[: len(t.tokens)], seed
+            assert t.end in (end, "infrastructure"), seed
+            late += t.end != end
+    assert late > 300
