@@ -3,10 +3,13 @@
 Each runs in its own interpreter, as a script beside this file, on the same weights and the
 same forced tokens as our engine; this module starts the scripts and reads their JSON.
 
-    python3 -m venv VENV_TORCH && VENV_TORCH/bin/pip install torch==2.13.0 transformers numpy safetensors
-    python3 -m venv VENV_TUNIX && VENV_TUNIX/bin/pip install google-tunix
+    python3 -m venv TORCH_ENV
+    TORCH_ENV/bin/pip install torch==2.13.0 transformers numpy safetensors
+    python3 -m venv TUNIX_ENV
+    TUNIX_ENV/bin/pip install google-tunix
 
-(torch for CPU suffices.) The workload is an .npz file:
+(torch for CPU suffices; measured with transformers 5.23.0, google-tunix 0.1.7 and jax 0.10.2 on
+Python 3.11.) The workload is an .npz file:
 
     prompt_ids      int32 [R, P]     prompts, padded on the right
     prompt_lengths  int32 [R]        tokens of each prompt, at most P
@@ -15,7 +18,8 @@ same forced tokens as our engine; this module starts the scripts and reads their
     result_ids      int32 [R, T, M]  what the tool answers after a turn; after the last unused
     result_lengths  int32 [R, T]     tokens of each result, at most M
 
-Forced tokens must not hold the model's end token: peers stop there.
+Forced tokens must not hold the model's end token, at which transformers stops. All tokens/s
+count sampled tokens only, over the whole call, prompt included.
 """
 
 import json
@@ -28,6 +32,12 @@ import numpy as np
 NAMES = (
     "prompt_ids", "prompt_lengths", "forced_ids", "forced_lengths", "result_ids", "result_lengths",
 )  # fmt: skip
+MISSING = """
+import importlib.util, sys
+print(*[name for name in sys.argv[1:] if not importlib.util.find_spec(name)])
+"""
+TORCH = {"torch": "torch==2.13.0", "transformers": "transformers", "safetensors": "safetensors"}
+TUNIX = {"tunix": "google-tunix", "jax": "jax"}
 
 
 def transformers_generate(
@@ -38,37 +48,108 @@ def transformers_generate(
     Args:
       python: interpreter of an environment with torch and transformers.
       model_dir: a directory that `weights.export` wrote, float32.
-      workload: path of the .npz; needs `batch` rows and `new_tokens` forced tokens in turn 0.
-      batch: rows per call. new_tokens: tokens sampled per row. threads: of torch.
-      repeats: timed calls after one warm-up call.
+      workload: path of the .npz; needs `batch` rows with `new_tokens` forced tokens in turn 0.
+      batch: rows per call.
+      new_tokens: tokens sampled per row.
+      threads: threads that torch may use.
+      repeats: timed calls, after one to warm up.
 
     Returns:
-      {"tokens_per_s": [sampled tokens per second of each repeat], "seconds": [...],
-      "versions": {name: version}, "notes": what was run, "load": [1, 5, 15 min before, after]}.
+      tokens_per_s, seconds: one entry per repeat.
+      cores: CPU seconds per second of each repeat; far below `threads` when other work was in
+        the way, which then slowed the peer.
+      versions: by package name.
+      notes: what ran.
+      load: the machine's load averages before and after, 1, 5 and 15 minutes each.
 
     Raises:
       ValueError: no such interpreter, a package is missing in it, or a bad workload.
       RuntimeError: the script failed; carries the end of what it said.
     """
-    raise ValueError("being written")
+    check_interpreter(python, TORCH)
+    check_workload(model_dir, workload, rows=batch, turns=1, tokens=new_tokens)
+    counts = (batch, new_tokens, threads, repeats)
+    return run_script(python, "rollout_transformers.py", model_dir, workload, *counts)
 
 
 def tunix_turns(python, model_dir, workload, rollouts: int, turns: int, repeats: int) -> dict:
     """Multi-turn rollouts with google-tunix's vanilla sampler: a batch-1 call per turn.
 
+    Calls are serial, so the caller scales: 32 rollouts take 32 times the seconds of one.
+
     Args:
       python: interpreter of an environment with google-tunix.
-      model_dir, workload: as above; needs `turns` turns.
-      rollouts: how many rows (from the first) are timed, one after the other.
+      model_dir, workload: as above; needs `rollouts` rows of `turns` turns.
+      rollouts: rows that are timed, one after the other.
       turns: sampler calls per rollout.
-      repeats: timed passes over those rollouts, with everything compiled.
+      repeats: timed passes over those rollouts, after the pass that compiles.
 
     Returns:
-      {"steady_s": [seconds per rollout in each repeat], "first_s": seconds of the very first
-      rollout with its compiles, "compiles": programs that rollout compiled, "turn_s": [steady
-      seconds of each turn, medians], "versions", "notes", "load"}. Calls are serial, so R rollouts
-      take R times as long.
+      capped, budget: the two ways to bound a turn. `budget` is tunix's own agentic loop, in which
+        a call may use all that is left of the response budget; `capped` gives a call its turn's
+        tokens only, tunix's best case. Each holds
+        steady_s: seconds per rollout, one entry per repeat, nothing left to compile (turns
+          whose lengths repeat exactly; lengths that vary compile anew);
+        cores: as above, one entry per repeat;
+        turn_s: median steady seconds of each turn;
+        first_s, compiles, compile_s: of each rollout in the first pass, its seconds, what XLA
+          compiled in it, and the seconds of that; a rollout whose lengths are new costs this;
+        programs: prefill and decode programs among those compiles;
+        cache_tokens, prompt_buckets: the shapes it ran with.
+      versions, notes, load: as above.
 
-    Raises: as `transformers_generate`.
+    Raises:
+      ValueError, RuntimeError: as above.
     """
-    raise ValueError("being written")
+    check_interpreter(python, TUNIX)
+    check_workload(model_dir, workload, rows=rollouts, turns=turns, tokens=1)
+    return run_script(python, "rollout_tunix.py", model_dir, workload, rollouts, turns, repeats)
+
+
+def check_interpreter(python, packages: dict[str, str]) -> None:
+    """Refuse an interpreter that is not there or lacks a module; `packages`: module -> package."""
+    try:
+        done = subprocess.run([python, "-c", MISSING, *packages], capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"{python} is no interpreter that can be started: {error}") from error
+    if done.returncode:
+        raise ValueError(f"{python} is no Python interpreter: {done.stderr.strip()[-300:]}")
+    if missing := done.stdout.split():
+        wanted = " ".join(packages[name] for name in missing)
+        raise ValueError(f"{python} lacks {', '.join(missing)}: {python} -m pip install {wanted}")
+
+
+def check_workload(model_dir, workload, rows: int, turns: int, tokens: int) -> None:
+    """Refuse a workload that does not hold `rows` x `turns` turns of `tokens` tokens or more."""
+    config = pathlib.Path(model_dir) / "config.json"
+    if not config.exists():
+        raise ValueError(f"{config} does not exist; make the directory with weights.export")
+    end_id = json.loads(config.read_text())["eos_token_id"]
+    with np.load(workload) as held:
+        if missing := [name for name in NAMES if name not in held]:
+            raise ValueError(f"{workload} has no {', '.join(missing)}")
+        forced_RTN, lengths_RT = held["forced_ids"], held["forced_lengths"]
+    if lengths_RT.shape[0] < rows or lengths_RT.shape[1] < turns:
+        raise ValueError(f"{workload} has {lengths_RT.shape} rows and turns, not {(rows, turns)}")
+    lengths_RT = lengths_RT[:rows, :turns]
+    if lengths_RT.min() < tokens:
+        raise ValueError(f"{workload} has a turn of {lengths_RT.min()} tokens, not {tokens}")
+    inside_RTN = np.arange(forced_RTN.shape[2]) < lengths_RT[..., None]
+    if np.any(inside_RTN & (forced_RTN[:rows, :turns] == end_id)):
+        raise ValueError(f"{workload} forces the end token {end_id}; peers stop there")
+
+
+def run_script(python, script: str, *arguments) -> dict:
+    """The JSON object on the last line that a script beside this file prints, and the load."""
+    before = os.getloadavg()
+    path = pathlib.Path(__file__).with_name(script)
+    # Safe path: this folder holds a tools.py that must not stand in for another module's.
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [python, str(path), *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    lines = done.stdout.strip().split("\n")
+    if done.returncode or not lines[-1].startswith("{"):
+        said = (done.stderr or done.stdout).strip()[-2000:]
+        raise RuntimeError(f"{script} under {python} ended with {done.returncode}: {said}")
+    return json.loads(lines[-1]) | {"load": [*before, *os.getloadavg()]}
