@@ -3,17 +3,27 @@
 logits[t] predict token t + 1, so everything here is indexed by the *predicted* token:
 entry t describes token t given the tokens before it, entry 0 is 0 by definition. Used by
 both losses, by the trainer's recomputation of old log-probs and by tests of the engine.
+
+Letters of this file: R, all tokens in one axis; C, a block of the vocabulary; G, the runs
+of neighbouring entries that a block consists of.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from aster_jax.model import config, transformer
 
-# Tokens per block of vocabulary-sized work: [BLOCK, V] float32 is the largest temporary.
-BLOCK = 1024
+# Vocabulary entries per block, in multiples of the model's width: [tokens, block] in float32
+# is the largest temporary. Smaller blocks would spend their time on adding up the gradient
+# of the hidden states, larger ones leave the caches of a CPU.
+BLOCK = 2
+# Runs per block, spread evenly over the vocabulary (fewer where it does not divide): every
+# device of a `tensor` axis up to this size has its share of each block. Blocks of tokens
+# instead of vocabulary would have every data shard do the work of all of them.
+RUNS = 16
 
 
 def token_logprobs(
@@ -27,45 +37,139 @@ def token_logprobs(
     """(logprob_BT, entropy_BT) in nats, float32, indexed by the predicted token.
 
     At `temperature` the scores are divided by it first, as in sampling. The entry of a
-    segment's first token is 0. The [tokens, vocabulary] scores exist for one block of
-    tokens at a time and are recomputed in the backward pass.
+    segment's first token is 0. The [tokens, vocabulary] scores exist for one block of the
+    vocabulary at a time and are recomputed in the backward pass. The entropy has no
+    gradient.
     """
     hidden_BTD, _ = transformer.forward(params, cfg, tokens_BT, positions_BT, segments_BT)
     B, T, D = hidden_BTD.shape
     targets_BT = jnp.roll(tokens_BT, -1, axis=1)
-    logp, entropy = _blocked(params, cfg, hidden_BTD.reshape(B * T, D), targets_BT.reshape(-1), temperature)
+    w = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["w"]
+    rows = (hidden_BTD.reshape(B * T, D), targets_BT.reshape(-1))
+    logp_R, entropy_R = _blocked(cfg, temperature, w, *rows)
     first_BT = jnp.concatenate(
         [jnp.ones((B, 1), bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1
     )
 
-    def shift(x):
-        return jnp.where(first_BT, 0.0, jnp.roll(x.reshape(B, T), 1, axis=1))
+    def shift(x_R):
+        return jnp.where(first_BT, 0.0, jnp.roll(x_R.reshape(B, T), 1, axis=1))
 
-    return shift(logp), shift(entropy)
+    return shift(logp_R), shift(entropy_R)
 
 
-def _blocked(params, cfg, hidden_RD, targets_R, temperature):
-    """Log-prob and entropy per row of `hidden_RD`, in blocks with recomputation."""
-    rows = hidden_RD.shape[0]
-    block = min(BLOCK, rows)
-    pad = -rows % block
-    hidden_RD = jnp.pad(hidden_RD, ((0, pad), (0, 0)))
-    targets_R = jnp.pad(targets_R, (0, pad))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _blocked(cfg, temperature, w, hidden_RD, targets_R):
+    """Log-prob of the target and entropy per row; `w` is [V, D] if tied, else [D, V].
 
-    @jax.checkpoint
-    def one(hidden_XD, targets_X):
-        scores_XV = transformer.logits(params, cfg, hidden_XD[None])[0] / temperature
-        logz_X = jax.nn.logsumexp(scores_XV, axis=-1)
-        chosen_X = jnp.take_along_axis(scores_XV, targets_X[:, None], axis=-1)[:, 0]
-        # H = log Z - E[score]; exact, and needs no second [X, V] array kept for backward.
-        mean_X = jnp.sum(jax.nn.softmax(scores_XV, axis=-1) * scores_XV, axis=-1)
-        return chosen_X - logz_X, jax.lax.stop_gradient(logz_X - mean_X)
+    The backward pass is written out because the derivative of a scan would add a gradient
+    of the size of the whole table for every block.
+    """
+    return _forward(cfg, temperature, w, hidden_RD, targets_R)[0]
 
-    if rows == block:
-        return one(hidden_RD, targets_R)
-    shaped = (hidden_RD.reshape(-1, block, hidden_RD.shape[1]), targets_R.reshape(-1, block))
-    _, (logp, entropy) = jax.lax.scan(lambda _, x: (None, one(*x)), None, shaped)
-    return logp.reshape(-1)[:rows], entropy.reshape(-1)[:rows]
+
+def _forward(cfg, temperature, w, hidden_RD, targets_R):
+    def add(sums, at, size):
+        """Running maximum; sums of exp(score - maximum) alone and times score; target's score."""
+        top_R, total_R, weighted_R, chosen_R = sums
+        scores_RC = _scores(cfg, temperature, _cut(cfg, w, at, size), hidden_RD)
+        new_R = jnp.maximum(top_R, scores_RC.max(axis=-1))
+        kept_R = jnp.exp(top_R - new_R)
+        exps_RC = jnp.exp(scores_RC - new_R[:, None])
+        return (
+            new_R,
+            total_R * kept_R + exps_RC.sum(axis=-1),
+            weighted_R * kept_R + (exps_RC * scores_RC).sum(axis=-1),
+            chosen_R + jnp.where(_hits(cfg, at, size, targets_R), scores_RC, 0.0).sum(axis=-1),
+        )
+
+    zeros_R = jnp.zeros(targets_R.shape, jnp.float32)
+    sums = (jnp.full_like(zeros_R, -jnp.inf), zeros_R, zeros_R, zeros_R)
+    top_R, total_R, weighted_R, chosen_R = _fold(cfg, add, sums)
+    logz_R = top_R + jnp.log(total_R)
+    # H = log Z - E[score].
+    outputs = (chosen_R - logz_R, logz_R - weighted_R / total_R)
+    return outputs, (w, hidden_RD, targets_R, logz_R)
+
+
+def _backward(cfg, temperature, kept, cotangents):
+    w, hidden_RD, targets_R, logz_R = kept
+    scale_R = cotangents[0] / temperature  # the entropy's is dropped
+    dtype = jnp.dtype(cfg.compute_dtype)
+
+    def add(grads, at, size):
+        dw, dhidden_RD = grads
+        w_CD = _cut(cfg, w, at, size)
+        probs_RC = jnp.exp(_scores(cfg, temperature, w_CD, hidden_RD) - logz_R[:, None])
+        hits_RC = _hits(cfg, at, size, targets_R)
+        d_RC = (scale_R[:, None] * (hits_RC - probs_RC)).astype(dtype)
+        dhidden_RD += _matmul("RC,CD->RD", d_RC, w_CD)
+        dw_CD = _matmul("RC,RD->CD", d_RC, hidden_RD.astype(dtype))
+        return _paste(cfg, dw, dw_CD, at, size), dhidden_RD
+
+    grads = (_view(cfg, jnp.zeros_like(w)), jnp.zeros(hidden_RD.shape, jnp.float32))
+    dw, dhidden_RD = _fold(cfg, add, grads)
+    return dw.reshape(w.shape), dhidden_RD.astype(hidden_RD.dtype), None
+
+
+_blocked.defvjp(_forward, _backward)
+
+
+def _matmul(equation, a, b):
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _scores(cfg, temperature, w_CD, hidden_RD):
+    return _matmul("RD,CD->RC", hidden_RD.astype(w_CD.dtype), w_CD) / temperature
+
+
+# The vocabulary in blocks: G runs, each `size` long and beginning `at` a run's start.
+
+
+def _runs(cfg) -> tuple[int, int]:
+    """Number and length of the runs that the vocabulary is divided into."""
+    G = math.gcd(cfg.vocab_size, RUNS)
+    return G, cfg.vocab_size // G
+
+
+def _fold(cfg, add, carry):
+    """`add(carry, at, size)` over all blocks; the last one may be smaller than the others."""
+    G, length = _runs(cfg)
+    size = min(length, max(1, BLOCK * cfg.d_model // G))
+    full, rest = divmod(length, size)
+    if rest:  # first, so that a scan's result is the result and is not copied
+        carry = add(carry, full * size, rest)
+    starts = jnp.arange(full) * size
+    return jax.lax.scan(lambda c, at: (add(c, at, size), None), carry, starts)[0]
+
+
+def _view(cfg, w):
+    """The table with its vocabulary axis as [G, run]."""
+    G, length = _runs(cfg)
+    return w.reshape((G, length, -1) if cfg.tie_embeddings else (-1, G, length))
+
+
+def _cut(cfg, w, at, size):
+    """A block of the table in the compute dtype; cast after the cut, so never as a whole."""
+    axis = 1 if cfg.tie_embeddings else 2
+    block = jax.lax.dynamic_slice_in_dim(_view(cfg, w), at, size, axis)
+    D = w.shape[1] if cfg.tie_embeddings else w.shape[0]
+    w_CD = block.reshape(-1, D) if cfg.tie_embeddings else block.reshape(D, -1).T
+    return w_CD.astype(jnp.dtype(cfg.compute_dtype))
+
+
+def _paste(cfg, view, w_CD, at, size):
+    """`_view` of a table with a block put where `_cut` takes it from, in place under a scan."""
+    G, _ = _runs(cfg)
+    block = w_CD.reshape(G, size, -1) if cfg.tie_embeddings else w_CD.T.reshape(-1, G, size)
+    axis = 1 if cfg.tie_embeddings else 2
+    return jax.lax.dynamic_update_slice_in_dim(view, block.astype(view.dtype), at, axis)
+
+
+def _hits(cfg, at, size, targets_R):
+    """Whether a block's entry is a row's target, [R, C]."""
+    G, length = _runs(cfg)
+    ids_GX = length * jnp.arange(G)[:, None] + at + jnp.arange(size)[None, :]
+    return ids_GX.reshape(1, -1) == targets_R[:, None]
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "temperature"))
