@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -77,17 +78,55 @@ def from_pypi(requirement: str) -> pathlib.Path:
 
 
 def from_hub(name: str) -> pathlib.Path:
-    """A local copy of a Hugging Face repository's weights, config and tokenizer."""
+    """A local copy of a Hugging Face repository's weights, config and tokenizer.
+
+    Files that are there are not fetched again, and an interrupted file goes on where it
+    stopped. Every file is checked at every use against the hash that the hub gave for it.
+
+    Raises ValueError without the huggingface_hub package, for a name that is none, or for
+    a file with a wrong hash; OSError when the repository is not found or not reached.
+    """
     try:
         import huggingface_hub  # an optional extra: no test and no default run needs it
     except ImportError as error:
         raise ValueError(
             f"hf://{name} needs the huggingface_hub package: pip install huggingface_hub"
         ) from error
-    kept = huggingface_hub.snapshot_download(
-        name, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir() / "hub"
-    )
+    try:
+        kept = huggingface_hub.snapshot_download(
+            name, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir() / "hub"
+        )
+    except huggingface_hub.errors.HFValidationError as error:
+        raise ValueError(f"hf://{name}: write hf://ORG/NAME ({error})") from error
+    except Exception as error:  # its HTTP library changes between versions, and its errors too
+        raise OSError(f"hf://{name} could not be fetched; what is whole stays in the cache "
+                      f"({cache_dir() / 'hub'}), so try again. The hub said: {error}") from error  # fmt: skip
+    for file in sorted(p for p in pathlib.Path(kept).rglob("*") if p.is_file()):
+        _check_blob(file, f"{file.name} of hf://{name}")
     return pathlib.Path(kept)
+
+
+def _check_blob(file: pathlib.Path, what: str):
+    """Compare a file of the hub's cache with the hash that its stored copy is named by.
+
+    That is a sha256 for large files and git's own sha1 for small ones. Where the cache has
+    no links (file systems without them), it keeps no hashes to compare with.
+    """
+    blob = file.resolve()
+    expected = blob.name
+    if not file.is_symlink() or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected):
+        return
+    if len(expected) == 64:
+        found = _sha256(blob)
+    else:
+        content = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if found != expected:
+        file.unlink()
+        blob.unlink()
+        raise ValueError(
+            f"{what} has hash {found}, the hub says {expected}; it was removed, so try again"
+        )
 
 
 def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
