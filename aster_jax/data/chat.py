@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from aster_jax.data import calls
+from aster_jax.data import template as templates
 from aster_jax.data import tokenizer as tokenizers
 
 STYLES = ("qwen3_thinking_2507", "qwen3", "chatml")
@@ -135,10 +136,25 @@ def stop_ids(tokenizer, style: str) -> tuple[int, ...]:
 
 def detect_style(template: str | None) -> str:
     """The style that a checkpoint's own chat template (Jinja source) stands for."""
-    if template is None or _THINK not in template:
+    if template is None:
         return "chatml"
+    ours = templates.style_of(template, STYLES)
+    if ours is not None or _THINK not in template:
+        return "chatml" if ours is None else ours
     opened = r"assistant\n<think>\n'" in template
     return "qwen3_thinking_2507" if opened else "qwen3"
+
+
+def template(style: str) -> str:
+    """A chat template (Jinja source) that writes what `render` does, thoughts of all turns kept.
+
+    For serving a trained model elsewhere. `render` is stricter in two ways: through a
+    template, control names inside messages become control tokens, and with the style
+    `qwen3_thinking_2507` the newline that opens a thought is one token with the newline
+    that follows if the thought is empty.
+    """
+    _check(style)
+    return templates.source(style, _BEFORE_TOOLS, _AFTER_TOOLS, _opening(style)[0].text)
 
 
 # Messages -> pieces.

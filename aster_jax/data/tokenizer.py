@@ -153,6 +153,18 @@ def load(path) -> Tokenizer:
     return _from_proto(path.read_bytes(), str(path))
 
 
+def chat_template(tokenizer: Tokenizer) -> str | None:
+    """The chat template (Jinja source) that a tokenizer's own settings hold."""
+    if not isinstance(tokenizer, BpeTokenizer):
+        return None
+    settings = json.loads(tokenizer.settings)
+    found = settings["chat_template"] if "chat_template" in settings else None
+    if isinstance(found, list):  # several named templates
+        named = {entry["name"]: entry["template"] for entry in found}
+        found = named["default"] if "default" in named else None
+    return found
+
+
 def from_gguf(fields: Mapping, path) -> BpeTokenizer:
     """The BPE tokenizer of a GGUF header (pre-tokenisers smollm, qwen2 and gpt-2).
 

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from jax.experimental import multihost_utils
 
+from aster_jax.data import chat
 from aster_jax.data import tokenizer as tokenizers
 from aster_jax.model import config
 from aster_jax.weights import convert, header
@@ -29,9 +30,13 @@ def export(
     directory,
     dtype: str = "float32",
     max_file_bytes: int = 2 << 30,
-    template: str | None = None,
+    style: str | None = None,
 ) -> pathlib.Path:
-    """Write safetensors files, config.json, generation config and tokenizer files.
+    """Write safetensors files, config.json, generation config, tokenizer and chat template.
+
+    The chat template is that of `data.chat`, which keeps the thoughts of earlier turns. The
+    templates that Qwen3 models come with drop them: served with those, a model trained here
+    would read conversations that it was never trained on.
 
     Args:
       params: the parameter tree, on any devices.
@@ -40,13 +45,19 @@ def export(
       directory: made if needed; must not hold a checkpoint already.
       dtype: "float32" or "bfloat16".
       max_file_bytes: a new weights file is begun before one gets larger than this.
-      template: Jinja chat template to write beside the tokenizer's own settings.
+      style: the markup it was trained with, one of `chat.STYLES`. None takes the style of
+        the tokenizer's own template if that has thoughts to keep, and else leaves the
+        tokenizer's settings as they are.
 
     Raises:
       ValueError: names what does not fit, before anything is written.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
+    if style is not None and tokenizer is None:
+        raise ValueError(f"style={style!r} needs the tokenizer that its control tokens are in")
+    if style not in (None, *chat.STYLES):
+        raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(chat.STYLES)}")
     _check(params, cfg)
     directory = pathlib.Path(directory)
     if directory.exists() and any(directory.glob("*.safetensors*")):
@@ -61,9 +72,22 @@ def export(
         tokenizer.save(directory)
         chosen = {"bos_token_id": None, "eos_token_id": ids[0], "pad_token_id": ids[1]}
         _write_json(directory / "generation_config.json", chosen)
-    if template is not None and jax.process_index() == 0:
-        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+        _write_template(tokenizer, style, directory)
     return directory
+
+
+def _write_template(tokenizer, style, directory):
+    """The chat template, in a file of its own and, for older readers, in the settings."""
+    if style is None:
+        style = chat.detect_style(tokenizers.chat_template(tokenizer))
+        if style == "chatml":
+            return
+    template = chat.template(style)
+    (directory / tokenizers.TEMPLATE_FILE).write_text(template, encoding="utf-8")
+    settings = directory / "tokenizer_config.json"
+    if settings.exists():
+        known = json.loads(settings.read_text(encoding="utf-8"))
+        _write_json(settings, {**known, "chat_template": template})
 
 
 def _check(params, cfg):

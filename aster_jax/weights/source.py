@@ -9,7 +9,6 @@ The start of every run that does not begin from random weights. Sources:
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -86,11 +85,11 @@ def _open(source: str):
         opened = gguf_file.GgufArchive(path)
         cfg = header.from_gguf(opened.fields, opened.shapes, path)
         words = tokenizers.from_gguf(opened.fields, path)
-        return _describe(cfg, words, _template(words), path), opened
+        return _describe(cfg, words, tokenizers.chat_template(words), path), opened
     cfg = header.from_hf(path / "config.json")
     files = ("tokenizer.json", "tokenizer.model")
     words = tokenizers.load(path) if any((path / f).exists() for f in files) else None
-    return _describe(cfg, words, _template(words), path), archive.SafetensorsArchive(path)
+    return _describe(cfg, words, tokenizers.chat_template(words), path), archive.SafetensorsArchive(path)
 
 
 def _locate(source: str) -> pathlib.Path:
@@ -114,17 +113,6 @@ def _describe(cfg, words, template, path) -> Loaded:
             f"{cfg.vocab_size}; they do not belong together"
         )
     return Loaded(None, cfg, words, chat.detect_style(template), template, path)
-
-
-def _template(words) -> str | None:
-    if not isinstance(words, tokenizers.BpeTokenizer):
-        return None
-    settings = json.loads(words.settings)
-    found = settings["chat_template"] if "chat_template" in settings else None
-    if isinstance(found, list):  # several named templates
-        named = {entry["name"]: entry["template"] for entry in found}
-        found = named["default"] if "default" in named else None
-    return found
 
 
 def _check_tied(opened, name):

@@ -9,7 +9,7 @@ import pytest
 
 from aster_jax import mesh as meshes
 from aster_jax import weights
-from aster_jax.data import chat
+from aster_jax.data import chat, tokenizer
 from tests import shared_data
 from tests.data import tokenizer_test
 from tests.weights import made
@@ -66,21 +66,98 @@ def test_sharded_parameters_export_the_same_files(tmp_path, eight_devices):
 def test_tokenizer_files_travel_along(tmp_path):
     words = tokenizer_test.qwen3()
     cfg = dataclasses.replace(made.QWEN, vocab_size=151_936, num_layers=1, d_model=4)
-    template = shared_data.path("qwen3/chat_template_thinking_2507.jinja").read_text()
-    weights.export(
-        made.random_params(cfg), cfg, words, tmp_path / "out", "bfloat16", template=template
-    )
+    style = "qwen3_thinking_2507"
+    weights.export(made.random_params(cfg), cfg, words, tmp_path / "out", "bfloat16", style=style)
     m = weights.describe(tmp_path / "out")
     # The template is part of the tokenizer from here on: a second export keeps it unasked.
     m.tokenizer.save(tmp_path / "again")
     again = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
-    assert again["chat_template"] == template
-    assert m.style == "qwen3_thinking_2507" and m.template == template
+    assert again["chat_template"] == m.template == chat.template(style)
+    assert m.style == style
     assert chat.prompt_ids("hi", [chat.TOOL], m.tokenizer, m.style) == chat.prompt_ids(
         "hi", [chat.TOOL], words, m.style
     )
     chosen = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (chosen["eos_token_id"], chosen["pad_token_id"]) == (151_645, 151_643)
+
+
+@pytest.mark.parametrize("style", chat.STYLES)
+def test_the_exported_template_says_which_style_it_is(tmp_path, style):
+    where, m = export_talker(tmp_path, style)
+    assert weights.describe(where).style == style
+    # Exported again without being asked for a style, the thoughts are still kept.
+    weights.export(m.params, m.config, weights.load(where).tokenizer, tmp_path / "b")
+    assert weights.describe(tmp_path / "b").template == chat.template(style)
+
+
+def test_qwens_own_template_is_replaced_by_one_that_keeps_thoughts(tmp_path):
+    where, _ = export_talker(tmp_path, None)
+    assert "last_query_index" in tokenizer.chat_template(tokenizer_test.qwen3())
+    assert weights.describe(where).template == chat.template("qwen3")
+
+
+def export_talker(tmp_path, style):
+    """A model as small as Qwen's vocabulary allows, exported, and as it was before."""
+    cfg = dataclasses.replace(made.QWEN, vocab_size=151_936, num_layers=1, d_model=4)
+    m = weights.Loaded(made.random_params(cfg), cfg, tokenizer_test.qwen3(), "", None, None)
+    where = weights.export(m.params, cfg, m.tokenizer, tmp_path / "a", style=style)
+    return where, m
+
+
+TALK = [
+    {"role": "system", "content": "Be exact: é, 'quotes' & <tags>."},
+    {"role": "user", "content": "What is 2**10?"},
+    chat.call_message("Let me run it.", "print(2**10)\nprint('<é>')", reasoning="Powers."),
+    {"role": "tool", "content": "1024\n<é>"},
+    {"role": "assistant", "content": r"\boxed{1024}", "reasoning_content": "\nIt is 1024.\n"},
+    {"role": "user", "content": "And 2**11?"},
+    {"role": "assistant", "content": "<think>\nDouble.\n</think>\n\nTwo calls.", "tool_calls": [
+        {"type": "function", "function": {"name": "code_interpreter", "arguments": '{"code": "1"}'}},
+        {"name": "code_interpreter", "arguments": {"code": "print(2)"}},
+    ]},
+    {"role": "tool", "content": ""},
+    {"role": "tool", "content": "2\n\n"},
+    chat.call_message("", "2048", reasoning="Again."),
+    {"role": "tool", "content": "2048"},
+    {"role": "assistant", "content": "2048.", "reasoning_content": "Done."},
+    {"role": "user", "content": "Thanks"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("style", chat.STYLES)
+def test_transformers_renders_the_exported_template_as_training_did(tmp_path, style):
+    transformers = pytest.importorskip("transformers", reason="needs transformers (extra: peers)")
+    where, m = export_talker(tmp_path, style)
+    peer = transformers.AutoTokenizer.from_pretrained(where)
+    assert peer.chat_template == chat.template(style)
+    count = 0
+    for tools in (None, [chat.TOOL], [chat.TOOL, {"name": "other", "é": ["<b>", 1.5, None]}]):
+        for start in (0, 1):  # with and without a system message
+            for stop in range(2, len(TALK) + 1):
+                for opened in (True, False):
+                    talk = TALK[start:stop]
+                    found = peer.apply_chat_template(
+                        talk, tools=tools, add_generation_prompt=opened, tokenize=True,
+                        return_dict=False,
+                    )  # fmt: skip
+                    ids, _ = chat.render(talk, tools, m.tokenizer, style, opened)
+                    assert found == ids, (peer.decode(found), m.tokenizer.decode(ids))
+                    count += 1
+    assert count == 3 * 2 * 12 * 2
+
+
+def test_transformers_renders_unthinking_turns_and_stray_texts_alike(tmp_path):
+    """No thought, an unclosed one, white space at the edges: where templates differ most."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers (extra: peers)")
+    odd = ["", " a ", "\n\nb\n", "<think>x", "<think>x</think>y", "</think>\n\nz", "e\u0301"]
+    for style in ("qwen3", "chatml"):
+        where, m = export_talker(tmp_path / style, style)
+        peer = transformers.AutoTokenizer.from_pretrained(where)
+        for text in odd:
+            talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]
+            talk += [{"role": "user", "content": "so"}, chat.call_message(text, "1")]
+            found = peer.apply_chat_template(talk, tokenize=False)
+            assert found == chat.render_text(talk, None, style)
 
 
 def test_errors_name_what_does_not_fit(tmp_path):
@@ -93,6 +170,10 @@ def test_errors_name_what_does_not_fit(tmp_path):
         weights.export(params, tied, None, tmp_path)
     with pytest.raises(ValueError, match="dtype='int8' is unknown"):
         weights.export(params, made.QWEN, None, tmp_path, dtype="int8")
+    with pytest.raises(ValueError, match="style='alpaca' is unknown"):
+        weights.export(params, made.QWEN, tokenizer_test.qwen3(), tmp_path, style="alpaca")
+    with pytest.raises(ValueError, match="style='qwen3' needs the tokenizer"):
+        weights.export(params, made.QWEN, None, tmp_path, style="qwen3")
     weights.export(params, made.QWEN, None, tmp_path)
     with pytest.raises(ValueError, match="already holds a checkpoint"):
         weights.export(params, made.QWEN, None, tmp_path)

@@ -1,0 +1,85 @@
+"""The markup of `chat` as a chat template, for serving a trained model elsewhere.
+
+Beside `data/chat.py`, which renders for training and offers this under its own name. A
+checkpoint's original template drops the thoughts of earlier turns; a model trained here has
+always seen them, so an export carries this one.
+"""
+
+_NAME = "{#- aster_jax chat template, thoughts of all turns kept: %s -#}\n"
+# One turn of each kind as `chat._pieces` writes it. What depends on the style is set before.
+_BODY = r"""
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if messages[0].role == 'system' %}
+        {{- messages[0].content + '\n\n' }}
+    {%- endif %}
+    {{- BEFORE_TOOLS }}
+    {%- for tool in tools %}
+        {{- '\n' }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- AFTER_TOOLS + '<|im_end|>\n' }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}
+    {%- elif message.role == 'assistant' %}
+        {%- set thought = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set thought = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\n') %}
+            {%- set thought = thought.split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\n' }}
+        {%- if always_thinks or thought %}
+            {{- '<think>\n' + thought.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+        {%- else %}
+            {{- content }}
+        {%- endif %}
+        {%- for tool_call in message.tool_calls or [] %}
+            {%- if content or not loop.first %}
+                {{- '\n' }}
+            {%- endif %}
+            {%- set call = tool_call.function or tool_call %}
+            {{- '<tool_call>\n{"name": "' + call.name + '", "arguments": ' }}
+            {{- call.arguments if call.arguments is string else call.arguments | tojson }}
+            {{- '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- elif message.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\n<tool_response>\n' + content + '\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}
+            {{- '<|im_end|>\n' }}
+        {%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- GENERATION }}
+{%- endif %}
+"""
+
+
+def source(style: str, before_tools: str, after_tools: str, generation: str) -> str:
+    """Jinja source: a style by name, the texts around tool schemas, and the opened turn."""
+    always = "false" if style == "chatml" else "true"
+    body = _BODY.replace("BEFORE_TOOLS", _quoted(before_tools))
+    body = body.replace("AFTER_TOOLS", _quoted(after_tools))
+    body = body.replace("GENERATION", _quoted(generation)).strip("\n")
+    return f"{_NAME % style}{{%- set always_thinks = {always} %}}\n{body}\n"
+
+
+def style_of(template: str, styles) -> str | None:
+    """The style that `source` was called with, or None for a template from elsewhere."""
+    return next((style for style in styles if template.startswith(_NAME % style)), None)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
