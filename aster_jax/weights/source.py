@@ -89,7 +89,9 @@ def _open(source: str):
     cfg = header.from_hf(path / "config.json")
     files = ("tokenizer.json", "tokenizer.model")
     words = tokenizers.load(path) if any((path / f).exists() for f in files) else None
-    return _describe(cfg, words, tokenizers.chat_template(words), path), archive.SafetensorsArchive(path)
+    beside = path / tokenizers.TEMPLATE_FILE
+    template = beside.read_text("utf-8") if beside.exists() else tokenizers.chat_template(words)
+    return _describe(cfg, words, template, path), archive.SafetensorsArchive(path)
 
 
 def _locate(source: str) -> pathlib.Path:

@@ -14,6 +14,7 @@ from tests import shared_data
 from tests.data import tokenizer_test
 from tests.weights import made
 
+learned = tokenizer_test.learned
 SHAPES = {
     "qwen3": made.QWEN,
     "llama": made.LLAMA,
@@ -83,11 +84,20 @@ def test_tokenizer_files_travel_along(tmp_path):
 
 @pytest.mark.parametrize("style", chat.STYLES)
 def test_the_exported_template_says_which_style_it_is(tmp_path, style):
-    where, m = export_talker(tmp_path, style)
-    assert weights.describe(where).style == style
+    m = weights.load(made.write_gguf(tmp_path / "m.gguf", made.QWEN, made.random_params(made.QWEN)))
+    where = weights.export(m.params, m.config, m.tokenizer, tmp_path / "a", style=style)
+    again = weights.load(where)
+    assert again.style == style and again.template == chat.template(style)
     # Exported again without being asked for a style, the thoughts are still kept.
-    weights.export(m.params, m.config, weights.load(where).tokenizer, tmp_path / "b")
-    assert weights.describe(tmp_path / "b").template == chat.template(style)
+    where = weights.export(again.params, again.config, again.tokenizer, tmp_path / "b")
+    assert weights.describe(where).template == chat.template(style)
+
+
+def test_a_template_beside_a_sentencepiece_model_is_read(tmp_path, learned):
+    cfg = dataclasses.replace(made.QWEN, vocab_size=512)
+    params = made.random_params(cfg)
+    weights.export(params, cfg, learned[0], tmp_path / "a", style="qwen3_thinking_2507")
+    assert weights.describe(tmp_path / "a").style == "qwen3_thinking_2507"
 
 
 def test_qwens_own_template_is_replaced_by_one_that_keeps_thoughts(tmp_path):
