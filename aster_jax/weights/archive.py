@@ -23,7 +23,7 @@ class SafetensorsArchive:
         directory = pathlib.Path(directory)
         single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
         if index.exists():
-            where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            where = _weight_map(index)
         elif single.exists():
             where = None
         else:
@@ -56,6 +56,13 @@ class SafetensorsArchive:
         if len(self.shapes[name]) == 1:
             return self._slices[name][rows]
         return self._slices[name][rows, columns]
+
+
+def _weight_map(index) -> dict[str, str]:
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is truncated or no index ({error}); fetch it again") from error
 
 
 def _open_safetensors(path):

@@ -46,3 +46,11 @@ def test_shards_and_their_index_must_agree(tmp_path):
     (where / names[1]).unlink()
     with pytest.raises(ValueError, match=f"{names[1]} does not exist"):
         weights.load(where)
+
+
+@pytest.mark.parametrize("text", ['{"weight_map": {"model.', "{}", '{"weight_map": 3}', "[]"])
+def test_a_damaged_index_is_named(tmp_path, text):
+    where, _ = made.hf_directory(tmp_path / "hf", max_file_bytes=30_000)
+    (where / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="model.safetensors.index.json is truncated or no index"):
+        archive.SafetensorsArchive(where)
