@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import jax
 
 from aster_jax import mesh as meshes
-from aster_jax import types, weights
+from aster_jax import types
 from aster_jax.data import chat
 from aster_jax.rollout import clock, device, episode, live, sampling
 from aster_jax.rollout.engine import EngineConfig
@@ -36,7 +36,7 @@ class Engine:
       steps_per_dispatch: tokens per row between two looks of the host.
       ahead: dispatches under way when the next is made; 1 suits accelerators.
       dtype: of weights and cache while sampling.
-      mesh: devices; None takes all that this process has.
+      mesh: devices, over whose data axes the slots are spread; None takes the first device.
 
     Raises:
       ValueError: no tokenizer, or sizes that cannot work, with what to do.
@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(
         self,
-        model: weights.Loaded,
+        model,
         style: str = "",
         how: sampling.Sampling = sampling.Sampling(),
         slots: int = 16,
@@ -60,7 +60,7 @@ class Engine:
                 f"{model.path} has no tokenizer; put its tokenizer.json or tokenizer.model beside it"
             )
         self._model, self._style, self._ahead = model, style or model.style, ahead
-        mesh = meshes.build(-1, 1, 1, jax.local_devices()) if mesh is None else mesh
+        mesh = meshes.build(1, 1, 1, jax.local_devices()[:1]) if mesh is None else mesh
         sizes = EngineConfig(
             slots=slots,
             capacity=capacity,

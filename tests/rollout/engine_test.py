@@ -86,7 +86,10 @@ def test_reported_log_probs_are_the_trainers(tiny, params, requests, reference):
     assert worst < 2e-5
 
 
-@pytest.mark.parametrize("slots, steps, share", [(1, 32, False), (3, 1, True), (16, 8, True)])
+@pytest.mark.parametrize(
+    "slots, steps, share",
+    [(1, 32, False), (1, 8, False), (3, 1, True), (3, 8, False), (16, 1, True), (16, 8, True), (16, 32, False)],
+)
 def test_trajectories_do_not_depend_on_the_schedule(
     build, params, requests, reference, slots, steps, share
 ):
@@ -169,12 +172,19 @@ def test_a_row_can_be_filled_to_the_last_position(build, tiny, params):
 RESULTS = (1, 3, 4, 5, 7, 8, 9, 2, 6, 12)
 
 
-@pytest.mark.parametrize("turns", [1, 2, 10])
+@pytest.mark.parametrize("turns", [1, 2, 10, 50])
 def test_live_rows_continue_as_a_full_prefill_would(tiny, params, one_device, build, turns):
-    """Greedy, token for token, with neighbours that are at other stages."""
-    greedy = build(3, 8, GREEDY)
+    """Greedy, token for token, with neighbours that are at other stages.
+
+    At 50 turns every result length meets every position in a page of 8.
+    """
+    if turns > 10:
+        roomy = dataclasses.replace(sizes(3, 8), capacity=600, pool_tokens=1800)
+        greedy = device.Device(tiny, roomy, GREEDY, (), one_device)
+    else:
+        greedy = build(3, 8, GREEDY)
     prompt, neighbour = drive.prompts([5, 13], 48, seed=turns)
-    results = drive.prompts(RESULTS[:turns] if turns > 2 else (8, 4)[:turns], 48, seed=9)
+    results = drive.prompts((RESULTS * 5)[:turns] if turns > 2 else (8, 4)[:turns], 48, seed=9)
     greedy.begin(params, KEY)
     live, other = drive.Played(), drive.Played()
     starts = {0: device.Start(prompt[-1], 2, 1, 0), 2: device.Start(neighbour[-1], 40, 2, 0)}

@@ -1,0 +1,58 @@
+"""The library's door: a loaded model in, trajectories out."""
+
+import dataclasses
+import types as python_types
+
+import pytest
+
+from aster_jax import rollout, tools
+from tests.rollout import chatter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    made = chatter.build(tmp_path_factory.mktemp("words"))
+    return python_types.SimpleNamespace(
+        params=made.params, config=made.cfg, tokenizer=made.tokenizer, style=chatter.STYLE,
+        path="made",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    return rollout.Engine(model, slots=4, capacity=704, steps_per_dispatch=8)
+
+
+def test_with_a_live_tool(engine):
+    config = tools.ToolConfig(preload=(), max_running=2)
+    with tools.Executor(config) as executor:
+        made = engine.generate(
+            chatter.QUESTIONS[:2], samples=3, executor=executor, max_calls=3, response_tokens=60
+        )
+    assert [(t.problem_id, t.sample) for t in made] == [
+        ("0", 0), ("0", 1), ("0", 2), ("1", 0), ("1", 1), ("1", 2),
+    ]  # fmt: skip
+    calls = [c for t in made for c in t.calls]
+    assert any(c.status == "ok" and c.text for c in calls)
+    for t in made:
+        said = engine.text(t)
+        assert t.final_text in said and all(c.text in said for c in t.calls if len(c.text) < 9)
+    assert engine.stats["tool_calls"] == sum(c.status != "malformed" for c in calls)
+
+
+def test_without_a_tool_the_seed_decides(engine):
+    def ask(seed):
+        return engine.generate(["What is 12*7?"], samples=4, seed=seed, response_tokens=20)
+
+    first = ask(0)
+    assert ask(0) == first and ask(1) != first
+    assert {t.end for t in first} <= {"answered", "call_budget", "token_budget"}
+
+
+def test_bad_input(engine, model):
+    with pytest.raises(ValueError, match="the context is 704"):
+        engine.generate(["word " * 900])
+    bare = python_types.SimpleNamespace(**{**vars(model), "tokenizer": None})
+    with pytest.raises(ValueError, match="made has no tokenizer"):
+        rollout.Engine(bare)
+    assert dataclasses.is_dataclass(rollout.Sampling)

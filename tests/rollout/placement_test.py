@@ -1,0 +1,103 @@
+"""Who is where: sharing, making room, coming back; and memory that follows the tokens."""
+
+import collections
+import random
+
+import pytest
+
+from aster_jax import types
+from aster_jax.rollout import clock, engine, live, placement
+from tests.rollout import fakes
+
+BUDGETS = live.Budgets(5000, 5000, 4096, 4, 64, 1, 60.0, 60.0, 60.0)
+
+
+def rows_of(groups, slots, pool_tokens, page_tokens=64, capacity=4096, budgets=BUDGETS):
+    """A placement over a fake device; `groups` are (prompt length, members)."""
+    time = fakes.FakeClock()
+    cfg = engine.EngineConfig(
+        slots=slots, capacity=capacity, page_tokens=page_tokens, pool_tokens=pool_tokens,
+        steps_per_dispatch=16, prefill_rows=4, prefill_buckets=(64,), dtype="float32",
+    )  # fmt: skip
+    asked = [
+        live.Request(types.Problem(f"p{g}", "q", "1", "f"), i, tuple(range(1, length + 1)))
+        for g, (length, members) in enumerate(groups)
+        for i in range(members)
+    ]
+    stats = collections.Counter()
+    device = fakes.FakeDevice(cfg, 1, time)
+    line = clock.Timeline(time.clock(), stats)
+    return placement.Placement(device, asked, budgets, line, stats), device, stats
+
+
+def test_memory_follows_the_live_tokens():
+    """64 ragged rows of 200 to 4,000 tokens in groups of 8: at most 1.25 times their tokens."""
+    rng = random.Random(3)
+    prompts = [rng.randint(100, 190) for _ in range(8)]
+    rows, device, _ = rows_of([(n, 8) for n in prompts], 64, 64 * 4096)
+    rows.admit(0.0)
+    rows.write()
+    for x in rows.live.values():
+        x.extend("model", [1] * (rng.randint(200, 4000) - len(x.tokens)), [0.0], [0.0])
+        assert rows.short_of_pages() is None
+    lengths = [len(x.tokens) for x in rows.live.values()]
+    live_tokens = sum(lengths) - 7 * sum(prompts)
+    assert len(lengths) == 64 and min(lengths) < 500 and max(lengths) > 3500
+    assert device.pages.used * 64 <= 1.1 * live_tokens
+    # A dense cache would hold 64 rows of the longest.
+    assert device.pages.used * 64 < 0.6 * 64 * max(lengths)
+
+
+def test_a_prompt_is_there_once_per_group():
+    rows, device, stats = rows_of([(130, 4)], 8, 8 * 4096)
+    rows.admit(0.0)
+    rows.write()
+    held = [device.pages.held(slot) for slot in rows.live]
+    # 129 tokens before the pending one: two whole pages by all, the third each their own.
+    assert len({tuple(pages[:2]) for pages in held}) == 1
+    assert len({pages[2] for pages in held}) == 4 and device.pages.used == 6
+    assert stats["shared_tokens"] == 3 * 129 and stats["prefill_tokens"] == 129
+
+
+def test_the_last_comer_makes_room_and_comes_back_behind_the_shared_prompt():
+    rows, device, stats = rows_of([(130, 3)], 3, 9 * 64, capacity=512, budgets=BUDGETS)
+    rows.admit(5.0)
+    rows.write()
+    first, second, third = rows.live.values()
+    for x in (first, second, third):
+        x.extend("model", [1] * 60, [0.0], [0.0])
+    assert rows.short_of_pages() is None
+    first.extend("model", [1] * 200, [0.0], [0.0])
+    assert rows.short_of_pages() is first and rows.last_comer(first) is third
+    rows.set_aside(third)
+    assert rows.short_of_pages() is None and third.slot is None
+    rows.admit(6.0)  # no room yet
+    assert third.slot is None and rows.under_way()[-1] is third
+    rows.leave(first)
+    rows.admit(7.0)
+    before = stats["prefill_tokens"]
+    rows.write()
+    # The two whole pages of the prompt are still held by the second row.
+    assert third.slot is not None and third.since == 5.0
+    assert stats["prefill_tokens"] - before == len(third.tokens) - 1 - 128
+    assert device.pages.held(third.slot)[:2] == device.pages.held(second.slot)[:2]
+
+
+def test_one_that_ends_while_aside_is_not_admitted_again():
+    rows, _, _ = rows_of([(10, 1), (20, 1)], 2, 8192)
+    rows.admit(0.0)
+    rows.write()
+    first, second = rows.live.values()
+    rows.set_aside(second)
+    rows.leave(second)
+    rows.admit(1.0)
+    assert list(rows.live.values()) == [first] and rows.under_way() == [first]
+
+
+@pytest.mark.parametrize("flying, expected", [(0, True), (1, True), (2, False)])
+def test_rows_that_must_have_ended_are_not_asked_again(flying, expected):
+    budgets = live.Budgets(20, 5000, 4096, 4, 64, 1, 60.0, 60.0, 60.0)
+    rows, _, _ = rows_of([(10, 1)], 1, 8192, budgets=budgets)
+    rows.admit(0.0)
+    rows.live[0].flying = flying  # of 16 steps each, 20 tokens allowed
+    assert rows.ready() == ([0] if expected else [])
