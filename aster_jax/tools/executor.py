@@ -232,7 +232,7 @@ class Channel:
         decoder = frames.Decoder(64 << 20)
         while True:
             try:
-                data = self.socket.recv(1 << 18)
+                data = self.socket.recv(frames.READ_BYTES)
             except OSError:
                 data = b""
             if not data:

@@ -9,7 +9,11 @@ import json
 import struct
 
 CAP_BYTES = 4 << 20
+# One read of a stream. From 128 KiB on, the allocator maps and unmaps memory for every read.
+READ_BYTES = 1 << 16
 HEADER = struct.Struct(">I")
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_decode = json.JSONDecoder().decode
 
 
 class FrameError(Exception):
@@ -18,7 +22,7 @@ class FrameError(Exception):
 
 def pack(message: dict) -> bytes:
     """One frame. Raises FrameError above the cap."""
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    body = _encode(message).encode("ascii")
     if len(body) > CAP_BYTES:
         raise FrameError(f"frame of {len(body)} bytes is over the cap of {CAP_BYTES}")
     return HEADER.pack(len(body)) + body
@@ -50,7 +54,7 @@ class Decoder:
 def parse(body: bytes) -> dict:
     """The JSON object in `body`. Raises FrameError for anything else."""
     try:
-        message = json.loads(body.decode("utf-8"))
+        message = _decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise FrameError(f"not JSON: {error}") from None
     if not isinstance(message, dict):

@@ -1,9 +1,52 @@
-"""The supervisor's end of the socket to the trainer, who is trusted: whole frames both ways."""
+"""The supervisor's end of the socket to the trainer, who is trusted: whole frames both ways.
+
+`Outbox` is how the supervisor writes to any socket, a session's too: it never blocks.
+"""
 
 import asyncio
 import socket
 
 from aster_jax.tools import frames
+
+
+class Outbox:
+    """Bytes on their way into a non-blocking socket; what it has no room for waits here."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, target: socket.socket):
+        self.loop, self.socket = loop, target
+        self.unsent = bytearray()
+        self.waits = False  # whether the loop watches for room in the socket
+
+    def send(self, data: bytes) -> None:
+        """Sends behind what is still unsent."""
+        self.unsent += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what the socket takes; a dead peer takes all, its reader sees the end."""
+        try:
+            count = self.socket.send(self.unsent)
+        except BlockingIOError:
+            count = 0
+        except OSError:
+            count = len(self.unsent)
+        del self.unsent[:count]
+        if self.unsent:
+            self.loop.add_writer(self.socket.fileno(), self.flush)
+            self.waits = True
+        else:
+            self.rest()
+
+    def drop(self) -> None:
+        """Forgets what is unsent."""
+        self.unsent.clear()
+        self.rest()
+
+    def rest(self) -> None:
+        """No longer watches for room; also before the socket is closed."""
+        if self.waits:
+            self.loop.remove_writer(self.socket.fileno())
+            self.waits = False
 
 
 class Link:
@@ -12,10 +55,9 @@ class Link:
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int):
         self.loop, self.socket = loop, socket.socket(fileno=descriptor)
         self.socket.setblocking(False)
-        self.decoder, self.unsent = frames.Decoder(), bytearray()
+        self.decoder, self.outbox = frames.Decoder(), Outbox(loop, self.socket)
         self.ended = loop.create_future()
         self.take = None
-        self.waits = False  # whether the loop watches for room in the socket
 
     def listen(self, take) -> None:
         """Calls `take` with every message from now on."""
@@ -25,7 +67,7 @@ class Link:
     def read(self) -> None:
         """Takes what arrived; the end of the stream ends the supervisor."""
         try:
-            data = self.socket.recv(1 << 18)
+            data = self.socket.recv(frames.READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -40,21 +82,4 @@ class Link:
 
     def send(self, message: dict) -> None:
         """Sends without blocking; a slow trainer is waited for in memory."""
-        self.unsent += frames.pack(message)
-        self.flush()
-
-    def flush(self) -> None:
-        """Writes what the socket takes."""
-        try:
-            count = self.socket.send(self.unsent)
-        except BlockingIOError:
-            count = 0
-        except OSError:  # the trainer is gone; the reader sees the end
-            count = len(self.unsent)
-        del self.unsent[:count]
-        if self.unsent:
-            self.loop.add_writer(self.socket.fileno(), self.flush)
-            self.waits = True
-        elif self.waits:
-            self.loop.remove_writer(self.socket.fileno())
-            self.waits = False
+        self.outbox.send(frames.pack(message))

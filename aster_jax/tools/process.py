@@ -8,14 +8,14 @@ output within bounds, and reports events to its owner by method calls: `on_ready
 import asyncio
 import os
 import secrets
+import select
 import signal
 import socket
 import time
 
-from aster_jax.tools import frames, result, rollback
+from aster_jax.tools import frames, link, result, rollback
 
 REPLY_CAP_BYTES = 1 << 16
-READ_BYTES = 1 << 16
 PROMOTE_S = 2.0  # a paused copy that takes longer is given up
 
 
@@ -39,9 +39,12 @@ class Process:
         self.pidfd = self.pid = self.root_pidfd = self.last_report = None
         self.ready = self.frozen = self.dead = self.seeded = False
         self.nonce = None  # the id of the call in flight, which a forger has to guess
-        self.unsent = b""
+        self.outbox = link.Outbox(loop, self.socket)
         self.idle_cpu_s = 0.0
-        self.waits = False  # whether the loop watches for room in the socket
+        self.watched = False  # whether the loop reads the pipes as they fill
+        self.printed_on = select.poll()
+        for pipe in self.pipes:
+            self.printed_on.register(pipe, select.POLLIN)
 
     def fresh_outputs(self) -> list[result.Output]:
         """Empty collectors for the two streams."""
@@ -60,8 +63,23 @@ class Process:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             return
         self.loop.add_reader(self.socket.fileno(), self.read_socket)
+
+    def watch_pipes(self) -> None:
+        """Reads the pipes as they fill until the call ends.
+
+        Most cells end at once and print little: their pipes are read with the reply, which
+        saves waking up for every line.
+        """
         for index, pipe in enumerate(self.pipes):
             self.loop.add_reader(pipe, self.read_pipe, index)
+        self.watched = True
+
+    def leave_pipes(self) -> None:
+        """Undoes `watch_pipes`; what is printed between calls waits in the pipes."""
+        if self.watched:
+            for pipe in self.pipes:
+                self.loop.remove_reader(pipe)
+            self.watched = False
 
     def start_call(self, code: str, limit_s: float) -> None:
         """Sends one cell; the reply has to carry the nonce made here."""
@@ -73,32 +91,15 @@ class Process:
         request = {"id": self.nonce, "code": code, "limit_s": limit_s}
         if not self.seeded:  # the first cell makes a spare somebody's session
             self.seeded, request["seed"] = True, self.owner.seed
-        self.unsent += frames.pack(request)
-        self.flush()
-
-    def flush(self) -> None:
-        """Writes as much of the pending request as the socket takes."""
-        try:
-            count = self.socket.send(self.unsent)
-        except BlockingIOError:
-            count = 0
-        except OSError:  # it died; its exit is reported by the zygote
-            self.unsent, count = b"", 0
-        self.unsent = self.unsent[count:]
-        if self.unsent:
-            self.loop.add_writer(self.socket.fileno(), self.flush)
-            self.waits = True
-        elif self.waits:
-            self.loop.remove_writer(self.socket.fileno())
-            self.waits = False
+        self.outbox.send(frames.pack(request))
 
     def read_socket(self) -> None:
         """Takes what arrived on the protocol socket."""
         try:
             if self.ready or self.rollback is None:
-                data = self.socket.recv(READ_BYTES)
+                data = self.socket.recv(frames.READ_BYTES)
             else:
-                data, descriptors, _, _ = socket.recv_fds(self.socket, READ_BYTES, 1)
+                data, descriptors, _, _ = socket.recv_fds(self.socket, frames.READ_BYTES, 1)
                 for number in descriptors:
                     self.rollback.listen(number)
         except BlockingIOError:
@@ -154,9 +155,10 @@ class Process:
     def on_runner_dead(self, report: dict) -> None:
         """The runner died: its copy takes over, or the session ends."""
         self.drain()
-        self.unsent, self.nonce, self.decoder = b"", None, frames.Decoder(REPLY_CAP_BYTES)
+        self.outbox.drop()
+        self.nonce, self.decoder = None, frames.Decoder(REPLY_CAP_BYTES)
         try:
-            while self.socket.recv(READ_BYTES):  # its last words; the copy is silent yet
+            while self.socket.recv(frames.READ_BYTES):  # its last words; the copy is silent yet
                 pass
         except OSError:
             pass
@@ -180,7 +182,7 @@ class Process:
     def read_once(self, index: int) -> bool:
         """One read of one pipe into its collector; False when there is nothing."""
         try:
-            data = os.read(self.pipes[index], READ_BYTES)
+            data = os.read(self.pipes[index], frames.READ_BYTES)
         except BlockingIOError:
             return False
         if not data:
@@ -195,10 +197,10 @@ class Process:
 
     def drain(self) -> None:
         """Reads what is left in the pipes, at most their capacity."""
-        for index in range(2):
-            for _ in range(64):
-                if self.dead or not self.read_once(index):
-                    break
+        for _ in range(64):
+            full = [] if self.dead else self.printed_on.poll(0)
+            if not any([self.read_once(self.pipes.index(pipe)) for pipe, _ in full]):
+                return
 
     def cpu_s(self) -> float:
         """Processor time used so far by all its threads, from the kernel."""
@@ -252,11 +254,11 @@ class Process:
             if self.root_pidfd is not None:
                 rollback.kill_root(self)
             self.rollback.close()
-        self.loop.remove_writer(self.socket.fileno())
+        self.outbox.rest()
         self.loop.remove_reader(self.socket.fileno())
         self.socket.close()
+        self.leave_pipes()
         for pipe in self.pipes:
-            self.loop.remove_reader(pipe)
             os.close(pipe)
 
     def forget(self) -> None:

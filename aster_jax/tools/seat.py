@@ -12,6 +12,7 @@ import time
 from aster_jax.tools import result
 
 
+WATCH_AFTER_S = 0.005  # a cell that runs longer has its output read while it runs
 PEAK_AFTER_S = 0.02  # shorter cells are not worth the look at their peak memory
 
 
@@ -52,11 +53,17 @@ class Seat:
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
         call.cpu_before_s = self.process.cpu_s()
-        self.process.drain()
-        self.timer = self.host.loop.call_later(
-            settings["wall_limit_s"] + settings["grace_s"], self.condemn, "timeout"
-        )
+        self.timer = self.host.loop.call_later(WATCH_AFTER_S, self.watch)
         self.process.start_call(call.code, settings["wall_limit_s"])
+
+    def watch(self) -> None:
+        """The cell did not end at once: reads its output as it comes, sets its deadline."""
+        settings = self.host.settings
+        self.process.watch_pipes()
+        rest_s = self.call.started + settings["wall_limit_s"] + settings["grace_s"]
+        self.timer = self.host.loop.call_later(
+            rest_s - time.monotonic(), self.condemn, "timeout"
+        )
 
     def condemn(self, verdict: str, detail: str = "") -> None:
         """Kills the process for a stated reason; the exit report finishes the call."""
@@ -149,6 +156,7 @@ class Seat:
         values = {"detail": detail, "status": status, "state": state, "seq": self.seq}
         if process is not None:
             values |= measure(process, call, claim, report)
+            process.leave_pipes()
             process.outputs = process.fresh_outputs()
         started = call.started if call.started is not None else now
         values["queue_s"], values["wall_s"] = started - call.submitted, now - started

@@ -48,6 +48,7 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
     say_ready(listener)
     keeper = None
     while True:
+        standard = prepare(sinks, null)  # behind the last reply: nobody waits for it
         request = receive()
         if request is None:
             _leave(0)
@@ -57,7 +58,7 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
             keeper = save(*keeper) if keeper else save()
             if keeper is None:  # this is the copy, put in place after the runner died
                 continue
-        send(answer(request, interpreter, sinks, null))
+        send(answer(request, interpreter, sinks, null, standard))
 
 
 def say_ready(listener: int | None) -> None:
@@ -172,13 +173,19 @@ def send(text: str) -> None:
         data = data[_write(SOCKET, data) :]
 
 
-def answer(request: dict, interpreter, sinks: list, null: int) -> str:
-    """Runs one cell with fresh standard streams and renders the reply."""
+def prepare(sinks: list, null: int) -> tuple:
+    """Fresh standard streams for the next cell, whatever the last one did to its own."""
     _dup2(null, 0, False)
+    return (_open(0, encoding="utf-8", closefd=False), *map(streams.open_text, sinks))
+
+
+def answer(request: dict, interpreter, sinks: list, null: int, standard: tuple) -> str:
+    """Runs one cell with the `standard` streams and renders the reply."""
+    _dup2(null, 0, False)  # again: threads of the last cell may have been at them
     _dup2(OUT, 1, False)
     _dup2(ERR, 2, False)
-    sys.stdin = _open(0, encoding="utf-8", closefd=False)
-    sys.stdout, sys.stderr = out, err = [streams.open_text(sink) for sink in sinks]
+    sys.stdin, sys.stdout, sys.stderr = standard
+    _, out, err = standard
     claim = interpreter.run(request["code"], request["limit_s"], out, err)
     dropped = 0
     for text, sink in ((out, sinks[0]), (err, sinks[1])):
