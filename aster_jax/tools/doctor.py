@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from aster_jax.tools import config, executor, landlock, linux
+from aster_jax.tools import channel, config, executor, landlock, linux
 
 PROMISES = {
     "A1": "own root, network, users and processes; uid per session; Landlock; seccomp",
@@ -43,7 +43,7 @@ def probe_layers() -> list[tuple[str, str]]:
 
 def probe_namespace(kinds: int) -> str:
     """Tries to unshare in a fresh process: this one may have threads and must stay."""
-    code = f"import sys; sys.path.append({executor.ROOT!r})\n"
+    code = f"import sys; sys.path.append({channel.ROOT!r})\n"
     code += f"from aster_jax.tools import linux; linux.unshare({kinds})"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False

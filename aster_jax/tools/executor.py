@@ -1,29 +1,20 @@
 """The trainer's end: open sessions, submit cells from any thread, get futures.
 
 The trainer runs JAX with many threads, so it never forks: it execs the supervisor and
-talks to it over one socket. A reader thread resolves futures. If the supervisor dies,
-every open call resolves as infra_lost and the next `open` starts a new one; a cell is
-never sent twice.
+talks to it over one socket (`channel.py`). If the supervisor dies, every open call resolves
+as infra_lost and the next `open` starts a new one; a cell is never sent twice.
 """
 
 import concurrent.futures
 import dataclasses
 import itertools
-import os
-import pathlib
-import socket
-import subprocess
 import sys
-import sysconfig
 import threading
 import weakref
 
-from aster_jax.tools import frames
+from aster_jax.tools.channel import Channel
 from aster_jax.tools.config import ToolConfig
 from aster_jax.tools.result import ToolResult
-
-ROOT = str(pathlib.Path(__file__).resolve().parents[2])
-START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,25 +90,31 @@ class Executor:
 
     def submit(self, session: Session, code: str) -> "concurrent.futures.Future[ToolResult]":
         """Queues one cell; the future always resolves, misuse and loss included."""
-        with self._lock:
-            problem = self._find_problem(session, code)
-            if problem is None:
-                return self._channel.request(
-                    {"op": "call", "session": session.number, "code": code}
-                )
-        future = concurrent.futures.Future()
-        future.set_result(problem)
+        future, channel = self._request(session, code)
+        channel.attend()
         return future
 
     def run(self, session: Session, code: str) -> ToolResult:
         """Runs one cell and waits for its result."""
         settings = self.config
         patience_s = settings.queue_limit_s + settings.wall_limit_s + settings.grace_s
+        future, channel = self._request(session, code)
         try:
-            return self.submit(session, code).result(patience_s + settings.start_limit_s)
+            return channel.wait(future, patience_s + settings.start_limit_s)
         except concurrent.futures.TimeoutError:
             return ToolResult("infra_lost", "[tool unavailable]\n", "lost",
                               error_message="the supervisor does not answer")
+
+    def _request(self, session, code) -> tuple[concurrent.futures.Future, Channel]:
+        """Sends one cell, or answers it here if it must not be sent."""
+        with self._lock:
+            problem = self._find_problem(session, code)
+            if problem is None:
+                message = {"op": "call", "session": session.number, "code": code}
+                return self._channel.request(message), self._channel
+            future = concurrent.futures.Future()
+            future.set_result(problem)
+            return future, self._channel
 
     def close(self, session: Session | None = None) -> None:
         """Ends one session, or with no argument the executor and all of them."""
@@ -135,8 +132,9 @@ class Executor:
         with self._lock:
             if self._closed or self._channel.lost:
                 return {**self._report, "alive": False}
-            future = self._channel.request({"op": "report"})
-        answer = future.result(self.config.start_limit_s)
+            channel = self._channel
+            future = channel.request({"op": "report"})
+        answer = channel.wait(future, self.config.start_limit_s)
         if isinstance(answer, ToolResult):  # the supervisor died while it was asked
             return {**self._report, "alive": False}
         return {**answer, "alive": True}
@@ -170,131 +168,3 @@ class Executor:
 
     def __exit__(self, *exception) -> None:
         self.close()
-
-
-class Channel:
-    """One supervisor process, its socket, the reader thread and the open futures."""
-
-    def __init__(self, config: ToolConfig):
-        self.config = config
-        self.lost = False
-        self.lock = threading.Lock()
-        self.futures, self.numbers = {}, itertools.count(1)
-        self.first = concurrent.futures.Future()
-        self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        number = remote.fileno()
-        code = START.format(root=ROOT) + f"supervisor.main({number})"
-        with remote:
-            self.child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", code],
-                stdin=subprocess.DEVNULL, pass_fds=(number,), env={}, cwd="/",
-                start_new_session=True,
-            )
-        self.thread = threading.Thread(target=self.read, name="aster-tools", daemon=True)
-
-    def start(self) -> dict:
-        """Sends the settings; returns the supervisor's report once it serves."""
-        self.thread.start()
-        self.send({
-            **dataclasses.asdict(self.config), "root": ROOT, "libraries": find_libraries(),
-        })
-        try:
-            message = self.first.result(6 * self.config.start_limit_s)
-        except concurrent.futures.TimeoutError:
-            message = {"op": "failed", "error": "the supervisor did not start in time"}
-        if message["op"] != "ready":
-            self.close()
-            raise RuntimeError(f"the tool executor cannot start: {message['error']}")
-        return message["report"]
-
-    def send(self, message: dict) -> None:
-        """Sends one frame; a dead supervisor shows at the reader, not here."""
-        data = frames.pack(message)
-        with self.lock:
-            try:
-                self.socket.sendall(data)
-            except OSError:
-                pass
-
-    def request(self, message: dict) -> concurrent.futures.Future:
-        """Sends a message that has an answer."""
-        future = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()
-        number = next(self.numbers)
-        self.futures[number] = future
-        self.send({**message, "call": number})
-        if self.lost:
-            self.fail_all()
-        return future
-
-    def read(self) -> None:
-        """The reader thread: resolves futures until the supervisor is gone."""
-        decoder = frames.Decoder(64 << 20)
-        while True:
-            try:
-                data = self.socket.recv(frames.READ_BYTES)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            for message in decoder.feed(data):
-                self.take(message)
-        self.lost = True
-        if not self.first.done():
-            self.first.set_result({"op": "failed", "error": "the supervisor died at start"})
-        self.fail_all()
-
-    def take(self, message: dict) -> None:
-        """One answer."""
-        if message["op"] in ("ready", "failed"):
-            self.first.set_result(message)
-            return
-        future = self.futures.pop(message["call"], None)
-        if future is None:
-            return
-        if message["op"] == "report":
-            future.set_result(message["report"])
-        else:
-            future.set_result(ToolResult(**message["values"]))
-
-    def fail_all(self) -> None:
-        """Every open call was lost with the supervisor."""
-        while self.futures:
-            try:
-                _, future = self.futures.popitem()
-            except KeyError:
-                return
-            if not future.done():
-                future.set_result(ToolResult(
-                    "infra_lost", "[tool unavailable]\n", "lost",
-                    error_message="the supervisor is gone",
-                ))
-
-    def close(self) -> None:
-        """Ends the supervisor and, with it, all sessions."""
-        self.lost = True
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        try:
-            self.child.wait(5)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-        if self.thread.is_alive() and self.thread is not threading.current_thread():
-            self.thread.join(5)
-        self.socket.close()
-
-
-def find_libraries() -> list[str]:
-    """Directories the interpreters import from: the standard library and site packages.
-
-    Not the working directory, PYTHONPATH or anything a .pth file adds.
-    """
-    paths = sysconfig.get_paths()
-    names = [name for name in sys.path if os.path.basename(name).startswith("lib-dynload")]
-    found = [paths["stdlib"], paths["platstdlib"], *names]
-    found += [name for name in sys.path if os.path.basename(name).endswith("-packages")]
-    found += [paths["purelib"], paths["platlib"]]
-    return [path for path in dict.fromkeys(found) if os.path.isdir(path)]

@@ -10,29 +10,40 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Iterator
 
 
 def run(control: socket.socket) -> None:
     """Serves as process 1 after the runner was forked, until the supervisor goes away."""
+    for died, told in watch_children(control):
+        if died:
+            reap(control)
+        if told:
+            data = control.recv(4096)
+            if not data:
+                os._exit(0)
+            announce(control, json.loads(data)["watch"])
+
+
+def watch_children(control: socket.socket) -> Iterator[tuple[bool, bool]]:
+    """Yields (a child may have died, `control` has something to say), for ever.
+
+    The zygote waits in the same way. The first round asks for those who died before the
+    signal was heard.
+    """
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
-    os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
-    reap(control)  # one that died before the handler was there
+    yield True, False
     while True:
         ready = {number for number, _ in poll.poll()}
         if wake in ready:
             os.read(wake, 4096)
-            reap(control)
-        if control.fileno() in ready:
-            data = control.recv(4096)
-            if not data:
-                os._exit(0)
-            announce(control, json.loads(data)["watch"])
+        yield wake in ready, control.fileno() in ready
 
 
 def announce(control: socket.socket, pid: int) -> None:

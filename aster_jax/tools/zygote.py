@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import platform
-import select
 import signal
 import socket
 import sys
@@ -203,20 +202,10 @@ class Nursery:
 
     def run(self) -> None:
         """Serves spawn orders and reports deaths until the control socket closes."""
-        wake, waker = os.pipe()
-        os.set_blocking(waker, False)
-        os.set_blocking(wake, False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self.control.socket, select.POLLIN)
-        poll.register(wake, select.POLLIN)
-        while True:
-            ready = {number for number, _ in poll.poll()}
-            if wake in ready:
-                os.read(wake, 4096)
+        for died, told in stub.watch_children(self.control.socket):
+            if died:
                 self.reap()
-            if self.control.socket.fileno() in ready:
+            if told:
                 order, descriptors = self.control.receive()
                 if order is None:
                     os._exit(0)

@@ -1,0 +1,224 @@
+"""The trainer's end of the socket to the supervisor: requests out, answers into futures.
+
+The thread that waits for an answer reads the socket itself, since handing an answer from
+thread to thread costs two wake-ups and the interpreter lock, a third of a trivial call. It
+takes everybody's answers off it. For futures that nobody waits for in this way, and to see
+the supervisor's end, there is a reader thread, asleep while it is not needed.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+import select
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+
+from aster_jax.tools import frames
+from aster_jax.tools.config import ToolConfig
+from aster_jax.tools.result import ToolResult
+
+ROOT = str(pathlib.Path(__file__).resolve().parents[2])
+START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
+
+ANSWER_CAP_BYTES = 64 << 20
+
+class Channel:
+    """One supervisor process, its socket, the reader thread and the open futures.
+
+    `turn` belongs to the thread that reads. Who gives it up while calls are open rouses the
+    reader thread, and so does who opens a call while nobody has it: no call is unattended.
+    """
+
+    def __init__(self, config: ToolConfig):
+        self.config = config
+        self.lost = False
+        self.lock = threading.Lock()
+        self.futures, self.numbers = {}, itertools.count(1)
+        self.first = concurrent.futures.Future()
+        self.turn, self.decoder = threading.Lock(), frames.Decoder(ANSWER_CAP_BYTES)
+        self.waker, self.woken = socket.socketpair()
+        self.waker.setblocking(False)
+        self.woken.setblocking(False)
+        self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.arrived = select.poll()
+        self.arrived.register(self.socket, select.POLLIN)
+        number = remote.fileno()
+        code = START.format(root=ROOT) + f"supervisor.main({number})"
+        with remote:
+            self.child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", code],
+                stdin=subprocess.DEVNULL, pass_fds=(number,), env={}, cwd="/",
+                start_new_session=True,
+            )
+        self.thread = threading.Thread(target=self.read, name="aster-tools", daemon=True)
+
+    def start(self) -> dict:
+        """Sends the settings; returns the supervisor's report once it serves."""
+        self.thread.start()
+        self.send({
+            **dataclasses.asdict(self.config), "root": ROOT, "libraries": find_libraries(),
+        })
+        try:
+            message = self.wait(self.first, 6 * self.config.start_limit_s)
+        except concurrent.futures.TimeoutError:
+            message = {"op": "failed", "error": "the supervisor did not start in time"}
+        if message["op"] != "ready":
+            self.close()
+            raise RuntimeError(f"the tool executor cannot start: {message['error']}")
+        return message["report"]
+
+    def send(self, message: dict) -> None:
+        """Sends one frame; a dead supervisor shows at the reader, not here."""
+        data = frames.pack(message)
+        with self.lock:
+            try:
+                self.socket.sendall(data)
+            except OSError:
+                pass
+
+    def request(self, message: dict) -> concurrent.futures.Future:
+        """Sends a message that has an answer; `wait` or `attend` must follow."""
+        future = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+        number = next(self.numbers)
+        self.futures[number] = future
+        self.send({**message, "call": number})
+        if self.lost:
+            self.fail_all()
+        return future
+
+    def wait(self, future: concurrent.futures.Future, limit_s: float):
+        """The result of a request; raises concurrent.futures.TimeoutError after `limit_s`."""
+        deadline = time.monotonic() + limit_s
+        if self.turn.acquire(blocking=False):
+            try:
+                rest_s = limit_s
+                while not future.done() and not self.lost and rest_s > 0:
+                    self.receive(rest_s)
+                    rest_s = deadline - time.monotonic()
+            finally:
+                self.turn.release()
+                if self.futures:
+                    self.rouse()
+        return future.result(max(0.0, deadline - time.monotonic()))
+
+    def attend(self) -> None:
+        """Has open requests answered although nobody waits for them."""
+        if self.futures and not self.turn.locked():
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Wakes the reader thread."""
+        with contextlib.suppress(OSError):  # awake anyway, or the channel is closed
+            self.waker.send(b"x")
+
+    def read(self) -> None:
+        """The reader thread: serves while calls are open, ends with the supervisor."""
+        idle = select.poll()
+        idle.register(self.woken, select.POLLIN)
+        idle.register(self.socket, 0)  # nothing but its end
+        end = self.socket.fileno()
+        while not self.lost:
+            ended = any(number == end for number, _ in idle.poll())
+            with contextlib.suppress(BlockingIOError):
+                self.woken.recv(4096)
+            while (self.futures or ended) and not self.lost:
+                if not self.turn.acquire(timeout=0.05):
+                    break  # somebody reads, and will rouse this thread if calls are left
+                try:
+                    while (self.futures or ended) and not self.lost:
+                        self.receive(None)
+                finally:
+                    self.turn.release()
+        self.end()
+
+    def receive(self, limit_s: float | None) -> None:
+        """Takes what arrives within `limit_s`. Only for the thread that has the turn.
+
+        The wait may be interrupted (Ctrl-C); after it nothing may get lost, or all that
+        follows would be misread, so then the channel ends.
+        """
+        if not self.arrived.poll(None if limit_s is None else limit_s * 1e3):
+            return
+        whole = False
+        try:
+            try:
+                data = self.socket.recv(frames.READ_BYTES)
+            except OSError:
+                data = b""
+            for message in self.decoder.feed(data):
+                self.take(message)
+            whole = bool(data)
+        finally:
+            if not whole:
+                self.end()
+
+    def end(self) -> None:
+        """The supervisor is gone, or not understood any more."""
+        self.lost = True
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it did start
+            self.first.set_result({"op": "failed", "error": "the supervisor died at start"})
+        self.fail_all()
+
+    def take(self, message: dict) -> None:
+        """One answer."""
+        if message["op"] in ("ready", "failed"):
+            self.first.set_result(message)
+            return
+        future = self.futures.pop(message["call"], None)
+        if future is None:
+            return
+        if message["op"] == "report":
+            future.set_result(message["report"])
+        else:
+            future.set_result(ToolResult(**message["values"]))
+
+    def fail_all(self) -> None:
+        """Every open call was lost with the supervisor."""
+        while self.futures:
+            try:
+                _, future = self.futures.popitem()
+            except KeyError:
+                return
+            if not future.done():
+                future.set_result(ToolResult(
+                    "infra_lost", "[tool unavailable]\n", "lost",
+                    error_message="the supervisor is gone",
+                ))
+
+    def close(self) -> None:
+        """Ends the supervisor and, with it, all sessions."""
+        self.lost = True
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        try:
+            self.child.wait(5)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+        if self.thread.is_alive() and self.thread is not threading.current_thread():
+            self.thread.join(5)
+        for end in (self.socket, self.waker, self.woken):
+            end.close()
+
+
+def find_libraries() -> list[str]:
+    """Directories the interpreters import from: the standard library and site packages.
+
+    Not the working directory, PYTHONPATH or anything a .pth file adds.
+    """
+    paths = sysconfig.get_paths()
+    names = [name for name in sys.path if os.path.basename(name).startswith("lib-dynload")]
+    found = [paths["stdlib"], paths["platstdlib"], *names]
+    found += [name for name in sys.path if os.path.basename(name).endswith("-packages")]
+    found += [paths["purelib"], paths["platlib"]]
+    return [path for path in dict.fromkeys(found) if os.path.isdir(path)]
