@@ -4,6 +4,12 @@ Exact comparison after `answer.normalise` happens here; only what it leaves unde
 to math-verify, in a pool of killable processes apart from the model's own tool: gold
 answers go there and model-written code does not. math-verify's alarm-based time-outs are
 not used; they need the main thread and cannot stop every computation.
+
+A comparison that comes to nothing is the answer's doing or ours. A policy can write an
+answer that no comparison ends on (a tower of powers), and must not be excused for it; a busy
+host must not cost it anything. So the processor time decides, which the kernel counts for the
+comparison alone, never the clock on the wall, and the gold answer compared with a plain
+number must pass under the same limits before the answer is blamed.
 """
 
 import dataclasses
@@ -19,10 +25,14 @@ Verdict = Literal[
     "equivalent",  # the same mathematics in another form
     "wrong",
     "no_answer",  # nothing boxed in the final turn
-    "verifier_timeout",  # ours: the comparison took too long; masked by the trainer
+    "answer_too_costly",  # comparing it exceeds a limit, and the gold answer is not why
+    "verifier_timeout",  # ours: the host was too busy to compare in time; masked
     "verifier_error",  # ours: no verifier, or a gold answer it cannot read; masked
 ]
 INFRASTRUCTURE = ("verifier_timeout", "verifier_error")
+HARMLESS = "\\boxed{1}"  # an answer that costs nothing: what is costly beside it is the gold
+# How a computation brings its own process down: the stack, the allocator, the arithmetic.
+FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 # The last ones are what a first comparison would import, every time anew.
 PRELOAD = (
@@ -37,15 +47,16 @@ class VerifyConfig:
     """How answers are compared.
 
     `symbolic`: ask math-verify where spelling differs; False: exact comparison only.
-    `timeout_s`: of one comparison, wall time in seconds; generous, as most take 0.05 s of
-    processor time and a busy host must not decide about answers. `max_running`:
-    comparisons at once (0: twice the processors). `memory_mib`: of one comparison, above
+    `cpu_limit_s`: processor time in seconds that one comparison may take; most take 0.05.
+    `timeout_s`: of one comparison, wall time in seconds; generous, as a busy host must not
+    decide about answers. `max_running`: comparisons at once (0: twice the processors). `memory_mib`: of one comparison, above
     the preloaded process.
     `decimals`: numbers are equal when they agree to so many digits after the point.
     `min_tier`: weakest isolation accepted (see `tools.ToolConfig`).
     """
 
     symbolic: bool = True
+    cpu_limit_s: float = 5.0
     timeout_s: float = 30.0
     max_running: int = 0
     memory_mib: int = 1024
@@ -98,6 +109,18 @@ class Verifier:
         self, pairs: Sequence[tuple[str, str]], targets: Sequence[str] = ("latex", "expr")
     ) -> list[Verdict]:
         """Symbolic verdicts for (gold text, answer text), each in a process of its own."""
+        verdicts = self._check(pairs, targets)
+        blamed = [i for i, verdict in enumerate(verdicts) if verdict == "answer_too_costly"]
+        alone = self._check([(pairs[i][0], HARMLESS) for i in blamed], targets)
+        for i, verdict in zip(blamed, alone):
+            if verdict == "answer_too_costly":
+                verdicts[i] = "verifier_error"  # the gold answer is: our data's fault
+            elif verdict in INFRASTRUCTURE:
+                verdicts[i] = verdict
+        return verdicts
+
+    def _check(self, pairs, targets) -> list[Verdict]:
+        """A process for each pair; verdicts as if only the answer could be too costly."""
         if not pairs:
             return []
         if self._executor is None:
@@ -108,7 +131,7 @@ class Verifier:
             running.append((session, self._executor.submit(session, self._cell(pair, targets))))
         verdicts = []
         for session, future in running:
-            verdicts.append(_read(future.result()))
+            verdicts.append(_read(future.result(), self._config.cpu_limit_s))
             self._executor.close(session)
         return verdicts
 
@@ -153,11 +176,17 @@ def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
     )
 
 
-def _read(result: tools.ToolResult) -> Verdict:
-    """What the process said, or why it could not say it."""
+def _read(result: tools.ToolResult, cpu_limit_s: float) -> Verdict:
+    """What the process said, or whose fault it is that it did not."""
+    if result.is_infra:
+        return "verifier_error"
+    if result.cpu_s > cpu_limit_s:  # also if it did end: the host's load must not matter
+        return "answer_too_costly"
     if result.status == "timeout":
         return "verifier_timeout"
-    said = result.stdout.strip().rsplit("\n", 1)[-1]
-    if result.status == "ok" and said in ("equivalent", "wrong"):
-        return said
-    return "verifier_error"
+    if result.status == "ok":
+        said = result.stdout.strip().rsplit("\n", 1)[-1]
+        return said if said in ("equivalent", "wrong") else "verifier_error"
+    if result.status == "crashed" and result.error_message not in FAULTS:
+        return "verifier_error"  # killed from outside (the host is out of memory), or ended
+    return "answer_too_costly"  # in memory, depth or length

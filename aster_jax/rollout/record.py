@@ -58,7 +58,7 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
         out[f"end_{end}_frac"] = sum(t.end == end for t in trajectories) / n
     for status in sorted({c.status for c in calls}):
         out[f"call_{status}_frac"] = sum(c.status == status for c in calls) / len(calls)
-    for verdict in ("verifier_timeout", "verifier_error"):
+    for verdict in ("answer_too_costly", "verifier_timeout", "verifier_error"):
         out[f"{verdict}_frac"] = sum(s.verdict == verdict for s in scored) / n
     return out
 

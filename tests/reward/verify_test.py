@@ -1,11 +1,15 @@
 """Verdicts: cheap ones without a process, symbolic ones in processes that can be killed."""
 
 import collections
+import concurrent.futures
 import json
+import os
+import signal
 import time
 
 import pytest
 
+from aster_jax import tools, types
 from aster_jax.reward import verify
 from tests import shared_data
 
@@ -59,24 +63,74 @@ def test_exact_mode_does_no_mathematics():
         assert verifier._executor is None
 
 
-def test_an_endless_comparison_is_killed_and_is_nobodys_fault():
-    with verify.Verifier(verify.VerifyConfig(timeout_s=1.0)) as verifier:
+TOWER = "9^{9^{9^{9}}}+x"
+# Short clocks: a comparison that uses the processor has used half a second of it by then,
+# unless a host gives it less than a twelfth of a core.
+HASTY = verify.VerifyConfig(timeout_s=6.0, cpu_limit_s=0.5)
+
+
+def test_an_endless_comparison_is_killed_and_scored_0():
+    with verify.Verifier(HASTY) as verifier:
         verifier.compare([("\\boxed{1}", "\\boxed{1}")])
         began = time.monotonic()
         scored = verifier.score(
-            [("\\boxed{9^{9^{9^{9}}}+x}", "\\frac{1}{3}"), ("\\boxed{0.5}", "\\frac{1}{2}")]
+            [(f"\\boxed{{{TOWER}}}", "\\frac{1}{3}"), ("\\boxed{0.5}", "\\frac{1}{2}")]
         )
-        assert time.monotonic() - began < 20
-    assert scored[0] == (0.0, "verifier_timeout")
-    assert scored[1] == (1.0, "equivalent")
+        assert time.monotonic() - began < 40
+    assert scored == [(0.0, "answer_too_costly"), (1.0, "equivalent")]
+    assert not types.says_nothing("answered", scored[0][1])
 
 
-def test_a_lost_verifier_is_an_error_and_not_a_wrong_answer(verifier):
-    lost = verify._read(verify.tools.ToolResult("infra_lost", ""))
-    late = verify._read(verify.tools.ToolResult("timeout", "", stdout="equivalent\n"))
-    unread = verify._read(verify.tools.ToolResult("ok", "", stdout="bad_gold\n"))
-    assert (lost, late, unread) == ("verifier_error", "verifier_timeout", "verifier_error")
-    assert set((lost, late)) == set(verify.INFRASTRUCTURE)
+def test_an_answer_too_long_to_be_sent_is_the_answers_doing(verifier):
+    text = f"\\boxed{{{'1' * 600_000}x}}"
+    assert verifier.score([(text, "\\frac{1}{3}")]) == [(0.0, "answer_too_costly")]
+
+
+def test_a_gold_answer_too_costly_is_not_blamed_on_the_answer():
+    with verify.Verifier(HASTY) as verifier:
+        scored = verifier.score([("\\boxed{\\frac{1}{3}}", TOWER)])
+    assert scored == [(0.0, "verifier_error")]
+    assert types.says_nothing("answered", scored[0][1])
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [(signal.SIGSTOP, "verifier_timeout"), (signal.SIGKILL, "verifier_error")],
+)
+def test_a_comparison_that_the_host_stops_or_kills_is_nobodys_fault(number, verdict):
+    """The same endless answer, but it gets no processor time, or its process is lost."""
+    with verify.Verifier(verify.VerifyConfig(timeout_s=3.0)) as verifier:
+        verifier.compare([("\\boxed{1}", "\\boxed{1}")])
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            scored = pool.submit(verifier.score, [(f"\\boxed{{{TOWER}}}", "\\frac{1}{3}")])
+            while not (found := verifier._executor.report())["running"]:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            os.kill(*found["session_pids"].values(), number)
+            assert scored.result(30) == [(0.0, verdict)]
+    assert types.says_nothing("answered", verdict)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({"status": "ok", "stdout": "equivalent\n"}, "equivalent"),
+        ({"status": "ok", "stdout": "equivalent\n", "cpu_s": 5.1}, "answer_too_costly"),
+        ({"status": "ok", "stdout": "bad_gold\n"}, "verifier_error"),
+        ({"status": "timeout", "cpu_s": 5.1}, "answer_too_costly"),
+        ({"status": "timeout", "cpu_s": 4.9, "stdout": "equivalent\n"}, "verifier_timeout"),
+        ({"status": "memory_limit"}, "answer_too_costly"),
+        ({"status": "error", "error_type": "RecursionError"}, "answer_too_costly"),
+        ({"status": "crashed", "error_message": "SIGSEGV"}, "answer_too_costly"),
+        ({"status": "crashed", "error_message": "SIGKILL"}, "verifier_error"),
+        ({"status": "crashed", "error_message": "exit code 70"}, "verifier_error"),
+        ({"status": "infra_lost", "cpu_s": 9.0}, "verifier_error"),
+        ({"status": "infra_overload"}, "verifier_error"),
+    ],
+)
+def test_whose_fault_a_comparison_without_a_word_is(values, verdict):
+    assert verify._read(tools.ToolResult(text="", **values), 5.0) == verdict
+    assert types.says_nothing("answered", verdict) == (verdict in verify.INFRASTRUCTURE)
 
 
 def test_a_missing_gold_answer_is_an_error_upstream(verifier):

@@ -38,6 +38,7 @@ def scored(mask, reward=0.0, verdict="wrong", **more):
     "end, verdict, truncated, expected",
     [
         ("answered", "wrong", "mask", True),
+        ("answered", "answer_too_costly", "mask", True),
         ("answered", "verifier_timeout", "keep", False),
         ("answered", "verifier_error", "keep", False),
         ("infrastructure", "wrong", "keep", False),

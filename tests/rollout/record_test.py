@@ -82,6 +82,7 @@ def test_summary_by_hand():
         "call_ok_frac": 0.5,
         "call_error_frac": 0.25,
         "call_timeout_frac": 0.25,
+        "answer_too_costly_frac": 0.0,
         "verifier_timeout_frac": 0.25,
         "verifier_error_frac": 0.0,
     }
