@@ -26,8 +26,8 @@ from aster_jax.tools.result import ToolResult
 
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
+ANSWER_CAP_BYTES = 64 << 20  # an answer holds texts that the supervisor has bounded
 
-ANSWER_CAP_BYTES = 64 << 20
 
 class Channel:
     """One supervisor process, its socket, the reader thread and the open futures.
