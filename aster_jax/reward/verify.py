@@ -14,6 +14,7 @@ number must pass under the same limits before the answer is blamed.
 
 import dataclasses
 import pathlib
+import threading
 from collections.abc import Sequence
 from typing import Literal
 
@@ -67,13 +68,14 @@ class VerifyConfig:
 class Verifier:
     """Scores final texts against gold answers; a context manager that owns its processes.
 
-    The processes start with the first comparison that needs one, so a run whose answers
+    May be called from several threads at once. The processes start with the first comparison that needs one, so a run whose answers
     are plain integers never starts any.
     """
 
     def __init__(self, config: VerifyConfig = VerifyConfig()):
         self._config = config
         self._executor: tools.Executor | None = None
+        self._starting = threading.Lock()
 
     def __enter__(self) -> "Verifier":
         return self
@@ -123,8 +125,9 @@ class Verifier:
         """A process for each pair; verdicts as if only the answer could be too costly."""
         if not pairs:
             return []
-        if self._executor is None:
-            self._executor = tools.Executor(_tool_config(self._config))
+        with self._starting:
+            if self._executor is None:
+                self._executor = tools.Executor(_tool_config(self._config))
         running = []
         for pair in pairs:
             session = self._executor.open(seed=0)

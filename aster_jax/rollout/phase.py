@@ -4,6 +4,7 @@ What sft (accuracy probes), rl and eval share. The programs and the processes of
 are kept over a stage's phases; the device's memory is given back between them.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import zlib
@@ -14,6 +15,8 @@ from aster_jax import policy as policies
 from aster_jax import pools, tools, types, workdir
 from aster_jax.reward import verify
 from aster_jax.rollout import device, engine, episode, sampling
+
+JUDGES = 4  # threads that wait for verdicts; the comparing itself is in other processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,28 +115,36 @@ def run_phase(
 ) -> tuple[list[types.Scored], dict]:
     """Make and score all trajectories of one phase; `phase` names its randomness.
 
-    Returns them in the order asked, and the phase's counters.
+    A trajectory is scored as soon as it ends, while others go on. Returns them in the order
+    asked, and the phase's counters.
     """
     key = jax.random.fold_in(jax.random.key(run.config.seed), zlib.crc32(phase.encode()))
     if not with_whom.device.is_warm:
         with_whom.device.warm_up(params)
     with_whom.device.begin(params, key)
-    stage = phase.split("/")[0]
+    stage, rollout = phase.split("/")[0], run.config.rollout
+    verdicts: dict[int, concurrent.futures.Future] = {}
+
+    def score(i, made):
+        pair = (made.final_text, asked[i].problem.answer)
+        verdicts[i] = judges.submit(with_whom.verifier.score, [pair])
 
     def show(ended, total, stats):
-        rate = stats["sampled_tokens"]
-        run.live(stage, f"{ended}/{total} trajectories, {rate} tokens, {stats['tool_calls']} calls")
+        known = [f.result()[0][0] for f in list(verdicts.values()) if f.done()]
+        rate = stats["sampled_tokens"] / max(stats["phase_s"], 1e-9)
+        run.live(
+            stage,
+            f"{ended}/{total} trajectories, {rate:.0f} tok/s, {stats['tool_calls']} calls, "
+            f"reward {sum(known) / max(len(known), 1):.2f} of {len(known)} scored",
+        )
 
-    loop = episode.Rollout(
-        with_whom.device, with_whom.executor, policy.tokenizer, policy.style, limits,
-        run.config.rollout.lockstep, run.config.rollout.ahead, run.config.seed,
-        on_progress=show,
-    )
-    made = loop.run(asked)
-    with_whom.device.end()
-    problems = {r.problem.id: r.problem for r in asked}
-    verdicts = with_whom.verifier.score(
-        [(t.final_text, problems[t.problem_id].answer) for t in made]
-    )
-    scored = [types.Scored(t, reward, verdict) for t, (reward, verdict) in zip(made, verdicts)]
+    with concurrent.futures.ThreadPoolExecutor(JUDGES) as judges:
+        loop = episode.Rollout(
+            with_whom.device, with_whom.executor, policy.tokenizer, policy.style, limits,
+            rollout.lockstep, rollout.ahead, run.config.seed, on_end=score, on_progress=show,
+        )  # fmt: skip
+        made = loop.run(asked)
+        with_whom.device.end()
+        scores = [verdicts[i].result()[0] for i in range(len(made))]
+    scored = [types.Scored(t, reward, verdict) for t, (reward, verdict) in zip(made, scores)]
     return scored, dict(loop.stats)
