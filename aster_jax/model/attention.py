@@ -1,10 +1,12 @@
 """Grouped-query attention over a full sequence or over a cache's pages, in one place.
 
-The reference path in plain XLA. Scores and softmax are float32.
+The reference path in plain XLA, and the way to the kernels. Scores and softmax are float32.
 """
 
 import jax
 import jax.numpy as jnp
+
+from aster_jax.model import kernels
 
 # Not -inf: a row that may attend to nothing (padding) must give finite numbers.
 MASKED = -1e30
@@ -48,8 +50,12 @@ def attend_pages(
     v_KZSH: jax.Array,
     table_BW: jax.Array,
     positions_BT: jax.Array,
+    kernel: str = "xla",
 ) -> jax.Array:
     """The same over pages: a query at position p sees the entries 0..p of its row's table.
+
+    `kernel` (as in `ModelConfig.attention`) computes single queries; more of a row at once
+    are always computed here.
 
     One page of every row at a time, as far as the longest row goes, with the softmax
     accumulated in float32. A page that a query may not see leaves its sums exactly as
@@ -57,6 +63,9 @@ def attend_pages(
     at a position outside the table (padding) sees nothing and gives zeros.
     """
     B, T, N, H = q_BTNH.shape
+    if kernel != "xla" and T == 1:
+        args = (q_BTNH[:, 0], k_KZSH, v_KZSH, table_BW, positions_BT[:, 0])
+        return kernels.decode(kernel, *args)[:, None].astype(q_BTNH.dtype)
     K, _, S, _ = k_KZSH.shape
     G = N // K
     q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, K, G, H)

@@ -70,9 +70,14 @@ def write(
     page_BT = jnp.take_along_axis(table_BW, inside // size, axis=1)
     page_BT = jnp.where(inside_BT, page_BT, pages)
 
+    # Each head is named among the indices: a scatter of whole [K, H] windows would make
+    # TPUs keep the cache in another order than attention reads it, and copy it every step.
+    heads_K11 = jnp.arange(k_KZSH.shape[0])[:, None, None]
+
     def put(x_KZSH, new_BTKH):
         new_KBTH = new_BTKH.transpose(2, 0, 1, 3).astype(x_KZSH.dtype)
-        return x_KZSH.at[:, page_BT, inside % size].set(new_KBTH, mode="drop")
+        at = (heads_K11, page_BT[None], (inside % size)[None])
+        return x_KZSH.at[at].set(new_KBTH, mode="drop")
 
     return put(k_KZSH, k_BTKH), put(v_KZSH, v_BTKH)
 

@@ -14,7 +14,9 @@ class ModelConfig:
     `qk_norm` is the per-head RMSNorm on queries and keys that Qwen3 has and Llama has
     not; it is the only difference in their maths. `num_heads * head_dim` need not equal
     `d_model`. `param_dtype` is what the optimiser holds, `compute_dtype` what matmuls
-    run in; norms, softmax and log-softmax are always float32.
+    run in; norms, softmax and log-softmax are always float32. `attention` is what
+    computes single queries over the cache's pages: "xla" (the reference), or the kernel
+    for "gpu" or "tpu".
     """
 
     vocab_size: int
@@ -32,6 +34,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: bool = False
+    attention: str = "xla"
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:

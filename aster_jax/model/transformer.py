@@ -49,7 +49,8 @@ class Block(nn.Module):
             out_BTNH = attention.attend(q_BTNH, keys, values, mask_BTS)
         else:
             cached = kv.write(*cached, k_BTKH, v_BTKH, table_BW, positions_BT)
-            out_BTNH = attention.attend_pages(q_BTNH, *cached, table_BW, positions_BT)
+            pages = (*cached, table_BW, positions_BT)
+            out_BTNH = attention.attend_pages(q_BTNH, *pages, c.attention)
         return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), cached
 
     def _mlp(self, x_BTD):

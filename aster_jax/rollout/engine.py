@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aster_jax import mesh as meshes
 from aster_jax.model import cache as kv
-from aster_jax.model import config, transformer
+from aster_jax.model import config, kernels, transformer
 from aster_jax.rollout import sampling
 
 # Decoding fewer rows than this is hardly faster: reading the weights is what it costs.
@@ -39,6 +39,7 @@ class EngineConfig:
     page of the cache. pool_tokens: tokens that all pages hold. steps_per_dispatch: K,
     tokens per row between two looks of the host. prefill_rows: rows per prefill call.
     prefill_buckets: chunk lengths, ascending, in tokens. dtype: of weights and cache.
+    attention: what decodes, as in `kernels.choose`.
     """
 
     slots: int
@@ -49,6 +50,7 @@ class EngineConfig:
     prefill_rows: int
     prefill_buckets: tuple[int, ...]
     dtype: str
+    attention: str
 
     def __post_init__(self):
         if list(self.prefill_buckets) != sorted(set(self.prefill_buckets)):
@@ -285,6 +287,17 @@ def _check(engine_cfg, shards):
         )
 
 
+def attention(
+    cfg: config.ModelConfig, engine_cfg: EngineConfig, mesh: Mesh
+) -> tuple[str, str]:
+    """What decode attention runs on here, and why; ValueError where it cannot be had."""
+    table = (engine_cfg.slots // meshes.batch_shards(mesh), engine_cfg.row_pages)
+    platform = mesh.devices.flat[0].platform
+    return kernels.choose(
+        engine_cfg.attention, platform, cfg, engine_cfg.dtype, engine_cfg.page_tokens, table
+    )
+
+
 @functools.lru_cache(maxsize=32)
 def programs(
     cfg: config.ModelConfig,
@@ -300,7 +313,10 @@ def programs(
     """
     shards = meshes.batch_shards(mesh)
     _check(engine_cfg, shards)
-    cfg = dataclasses.replace(cfg, compute_dtype=engine_cfg.dtype, remat=False)
+    kernel, _ = attention(cfg, engine_cfg, mesh)
+    cfg = dataclasses.replace(
+        cfg, compute_dtype=engine_cfg.dtype, remat=False, attention=kernel
+    )
     rows, everywhere = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     empty = functools.partial(_empty, cfg, engine_cfg, shards)
     abstract = jax.eval_shape(empty)

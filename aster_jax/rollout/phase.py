@@ -41,7 +41,9 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
         prefill_rows=r.prefill_rows,
         prefill_buckets=tuple(r.prefill_buckets),
         dtype=r.dtype,
+        attention=r.attention,
     )
+    run.say("engine", "decode attention: {} ({})".format(*engine.attention(policy.cfg, sizes, run.mesh)))
     dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
     checks = verify.VerifyConfig(min_tier=run.config.tools.min_tier)
     with (

@@ -35,6 +35,7 @@ def sizes(slots, steps):
         prefill_rows=3,
         prefill_buckets=(4, 8),
         dtype="float32",
+        attention="auto",
     )
 
 

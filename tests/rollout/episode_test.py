@@ -46,7 +46,7 @@ def engines(talker, one_device):
     def get(slots, pool=0):
         if (slots, pool) not in made:
             tokens = pool or slots * 224
-            sizes = engine.EngineConfig(slots, 224, 16, tokens, 8, 3, (8, 24), "float32")
+            sizes = engine.EngineConfig(slots, 224, 16, tokens, 8, 3, (8, 24), "float32", "auto")
             how = sampling.Sampling()
             built = device.Device(talker.cfg, sizes, how, talker.stop_ids, one_device)
             made[slots, pool] = built

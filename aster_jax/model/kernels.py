@@ -1,0 +1,157 @@
+"""Decode attention over pages by the Pallas kernels that ship with JAX, for GPU and TPU.
+
+`attention.attend_pages` hands over to `decode` where the model's options name a kernel. One
+query per row; everything else about pages is as in the XLA reference there, which both
+kernels equal up to rounding.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.gpu import paged_attention as gpu
+from jax.experimental.pallas.ops.tpu import paged_attention as tpu
+from jax.sharding import PartitionSpec
+
+from aster_jax.model import config
+
+# Keys that a kernel loads at once. On a TPU longer blocks hide the latency of fetching
+# pages one by one; on a GPU a block's keys and values have to fit the shared memory.
+GPU_BLOCK_TOKENS, TPU_BLOCK_TOKENS = 64, 512
+# Parts of a GPU row that different blocks of threads work on, for batches that are small.
+GPU_SPLITS = 16
+GPU_MOST_PAGE_TOKENS = 128
+# The page table lies in scalar memory: 1 MiB, of which the kernel needs some itself.
+TPU_TABLE_BYTES = (1 << 20) - (1 << 14)
+
+
+def decode(
+    kernel: str,
+    q_BNH: jax.Array,
+    k_KZSH: jax.Array,
+    v_KZSH: jax.Array,
+    table_BW: jax.Array,
+    positions_B: jax.Array,
+) -> jax.Array:
+    """softmax(q k / sqrt(H)) v of one query per row, by the kernel `kernel` ("gpu", "tpu").
+
+    Scores and sums are float32. A row at a position outside the table (padding) reads
+    nothing and gives zeros. Inside a `shard_map` that leaves axes of the mesh to the
+    compiler, the heads are split over those axes where they divide, else each device
+    computes all of them: a kernel cannot be partitioned by the compiler.
+    """
+    K, Z, S, H = k_KZSH.shape
+    W = table_BW.shape[1]
+    inside_B = (positions_B >= 0) & (positions_B < W * S)
+    lengths_B = jnp.where(inside_B, positions_B + 1, 0).astype(jnp.int32)
+    run = {"gpu": _gpu, "tpu": _tpu}[kernel]
+    # Empty entries are never seen, but a kernel fetches whole blocks of pages.
+    table_BW = jnp.minimum(table_BW, Z - 1)
+    q_BNH = (q_BNH * H**-0.5).astype(k_KZSH.dtype)
+    mesh = jax.sharding.get_abstract_mesh()
+    free = tuple(axis for axis in mesh.axis_names if axis not in mesh.manual_axes)
+    if free:
+        heads = free if K % math.prod(mesh.shape[axis] for axis in free) == 0 else None
+        queries, pages = PartitionSpec(None, heads), PartitionSpec(heads)
+        run = jax.shard_map(
+            run, in_specs=(queries, pages, pages, PartitionSpec(), PartitionSpec()),
+            out_specs=queries, axis_names=set(free), check_vma=False,
+        )  # fmt: skip
+    return run(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B)
+
+
+def _gpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
+    block = max(1, GPU_BLOCK_TOKENS // k_KZSH.shape[2])
+    splits = min(GPU_SPLITS, -(-table_BW.shape[1] // block))
+    return gpu.paged_attention(
+        q_BNH, k_KZSH, v_KZSH, _widen(table_BW, block * splits), lengths_B,
+        pages_per_compute_block=block, k_splits=splits,
+    )  # fmt: skip
+
+
+def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
+    block = min(max(1, TPU_BLOCK_TOKENS // k_KZSH.shape[2]), table_BW.shape[1])
+    return tpu.paged_attention(
+        q_BNH, k_KZSH, v_KZSH, lengths_B, _widen(table_BW, block),
+        pages_per_compute_block=block,
+    )  # fmt: skip
+
+
+def _widen(table_BW, multiple):
+    """Columns up to a multiple: no row reaches the new ones, so any page will do."""
+    return jnp.pad(table_BW, ((0, 0), (0, -table_BW.shape[1] % multiple)))
+
+
+def choose(
+    wanted: str,
+    platform: str,
+    cfg: config.ModelConfig,
+    dtype: str,
+    page_tokens: int,
+    table: tuple[int, int],
+) -> tuple[str, str]:
+    """What decode attention runs on: a value for `ModelConfig.attention`, and why.
+
+    Args:
+      wanted: "auto" (the platform's kernel if it can serve, else "xla"), or a value.
+      platform: of the devices, as `jax.Device.platform`.
+      cfg: model sizes.
+      dtype: of the cache.
+      page_tokens: tokens per page.
+      table: rows and columns of the largest page table of one device.
+
+    Raises:
+      ValueError: the kernel asked for is not one of the platform, or cannot serve.
+    """
+    if wanted == "xla":
+        return "xla", "as configured"
+    if wanted not in ("auto", platform):
+        raise ValueError(
+            f"rollout.attention={wanted!r} needs {wanted} devices, these are {platform}; "
+            "choose 'auto' or 'xla'"
+        )
+    if platform not in _OBSTACLES:
+        return "xla", f"no kernel ships for {platform}"
+    why_not = _OBSTACLES[platform](cfg.head_dim, dtype, page_tokens, table)
+    if not why_not:
+        return platform, "the kernel that ships with JAX"
+    if wanted == "auto":
+        return "xla", why_not
+    raise ValueError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
+
+
+def _gpu_obstacle(head_dim, dtype, page_tokens, table):
+    if page_tokens & (page_tokens - 1) or page_tokens > GPU_MOST_PAGE_TOKENS:
+        return (
+            f"the GPU kernel takes pages of a power of two up to {GPU_MOST_PAGE_TOKENS} tokens, "
+            f"not rollout.page_tokens={page_tokens}; change it"
+        )
+    if head_dim & (head_dim - 1) or head_dim < 16:
+        return f"the GPU kernel takes heads of a power of two from 16, not head_dim={head_dim}"
+    return ""
+
+
+def _tpu_obstacle(head_dim, dtype, page_tokens, table):
+    if dtype != "bfloat16":
+        return (
+            f"the TPU kernel rounds keys and values to bfloat16, and rollout.dtype={dtype!r} "
+            "asks for more; set it to 'bfloat16'"
+        )
+    if head_dim % 128:
+        return f"the TPU kernel takes heads of a multiple of 128, not head_dim={head_dim}"
+    if page_tokens % 8:
+        return (
+            "the TPU kernel takes pages of a multiple of 8 tokens, not "
+            f"rollout.page_tokens={page_tokens}; change it"
+        )
+    block = min(max(1, TPU_BLOCK_TOKENS // page_tokens), table[1])
+    size = 4 * table[0] * -(-table[1] // block) * block
+    if size > TPU_TABLE_BYTES:
+        return (
+            f"a page table of {table[0]} rows and {table[1]} pages takes {size} bytes of the "
+            f"{TPU_TABLE_BYTES} a TPU core has for it; raise rollout.page_tokens={page_tokens}"
+        )
+    return ""
+
+
+_OBSTACLES = {"gpu": _gpu_obstacle, "tpu": _tpu_obstacle}

@@ -1,0 +1,200 @@
+"""The kernels that ship with JAX: equal to the XLA reference, and refused where they cannot be.
+
+No device here has them, so Pallas interprets them: the GPU kernel by its own argument, the
+TPU kernel (asynchronous copies and semaphores included) in JAX's TPU interpret mode.
+"""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from aster_jax.model import attention, cache, config, kernels, transformer
+
+W, S = 5, 8
+# Around page edges, a single token, and a full table; then padding.
+LENGTHS = (1, 7, 8, 9, 16, 33, W * S)
+BEYOND = W * S
+# One step of the number format, relative, and half of one at size 1 where sums cancel.
+STEP = {"float32": 2e-6, "bfloat16": 2**-7}
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """A function from a kernel's name to the context in which a CPU can run it."""
+    plain = kernels.gpu.paged_attention
+    monkeypatch.setattr(kernels.gpu, "paged_attention", functools.partial(plain, interpret=True))
+    return {"gpu": contextlib.nullcontext, "tpu": pltpu.force_tpu_interpret_mode}.__getitem__
+
+
+def rows(lengths, groups, dtype, heads=2, size=128, seed=0):
+    """One query at the end of every row; keys on scattered pages, empty entries behind them."""
+    B, N = len(lengths), heads * groups
+    keys = jax.random.split(jax.random.key(seed), 4)
+    q_BTNH = jax.random.normal(keys[0], (B, 1, N, size), dtype)
+    k_KZSH = jax.random.normal(keys[1], (heads, B * W, S, size), dtype)
+    v_KZSH = jax.random.normal(keys[2], (heads, B * W, S, size), dtype)
+    table_BW = jax.random.permutation(keys[3], B * W).reshape(B, W)
+    held_B = -(-jnp.asarray(lengths) // S)
+    table_BW = jnp.where(jnp.arange(W)[None] < held_B[:, None], table_BW, B * W)
+    return q_BTNH, k_KZSH, v_KZSH, table_BW, jnp.asarray(lengths, jnp.int32)[:, None] - 1
+
+
+def check_close(a, b):
+    step = STEP[a.dtype.name]
+    assert a.dtype == b.dtype
+    a, b = (np.asarray(x, np.float32) for x in (a, b))
+    np.testing.assert_allclose(a, b, rtol=step, atol=step / 2)
+
+
+# The TPU kernel rounds keys and values to bfloat16 and is refused in float32 (see below).
+KINDS = (("gpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16"))
+
+
+@pytest.mark.parametrize("groups", [1, 3, 4])
+@pytest.mark.parametrize("kernel, dtype", KINDS)
+def test_a_kernel_equals_the_reference(interpreted, kernel, dtype, groups):
+    args = rows(LENGTHS, groups, dtype)
+    with interpreted(kernel)():
+        out = attention.attend_pages(*args, kernel)
+    check_close(out, attention.attend_pages(*args))
+
+
+@pytest.mark.parametrize("kernel", ["gpu", "tpu"])
+@pytest.mark.parametrize("padding", [(0,), (2, 3), (5, 6), range(7)], ids=str)
+def test_padding_rows_see_nothing_and_change_nobody(interpreted, kernel, padding):
+    q, k, v, table, positions = rows(LENGTHS, 2, "bfloat16")
+    at = jnp.asarray(list(padding))
+    table, positions = table.at[at].set(k.shape[1]), positions.at[at].set(BEYOND)
+    with interpreted(kernel)():
+        out = attention.attend_pages(q, k, v, table, positions, kernel)
+    assert not np.asarray(out[at], np.float32).any()
+    check_close(out, attention.attend_pages(q, k, v, table, positions))
+
+
+def test_several_queries_of_a_row_stay_with_the_reference():
+    q, k, v, table, positions = rows(LENGTHS[2:], 2, "float32", size=16)
+    three = jnp.concatenate([q, q, q], axis=1), positions + jnp.arange(-2, 1)[None]
+    args = (three[0], k, v, table, three[1])
+    # Neither kernel could run here: there is no GPU or TPU, and nothing is interpreted.
+    for kernel in ("gpu", "tpu"):
+        np.testing.assert_array_equal(
+            attention.attend_pages(*args, kernel), attention.attend_pages(*args)
+        )
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_heads_are_split_over_an_axis_left_to_the_compiler(interpreted, heads, eight_devices):
+    """As in the engine: rows and pages by hand over data axes, `tensor` automatic.
+
+    Three heads do not divide over two devices, so each computes all of them. With the GPU
+    kernel only: XLA's CPU compiler aborts (HloSharding::ValidateNonTuple, jax 0.10.2) on
+    the TPU interpreter's callbacks in a shard_map in a shard_map. `tests/rollout/tpu_test.py`
+    compiles the TPU kernel there.
+    """
+    P = jax.sharding.PartitionSpec
+    args = rows((1, 9, 40, 17), 2, "bfloat16", heads=heads)
+    data, pages = P(("data", "fsdp")), P(None, ("data", "fsdp"))
+    q, k, v, _, positions = args
+    # Every device's part has its own page numbers.
+    table = jnp.tile(jnp.arange(W)[None], (4, 1))
+    split = jax.shard_map(
+        lambda *part: attention.attend_pages(*part, "gpu"),
+        mesh=eight_devices, in_specs=(data, pages, pages, data, data), out_specs=data,
+        axis_names={"data", "fsdp"}, check_vma=False,
+    )  # fmt: skip
+    with interpreted("gpu")():
+        out = jax.jit(split)(q, k, v, table, positions)
+    table = table + W * jnp.arange(4)[:, None]
+    check_close(out, attention.attend_pages(q, k, v, table, positions))
+
+
+def play(cfg):
+    """Three tokens through the model, each writing the cache; the third row is padding."""
+    params = transformer.unstack(transformer.init_params(cfg, jax.random.key(0)))
+    lengths_B = jnp.asarray([5, 7, BEYOND, 0])
+    table_BW = jnp.asarray([[0, 1], [2, 3], [8, 8], [4, 8]])
+    pool, outs = cache.init(cfg, 8, S, cfg.compute_dtype), []
+
+    @jax.jit
+    def step(tokens_BT, positions_BT, pool):
+        return transformer.forward(
+            params, cfg, tokens_BT, positions_BT, cache=pool, table_BW=table_BW
+        )
+
+    for i in range(3):
+        tokens_BT = jax.random.randint(jax.random.key(i), (4, 1), 0, cfg.vocab_size)
+        out_BTD, pool = step(tokens_BT, lengths_B[:, None] + i, pool)
+        outs.append(out_BTD)
+    return np.asarray(jnp.concatenate(outs, axis=1), np.float32)
+
+
+@pytest.fixture(scope="module")
+def played(tiny):
+    """What the reference decodes, by dtype; heads of a size that both kernels take."""
+    cfg = dataclasses.replace(tiny, head_dim=128)
+    return {d: play(dataclasses.replace(cfg, compute_dtype=d)) for d in STEP}
+
+
+@pytest.mark.parametrize("kernel, dtype", KINDS)
+def test_whole_decoding_steps_agree(interpreted, tiny, played, kernel, dtype):
+    cfg = dataclasses.replace(tiny, head_dim=128, compute_dtype=dtype, attention=kernel)
+    with interpreted(kernel)():
+        found = play(cfg)
+    if dtype == "float32":
+        np.testing.assert_allclose(found, played[dtype], atol=1e-5)
+    else:  # as far from the float32 result as the reference's own rounding takes it
+        off = {d: np.square(x - played["float32"]).mean() ** 0.5 for d, x in (("kernel", found), ("reference", played[dtype]))}
+        assert off["kernel"] <= 1.25 * off["reference"]
+
+
+QWEN = config.PRESETS["qwen3_4b"]
+SMOL = dataclasses.replace(QWEN, head_dim=64, num_heads=9, num_kv_heads=3)
+BF16 = ("bfloat16", 32, (64, 128))
+
+
+def test_auto_takes_the_platforms_kernel_or_says_why_not():
+    chosen = {p: kernels.choose("auto", p, QWEN, *BF16)[0] for p in ("cpu", "gpu", "tpu")}
+    assert chosen == {"cpu": "xla", "gpu": "gpu", "tpu": "tpu"}
+    assert kernels.choose("xla", "tpu", QWEN, *BF16) == ("xla", "as configured")
+    assert kernels.choose("auto", "gpu", SMOL, *BF16)[0] == "gpu"
+    assert kernels.choose("auto", "tpu", SMOL, *BF16) == (
+        "xla", "the TPU kernel takes heads of a multiple of 128, not head_dim=64",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "platform, cfg, sizes, message",
+    [
+        ("cpu", QWEN, BF16, "'gpu' needs gpu devices, these are cpu"),
+        ("gpu", QWEN, ("bfloat16", 48, (64, 128)), "page_tokens=48; change it, or choose 'xla'"),
+        ("gpu", QWEN, ("bfloat16", 256, (64, 128)), "page_tokens=256"),
+        ("gpu", dataclasses.replace(QWEN, head_dim=96), BF16, "head_dim=96"),
+        ("tpu", SMOL, BF16, "head_dim=64"),
+        ("tpu", QWEN, ("float32", 32, (64, 128)), "rollout.dtype='float32'.*'bfloat16'"),
+        ("tpu", QWEN, ("bfloat16", 20, (64, 128)), "page_tokens=20"),
+        ("tpu", QWEN, ("bfloat16", 32, (256, 1024)), "raise rollout.page_tokens=32"),
+    ],
+)
+def test_a_kernel_asked_for_and_not_to_be_had_is_an_error(platform, cfg, sizes, message):
+    wanted = "gpu" if platform == "cpu" else platform
+    with pytest.raises(ValueError, match=message):
+        kernels.choose(wanted, platform, cfg, *sizes)
+    assert kernels.choose("auto", platform, cfg, *sizes)[0] == "xla"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("page, heads", [(8, (9, 3, 64)), (32, (32, 8, 128)), (128, (4, 4, 16))])
+def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype):
+    """What is accepted gets past Pallas's checks for a GPU; compiling needs the GPU itself."""
+    N, K, H = heads
+    assert kernels.choose("gpu", "gpu", dataclasses.replace(QWEN, head_dim=H), dtype, page, (4, 7))
+    shapes = [((4, 1, N, H), dtype), *[((K, 28, page, H), dtype)] * 2, ((4, 7), int), ((4, 1), int)]
+    args = [jax.ShapeDtypeStruct(shape, jnp.dtype(d)) for shape, d in shapes]
+    traced = jax.jit(functools.partial(attention.attend_pages, kernel="gpu")).trace(*args)
+    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
