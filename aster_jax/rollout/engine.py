@@ -314,9 +314,7 @@ def programs(
     shards = meshes.batch_shards(mesh)
     _check(engine_cfg, shards)
     kernel, _ = attention(cfg, engine_cfg, mesh)
-    cfg = dataclasses.replace(
-        cfg, compute_dtype=engine_cfg.dtype, remat=False, attention=kernel
-    )
+    cfg = dataclasses.replace(cfg, compute_dtype=engine_cfg.dtype, remat=False, attention=kernel)
     rows, everywhere = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     empty = functools.partial(_empty, cfg, engine_cfg, shards)
     abstract = jax.eval_shape(empty)

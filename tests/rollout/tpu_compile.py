@@ -1,0 +1,117 @@
+"""Compiles the engine's programs for a TPU topology and prints what came out, as JSON.
+
+    python -m tests.rollout.tpu_compile '{"topology": "v5e:2x2", "mesh": [4, 1, 1], ...}'
+
+A process of its own, since the TPU compiler reads its environment when it is loaded and
+keeps the process. No TPU is needed: libtpu compiles for a described topology.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+
+os.environ |= {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so several may compile at once
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "JAX_PLATFORMS": "cpu",
+}
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+
+from aster_jax import mesh as meshes  # noqa: E402
+from aster_jax.model import config, transformer  # noqa: E402
+from aster_jax.rollout import engine, sampling  # noqa: E402
+
+COLLECTIVE = re.compile(
+    r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)(?:-start)?\("
+)
+
+
+# With libtpu 0.0.52 the text of a program with fused asynchronous collectives cannot be read
+# back (async-update instruction should have 1 operands); they are compiled unfused here.
+READABLE = {"xla_tpu_enable_async_collective_fusion": "false"}
+
+
+def facts(lowered, cached: tuple[int, ...], options: dict | None) -> dict:
+    """Bytes per device, kernels, collectives, and instructions that copy a layer's pages.
+
+    `cached` is the shape of one layer's keys on one device.
+    """
+    compiled = lowered.compile(compiler_options=options)
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    shape = re.escape(f"[{','.join(map(str, cached))}]")
+    return {
+        "temp": memory.temp_size_in_bytes,
+        "alias": memory.alias_size_in_bytes,
+        "kernels": text.count('custom_call_target="tpu_custom_call"'),
+        "collectives": sorted(set(COLLECTIVE.findall(text))),
+        "copies": len(re.findall(rf"= \w+{shape}\S* copy\(", text)),
+        "scatters": len(re.findall(r" scatter\(", text)),
+        "loops": len(re.findall(r" while\(", text)),
+    }
+
+
+def compile_all(case: dict) -> dict:
+    """Every program of the engine for one case: topology, mesh, preset, layers, engine."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=case["topology"]).devices
+    data, fsdp, tensor = case["mesh"]
+    mesh = jax.sharding.Mesh(np.array(devices).reshape(data, fsdp, tensor), meshes.AXES)
+    cfg = dataclasses.replace(config.PRESETS[case["preset"]], num_layers=case["layers"])
+    sizes = case["engine"] | {"prefill_buckets": tuple(case["engine"]["prefill_buckets"])}
+    engine_cfg = engine.EngineConfig(**sizes)
+    how, stops = sampling.Sampling(1.0, 1.0, 0), (151_645,)
+    programs = engine.programs(cfg, engine_cfg, how, stops, mesh)
+    shards = meshes.batch_shards(mesh)
+    P = max(1, engine_cfg.prefill_rows // shards) * shards
+    arm = engine.Arm(
+        row_P=ints(P), on_P=jax.ShapeDtypeStruct((P,), bool), length_P=ints(P), pending_P=ints(P),
+        left_P=ints(P), problem_P=jax.ShapeDtypeStruct((P,), jnp.uint32), sample_P=ints(P),
+    )  # fmt: skip
+    stacked = transformer.abstract_params(cfg)
+    trained = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        stacked, meshes.shardings(stacked, mesh),
+    )  # fmt: skip
+    weights = jax.eval_shape(programs.adopt, trained)
+    slots = jax.eval_shape(programs.empty)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    W = engine_cfg.row_pages
+    lowered = {
+        "adopt": programs.adopt.lower(trained),
+        "empty": programs.empty.lower(),
+        "share": programs.share.lower(slots, ints(P), ints(P), arm, key),
+    }
+    for C in engine_cfg.prefill_buckets:
+        args = (ints(P, C), ints(P), ints(P), ints(P, W), arm, key)
+        lowered[f"prefill {C}"] = programs.prefill.lower(weights, slots, *args)
+    for rows in engine_cfg.decode_rows(shards):
+        A = rows * shards
+        lowered[f"decode {rows}"] = programs.decode.lower(weights, slots, ints(A), ints(A, W))
+    heads = tensor if cfg.num_kv_heads % tensor == 0 else 1
+    pool = (cfg.num_kv_heads // heads, engine_cfg.pool_pages(shards), engine_cfg.page_tokens)
+    cached = (*pool, cfg.head_dim)
+    layer = int(np.prod(cached)) * jnp.dtype(engine_cfg.dtype).itemsize
+    return {
+        "attention": engine.attention(cfg, engine_cfg, mesh)[0],
+        "cache": 2 * cfg.num_layers * layer,
+        "programs": {
+            name: facts(one, cached, READABLE if tensor > 1 else None)
+            for name, one in lowered.items()
+        },
+    }
+
+
+def ints(*shape) -> jax.ShapeDtypeStruct:
+    """An int32 argument."""
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_all(json.loads(sys.argv[1]))))
