@@ -298,6 +298,11 @@ def attention(
     )
 
 
+def _as_run(cfg, engine_cfg, mesh) -> config.ModelConfig:
+    kernel, _ = attention(cfg, engine_cfg, mesh)
+    return dataclasses.replace(cfg, compute_dtype=engine_cfg.dtype, remat=False, attention=kernel)
+
+
 @functools.lru_cache(maxsize=32)
 def programs(
     cfg: config.ModelConfig,
@@ -313,8 +318,7 @@ def programs(
     """
     shards = meshes.batch_shards(mesh)
     _check(engine_cfg, shards)
-    kernel, _ = attention(cfg, engine_cfg, mesh)
-    cfg = dataclasses.replace(cfg, compute_dtype=engine_cfg.dtype, remat=False, attention=kernel)
+    cfg = _as_run(cfg, engine_cfg, mesh)
     rows, everywhere = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     empty = functools.partial(_empty, cfg, engine_cfg, shards)
     abstract = jax.eval_shape(empty)

@@ -43,7 +43,8 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
         dtype=r.dtype,
         attention=r.attention,
     )
-    run.say("engine", "decode attention: {} ({})".format(*engine.attention(policy.cfg, sizes, run.mesh)))
+    kernel, why = engine.attention(policy.cfg, sizes, run.mesh)
+    run.say("engine", f"decoding attends by {kernel}: {why}")
     dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
     checks = verify.VerifyConfig(min_tier=run.config.tools.min_tier)
     with (
