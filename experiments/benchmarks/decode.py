@@ -121,8 +121,9 @@ def full_slots(cell: Cell, programs: engine.Programs) -> engine.Slots:
     """All rows active, `steps` tokens before the end of their context, on random keys."""
     slots = programs.empty()
     leaves, tree = jax.tree.flatten(slots.cache)
-    for i in range(len(leaves)):
-        leaves[i] = _fill(leaves[i], jax.random.key(i))
+    for i, empty in enumerate(leaves):
+        # One at a time, and laid out as before: another layout would be another program.
+        leaves[i] = jax.device_put(_fill(empty, jax.random.key(i)), empty.sharding)
     return rewind(slots.replace(cache=jax.tree.unflatten(tree, leaves)), cell)
 
 
@@ -178,6 +179,8 @@ def measure(cfg: config.ModelConfig, cell: Cell, bandwidth: float) -> dict:
             taken.append(time.perf_counter() - begun)
     if int(drained.count_A.min()) != cell.steps:
         raise ValueError(f"a row decoded {int(drained.count_A.min())} of {cell.steps} tokens")
+    if programs.decode._cache_size() != 1:
+        raise ValueError(f"decoding was compiled again while it was timed: {cell}")
     step = statistics.median(taken) / cell.steps
     live = cell.batch * (cell.context - cell.steps / 2) * kv.bytes_per_token(cfg, DTYPE)
     read = sum(x.nbytes for x in jax.tree.leaves(weights)) + live
