@@ -18,8 +18,9 @@ from aster_jax.model import config
 # Keys that a kernel loads at once. On a TPU longer blocks hide the latency of fetching
 # pages one by one; on a GPU a block's keys and values have to fit the shared memory.
 GPU_BLOCK_TOKENS, TPU_BLOCK_TOKENS = 64, 512
-# Parts of a GPU row that different blocks of threads work on, for batches that are small.
-GPU_SPLITS = 16
+# A row is split until so many blocks of threads are under way, or into so many parts; more
+# parts cost more sums of parts, written and read again. Chosen by count, not measured.
+GPU_BLOCKS, GPU_MOST_SPLITS = 2048, 32
 GPU_MOST_PAGE_TOKENS = 128
 # The page table lies in scalar memory: 1 MiB, of which the kernel needs some itself.
 TPU_TABLE_BYTES = (1 << 20) - (1 << 14)
@@ -62,7 +63,8 @@ def decode(
 
 def _gpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
     block = max(1, GPU_BLOCK_TOKENS // k_KZSH.shape[2])
-    splits = min(GPU_SPLITS, -(-table_BW.shape[1] // block))
+    splits = GPU_BLOCKS // (q_BNH.shape[0] * k_KZSH.shape[0])
+    splits = max(1, min(splits, GPU_MOST_SPLITS, -(-table_BW.shape[1] // block)))
     return gpu.paged_attention(
         q_BNH, k_KZSH, v_KZSH, _widen(table_BW, block * splits), lengths_B,
         pages_per_compute_block=block, k_splits=splits,

@@ -94,8 +94,8 @@ def test_heads_are_split_over_an_axis_left_to_the_compiler(interpreted, heads, e
 
     Three heads do not divide over two devices, so each computes all of them. With the GPU
     kernel only: XLA's CPU compiler aborts (HloSharding::ValidateNonTuple, jax 0.10.2) on
-    the TPU interpreter's callbacks in a shard_map in a shard_map. `tests/rollout/tpu_test.py`
-    compiles the TPU kernel there.
+    the TPU interpreter's callbacks in a shard_map in a shard_map. The TPU kernel there is
+    compiled by `tests/rollout/compile_ahead_test.py`.
     """
     P = jax.sharding.PartitionSpec
     args = rows((1, 9, 40, 17), 2, "bfloat16", heads=heads)

@@ -1,23 +1,32 @@
-"""Compiles the engine's programs for a TPU topology and prints what came out, as JSON.
+"""Compiles the engine's programs for accelerators that are not here; prints facts as JSON.
 
-    python -m tests.rollout.tpu_compile '{"topology": "v5e:2x2", "mesh": [4, 1, 1], ...}'
+    python -m tests.rollout.compile_ahead '{"topology": "v5e:2x2", "mesh": [4, 1, 1], ...}'
 
-A process of its own, since the TPU compiler reads its environment when it is loaded and
-keeps the process. No TPU is needed: libtpu compiles for a described topology.
+A process of its own, since the compilers read their environment when they are loaded. The
+topology is one of a TPU, or "h100:N" for N of those GPUs in one machine; libtpu, or the
+CUDA plugin of JAX, compiles for it as described.
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
 import sys
 
+FLAGS = ""  # not those of the tests that run
+if importlib.util.find_spec("nvidia"):  # the wheels of jax[cuda13]
+    CUDA = os.path.join(*importlib.util.find_spec("nvidia").submodule_search_locations, "cu13")
+    os.environ["PATH"] += os.pathsep + os.path.join(CUDA, "bin")
+    # Nothing can be tried out on a GPU that is not there.
+    FLAGS = f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={CUDA}"
 os.environ |= {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so several may compile at once
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": FLAGS,
 }
 
 import jax  # noqa: E402
@@ -29,6 +38,23 @@ from aster_jax import mesh as meshes  # noqa: E402
 from aster_jax.model import config, transformer  # noqa: E402
 from aster_jax.rollout import engine, sampling  # noqa: E402
 
+# An H100 by its data sheet.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 8 patch: 0 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  device_memory_size: 84942979072 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  registers_per_block_limit: 65536 registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+}
+"""
+KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
 COLLECTIVE = re.compile(
     r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)(?:-start)?\("
 )
@@ -37,6 +63,16 @@ COLLECTIVE = re.compile(
 # With libtpu 0.0.52 the text of a program with fused asynchronous collectives cannot be read
 # back (async-update instruction should have 1 operands); they are compiled unfused here.
 READABLE = {"xla_tpu_enable_async_collective_fusion": "false"}
+
+
+def described(name: str) -> list:
+    """Devices that are not here."""
+    if not name.startswith("h100:"):
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    shape = f"1x1x{name.removeprefix('h100:')}"
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name=name, target_config=H100, topology=shape
+    ).devices
 
 
 def facts(lowered, cached: tuple[int, ...], options: dict | None) -> dict:
@@ -50,7 +86,7 @@ def facts(lowered, cached: tuple[int, ...], options: dict | None) -> dict:
     return {
         "temp": memory.temp_size_in_bytes,
         "alias": memory.alias_size_in_bytes,
-        "kernels": text.count('custom_call_target="tpu_custom_call"'),
+        "kernels": len(KERNEL.findall(text)),
         "collectives": sorted(set(COLLECTIVE.findall(text))),
         "copies": len(re.findall(rf"= \w+{shape}\S* copy\(", text)),
         "scatters": len(re.findall(r" scatter\(", text)),
@@ -60,9 +96,9 @@ def facts(lowered, cached: tuple[int, ...], options: dict | None) -> dict:
 
 def compile_all(case: dict) -> dict:
     """Every program of the engine for one case: topology, mesh, preset, layers, engine."""
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=case["topology"]).devices
     data, fsdp, tensor = case["mesh"]
-    mesh = jax.sharding.Mesh(np.array(devices).reshape(data, fsdp, tensor), meshes.AXES)
+    platform = "gpu" if case["topology"].startswith("h100") else "tpu"
+    mesh = jax.sharding.Mesh(np.array(described(case["topology"])).reshape(data, fsdp, tensor), meshes.AXES)
     cfg = dataclasses.replace(config.PRESETS[case["preset"]], num_layers=case["layers"])
     sizes = case["engine"] | {"prefill_buckets": tuple(case["engine"]["prefill_buckets"])}
     engine_cfg = engine.EngineConfig(**sizes)
@@ -102,7 +138,7 @@ def compile_all(case: dict) -> dict:
         "attention": engine.attention(cfg, engine_cfg, mesh)[0],
         "cache": 2 * cfg.num_layers * layer,
         "programs": {
-            name: facts(one, cached, READABLE if tensor > 1 else None)
+            name: facts(one, cached, READABLE if tensor > 1 and platform == "tpu" else None)
             for name, one in lowered.items()
         },
     }
