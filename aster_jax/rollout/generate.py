@@ -21,6 +21,7 @@ from aster_jax import types
 from aster_jax.data import chat
 from aster_jax.rollout import clock, device, episode, live, sampling
 from aster_jax.rollout.engine import EngineConfig
+from aster_jax.rollout.engine import attention as attention_path
 
 
 class Engine:
@@ -36,6 +37,7 @@ class Engine:
       steps_per_dispatch: tokens per row between two looks of the host.
       ahead: dispatches under way when the next is made; 1 suits accelerators.
       dtype: of weights and cache while sampling.
+      attention: what decodes, as rollout.attention; `self.attention` tells the choice and why.
       mesh: devices, over whose data axes the slots are spread; None takes the first device.
 
     Raises:
@@ -53,6 +55,7 @@ class Engine:
         steps_per_dispatch: int = 16,
         ahead: int = 0,
         dtype: str = "float32",
+        attention: str = "auto",
         mesh: jax.sharding.Mesh | None = None,
     ):
         if model.tokenizer is None:
@@ -70,8 +73,10 @@ class Engine:
             prefill_rows=min(slots, 8),
             prefill_buckets=tuple(b for b in (64, 256) if b < capacity) or (capacity,),
             dtype=dtype,
+            attention=attention,
         )
         stop_ids = tuple(chat.stop_ids(model.tokenizer, self._style))
+        self.attention = attention_path(model.config, sizes, mesh)
         self._device = device.Device(model.config, sizes, how, stop_ids, mesh)
         self.stats: collections.Counter = collections.Counter()
 

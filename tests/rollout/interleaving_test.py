@@ -32,6 +32,7 @@ def make_case(rng) -> fakes.Case:
         prefill_rows=rng.choice((1, 2, 4)),
         prefill_buckets=rng.choice(((4,), (2, 8), (16,))),
         dtype="float32",
+        attention="auto",
     )
     return fakes.Case(cfg, shards, rng.random() < 0.5, rng.choice((0, 1, 1, 2)))
 
