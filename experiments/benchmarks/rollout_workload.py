@@ -194,7 +194,7 @@ class Stage:
         sizes = engine.EngineConfig(
             slots=slots, capacity=capacity, page_tokens=64, pool_tokens=slots * capacity,
             steps_per_dispatch=steps, prefill_rows=min(8, slots), prefill_buckets=(64, 128),
-            dtype="float32",
+            dtype="float32", attention="auto",
         )  # fmt: skip
         self._budgets = live.Budgets(
             turn_tokens=10_000, response_tokens=100_000, context_tokens=capacity,

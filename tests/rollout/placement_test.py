@@ -18,6 +18,7 @@ def rows_of(groups, slots, pool_tokens, page_tokens=64, capacity=4096, budgets=B
     cfg = engine.EngineConfig(
         slots=slots, capacity=capacity, page_tokens=page_tokens, pool_tokens=pool_tokens,
         steps_per_dispatch=16, prefill_rows=4, prefill_buckets=(64,), dtype="float32",
+        attention="auto",
     )  # fmt: skip
     asked = [
         live.Request(types.Problem(f"p{g}", "q", "1", "f"), i, tuple(range(1, length + 1)))
