@@ -70,6 +70,9 @@ class Device:
 
     def begin(self, params: dict, run_key: jax.Array) -> None:
         """Take the weights of this phase and an identity for its randomness; free all rows."""
+        self._take(params, run_key)
+
+    def _take(self, params, run_key):
         self._weights = self._programs.adopt(params)
         self._run_key = run_key
         self._forget()
@@ -92,7 +95,7 @@ class Device:
 
     def warm_up(self, params: dict) -> None:
         """Compile every program now, so that a later compile can only be a mistake."""
-        self.begin(params, jax.random.key(0))
+        self._take(params, jax.random.key(0))
         for bucket in self.config.prefill_buckets:
             self.prefill(scheduler.Round(bucket, ()), {})
         self._share([], {})

@@ -9,7 +9,7 @@ contender, everything compiled before the clock starts, medians over the repeats
 a  live rows against re-prefilling the history after every tool result; prompts of 300
    tokens, turns of 40, results of 60
 b  single-turn sampling against transformers `generate`, 32 and 64 rows
-c  32 rollouts of 8 turns against google-tunix's sampler (serial; two rollouts timed, scaled)
+c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout timed, scaled)
 d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
 e  64 rows of which half wait a second per call: how long the device is idle
 
@@ -79,10 +79,10 @@ def live_rows(model) -> list[dict]:
 
 
 def single_turn(model, directory) -> list[dict]:
-    """Part b: tokens per second against transformers, prompts of 64 tokens and 128 new ones."""
+    """Part b: tokens per second against transformers, prompts of 64 tokens and 64 new ones."""
     rows = []
     for batch in (32, 64):
-        work = workloads.make(64, np.full((batch, 1), 128), 1, seed=batch)
+        work = workloads.make(64, np.full((batch, 1), 64), 1, seed=batch)
         stage = workloads.Stage(model, work, slots=batch, steps=32)
         found = timed({"ours": stage.play})
         rate = work.tokens / middle(found["ours"], "wall_s")
@@ -92,7 +92,7 @@ def single_turn(model, directory) -> list[dict]:
             continue
         work.save(directory / "b.npz")
         peer = rollout_peers.transformers_generate(
-            TORCH.value, directory / "model", directory / "b.npz", batch, 128, THREADS,
+            TORCH.value, directory / "model", directory / "b.npz", batch, 64, THREADS,
             REPEATS.value,
         )  # fmt: skip
         theirs = statistics.median(peer["tokens_per_s"])
@@ -102,7 +102,7 @@ def single_turn(model, directory) -> list[dict]:
 
 
 def many_turns(model, directory) -> list[dict]:
-    """Part c: 32 rollouts of 8 turns against tunix's batch-1 calls, two of which are timed."""
+    """Part c: 32 rollouts of 8 turns against tunix's batch-1 calls, one rollout of which is timed."""
     work = workloads.make(300, np.full((32, 8), 40), 60, seed=3)
     stage = workloads.Stage(model, work, slots=32)
     found = timed({"ours": stage.play})
@@ -112,7 +112,7 @@ def many_turns(model, directory) -> list[dict]:
         return [row("c", what, f"{ours_s:.1f}", "skipped: no --tunix_python", None, 10.0, found)]
     work.save(directory / "c.npz")
     peer = rollout_peers.tunix_turns(
-        TUNIX.value, directory / "model", directory / "c.npz", 2, 8, 1
+        TUNIX.value, directory / "model", directory / "c.npz", 1, 8, 1
     )
     found["tunix"] = peer
     rows = []
@@ -126,8 +126,8 @@ def many_turns(model, directory) -> list[dict]:
 
 
 def skewed(model) -> list[dict]:
-    """Part d: 96 requests on 16 slots, one in eight with 128 tokens, the others with 16."""
-    lengths_R1 = np.where(np.random.default_rng(5).permutation(96) % 8 == 0, 128, 16)[:, None]
+    """Part d: 96 requests on 16 slots, one in eight with 64 tokens, the others with 8."""
+    lengths_R1 = np.where(np.random.default_rng(5).permutation(96) % 8 == 0, 64, 8)[:, None]
     work = workloads.make(16, lengths_R1, 1, seed=5)
     stage = workloads.Stage(model, work, slots=16)
     full = workloads.Stage(model, work, slots=16, all_rows=True)
@@ -192,6 +192,8 @@ def main(_):
         for part in PARTS.value:
             for found in parts[part]():
                 rows.append(found)
+                if OUT.value:
+                    pathlib.Path(OUT.value).write_text(json.dumps(rows, indent=1, default=float))
                 ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}x"
                 verdict = {True: "holds", False: "MISSED", None: "-"}[found["holds"]]
                 print(
@@ -200,8 +202,6 @@ def main(_):
                     flush=True,
                 )
     print(f"load before {before}, after {os.getloadavg()}; medians of {REPEATS.value}")
-    if OUT.value:
-        pathlib.Path(OUT.value).write_text(json.dumps(rows, indent=1, default=float) + "\n")
 
 
 if __name__ == "__main__":

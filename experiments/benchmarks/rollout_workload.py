@@ -193,7 +193,7 @@ class Stage:
         capacity = -(-(longest + 1) // 64) * 64
         sizes = engine.EngineConfig(
             slots=slots, capacity=capacity, page_tokens=64, pool_tokens=slots * capacity,
-            steps_per_dispatch=steps, prefill_rows=min(8, slots), prefill_buckets=(64, 128),
+            steps_per_dispatch=steps, prefill_rows=min(8, slots), prefill_buckets=(16, 64, 128),
             dtype="float32", attention="auto",
         )  # fmt: skip
         self._budgets = live.Budgets(
