@@ -66,8 +66,9 @@ class SlotTable:
         self._shard(slot).sort()
 
     def requeue(self, request: int) -> None:
-        """Put a request that lost its slot before all others."""
-        self._queue.appendleft(request)
+        """Put a request that lost its slot before all others, unless it waits already."""
+        if request not in self._queue:
+            self._queue.appendleft(request)
 
     def withdraw(self, request: int) -> None:
         """Take a request out of the queue, if it is there."""
