@@ -2,8 +2,8 @@
 
     python -m aster_jax.main --config experiments/quickstart.py
 
-Hardware: 2 CPU cores, under 2 GB, no download. Takes 3 to 6 minutes, by how long the seed
-takes to learn copying numbers. What it printed is in the README.
+Hardware: 2 CPU cores, under 2 GB, no download. Takes 3 to 7 minutes, by how busy the cores
+are and how long the seed takes to learn copying numbers. What it printed is in the README.
 
 How it is made hard enough to show something. Half of the demonstrations contain a slip that
 the expert repairs, so the SFT model slips too; a trajectory may make 5 calls, exactly what
