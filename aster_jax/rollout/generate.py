@@ -19,7 +19,7 @@ import jax
 from aster_jax import mesh as meshes
 from aster_jax import types
 from aster_jax.data import chat
-from aster_jax.rollout import clock, device, episode, live, sampling
+from aster_jax.rollout import device, episode, live, sampling
 from aster_jax.rollout.engine import EngineConfig
 from aster_jax.rollout.engine import attention as attention_path
 
@@ -122,7 +122,7 @@ class Engine:
         self._device.begin(self._model.params, jax.random.key(seed))
         loop = episode.Rollout(
             self._device, executor, self._model.tokenizer, self._style, budgets,
-            lockstep=executor is None, ahead=self._ahead, seed=seed, clock=clock.REAL,
+            lockstep=executor is None, ahead=self._ahead, seed=seed,
         )  # fmt: skip
         try:
             made = loop.run(asked)

@@ -70,7 +70,7 @@ def make(prompt: int, turn_lengths_RT, result: int, delays_R=None, seed: int = 0
 
 
 class ForcedTool:
-    """An executor that answers after the row's delay; sessions are rows in order of opening."""
+    """An executor that answers after the row's delay; the code says which row and turn it is."""
 
     def __init__(self, work: Workload):
         self._work = work

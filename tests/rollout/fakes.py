@@ -9,7 +9,6 @@ same trajectories one at a time, with no slots, pages, dispatches or clock.
 """
 
 import concurrent.futures
-import dataclasses
 import types as python_types
 import zlib
 
@@ -259,13 +258,3 @@ def expected(request, budgets, no_calls_left) -> tuple[list[int], list[int], str
             return tokens, mask, "token_budget"
         tokens += ids
         mask += [0] * len(ids)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One random interleaving: sizes, schedule and requests."""
-
-    cfg: engine.EngineConfig
-    shards: int
-    lockstep: bool
-    ahead: int

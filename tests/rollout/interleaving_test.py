@@ -5,6 +5,7 @@ reason, whatever the slots, pages, shards, dispatches ahead and the tools' moods
 """
 
 import collections
+import dataclasses
 import random
 
 import pytest
@@ -17,7 +18,17 @@ RUNS = 10_000
 PARTS = 10
 
 
-def make_case(rng) -> fakes.Case:
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One random interleaving: sizes, schedule and requests."""
+
+    cfg: engine.EngineConfig
+    shards: int
+    lockstep: bool
+    ahead: int
+
+
+def make_case(rng) -> Case:
     shards = rng.choice((1, 1, 2))
     size = rng.choice((1, 2, 4, 7))
     capacity = rng.choice((24, 40, 56))
@@ -34,7 +45,7 @@ def make_case(rng) -> fakes.Case:
         dtype="float32",
         attention="auto",
     )
-    return fakes.Case(cfg, shards, rng.random() < 0.5, rng.choice((0, 1, 1, 2)))
+    return Case(cfg, shards, rng.random() < 0.5, rng.choice((0, 1, 1, 2)))
 
 
 def make_requests(rng, room) -> list[live.Request]:
