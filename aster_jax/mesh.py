@@ -93,18 +93,34 @@ def shardings(tree, mesh: Mesh):
 
 
 def rollout_shardings(cfg: config.ModelConfig, mesh: Mesh):
-    """Layout of unstacked weights for decoding: tensor-sharded, replicated over data axes."""
-    stacked = transformer.abstract_params(cfg)
+    """Layout of weights `for_decoding`: tensor-sharded, replicated over data axes.
+
+    The table's entry of the weight as trained, its axes merged as `layers.as_rows` does:
+    heads or units stay whole on their device.
+    """
+    trained = transformer.abstract_params(cfg)
 
     def one(path, leaf):
-        spec = spec_of(path_name(path), leaf.shape, mesh)
-        kept = [name if name == "tensor" else None for name in spec]
-        if path_name(path).startswith("layers/"):
-            kept = kept[1:]
+        *_, name, kind = (key.key if hasattr(key, "key") else key.idx for key in path)
+        stacked = path[0].key == "layers"
+        as_trained = trained[path[0].key]
+        as_trained = as_trained[name] if stacked else as_trained
+        where = f"{'layers/' if stacked else ''}{name}/{'w' if kind == 'rows' else kind}"
+        shape = as_trained["w" if kind == "rows" else kind].shape
+        kept = [axis if axis == "tensor" else None for axis in spec_of(where, shape, mesh)]
+        kept = kept[1:] if stacked else kept
+        if kind == "rows":
+            inputs = transformer.ROW_INPUTS.get(name, 1)
+            kept = [_merged(kept[inputs:]), _merged(kept[:inputs])]
         return NamedSharding(mesh, PartitionSpec(*kept))
 
-    tree = jax.tree_util.tree_map_with_path(one, stacked)
-    return {**tree, "layers": (tree["layers"],) * cfg.num_layers}
+    decoding = jax.eval_shape(transformer.for_decoding, trained)
+    return jax.tree_util.tree_map_with_path(one, decoding)
+
+
+def _merged(axes):
+    names = [name for name in axes if name is not None]
+    return names[0] if names else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -97,14 +97,15 @@ def test_rows_are_spread_and_complete(eight_devices):
 
 def test_decoding_weights_are_replicated_over_the_data_axes(tiny, eight_devices):
     specs = meshes.rollout_shardings(tiny, eight_devices)
-    shapes = jax.eval_shape(lambda: transformer.unstack(
+    shapes = jax.eval_shape(lambda: transformer.for_decoding(
         transformer.init_params(tiny, jax.random.key(0))
     ))
     assert jax.tree.structure(specs) == jax.tree.structure(shapes)
     used = {name for s in jax.tree.leaves(specs) for name in s.spec}
     assert used == {"tensor", None}
-    assert padded(specs["layers"][1]["q"]["w"].spec, 3) == (None, "tensor", None)
-    assert padded(specs["layers"][0]["down"]["w"].spec, 2) == ("tensor", None)
+    assert padded(specs["layers"][1]["q"]["rows"].spec, 2) == ("tensor", None)
+    assert padded(specs["layers"][1]["o"]["rows"].spec, 2) == (None, "tensor")
+    assert padded(specs["layers"][0]["down"]["rows"].spec, 2) == (None, "tensor")
 
 
 def test_parameters_really_are_sharded(tiny, eight_devices):

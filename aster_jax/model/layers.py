@@ -4,6 +4,9 @@ One of the two files of the model that import linen. The modules hold no state b
 `params`; stock `linen.Embed`/`Dense` are avoided because they accept no output sharding.
 """
 
+import math
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,8 @@ from aster_jax.model import config
 class Einsum(nn.Module):
     """A matmul written as an einsum; `shape` is the weight's, in the equation's letters.
 
-    `fan_in` is the number of inputs summed per output, for the initial scale.
+    `fan_in` is the number of inputs summed per output, for the initial scale. The weight
+    is `w` as trained, or `rows` as decoded with (`as_rows`).
     """
 
     shape: tuple[int, ...]
@@ -24,10 +28,32 @@ class Einsum(nn.Module):
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+        dtype = jnp.dtype(self.compute_dtype)
+        if self.has_variable("params", "rows"):
+            rows_OI = self.get_variable("params", "rows").astype(dtype)
+            _, w_axes, out_axes = re.split(",|->", equation)
+            outputs = [n for axis, n in zip(w_axes, self.shape, strict=True) if axis in out_axes]
+            y_BTO = times_rows(x.astype(dtype).reshape(*x.shape[:2], -1), rows_OI)
+            return y_BTO.reshape(*x.shape[:2], *outputs)
         init = nn.initializers.normal(stddev=self.fan_in**-0.5)
         w = self.param("w", init, self.shape, jnp.dtype(self.param_dtype))
-        dtype = jnp.dtype(self.compute_dtype)
         return jnp.einsum(equation, x.astype(dtype), w.astype(dtype))
+
+
+def as_rows(w: jax.Array, input_axes: int) -> jax.Array:
+    """A weight [*inputs, *outputs] as [outputs, inputs], which `times_rows` reads."""
+    return w.reshape(math.prod(w.shape[:input_axes]), -1).T
+
+
+def times_rows(x_BTI: jax.Array, rows_OI: jax.Array, dtype=None) -> jax.Array:
+    """x rows^T, [B, T, O], with the weight as the first operand; `dtype` is the result's.
+
+    XLA's CPU matmul copies its second operand into another order on every call. For the
+    few rows of a decode step that costs more than the products themselves, unless the
+    second operand is the small one: 8 to 32 rows are twice as fast this way.
+    """
+    y_OBT = jnp.einsum("OI,BTI->OBT", rows_OI, x_BTI, preferred_element_type=dtype)
+    return y_OBT.transpose(1, 2, 0)
 
 
 class Embed(nn.Module):

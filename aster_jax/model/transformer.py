@@ -14,6 +14,10 @@ from aster_jax.model import attention, config, layers
 from aster_jax.model import cache as kv
 
 
+# Axes that a matmul sums over, where they are not one: `o` reads [N, H].
+ROW_INPUTS = {"o": 2}
+
+
 class Block(nn.Module):
     """Attention and SwiGLU with pre-norms: x + attn(norm(x)), then x + mlp(norm(x))."""
 
@@ -102,15 +106,27 @@ def count_params(cfg: config.ModelConfig) -> int:
     return sum(x.size for x in jax.tree.leaves(abstract_params(cfg)))
 
 
-def unstack(params: dict) -> dict:
-    """`layers` as a tuple of per-layer dicts instead of arrays with an L axis.
+def for_decoding(params: dict) -> dict:
+    """The form that decoding reads, made once per rollout phase; `forward` takes either.
 
-    The form for decoding: a scan would copy each layer's weights out of the stack for
-    every token. Done once per rollout phase; `forward` takes either form.
+    `layers` is a tuple of per-layer dicts: a scan would copy each layer's weights out of
+    the stack for every token. Weights of matmuls are `rows` (`layers.as_rows`).
     """
+
     num_layers = jax.tree.leaves(params["layers"])[0].shape[0]
-    per_layer = tuple(jax.tree.map(lambda x: x[i], params["layers"]) for i in range(num_layers))
-    return {**params, "layers": per_layer}
+    per_layer = tuple(
+        {name: _for_decoding(name, leaves, i) for name, leaves in params["layers"].items()}
+        for i in range(num_layers)
+    )
+    rest = {name: _for_decoding(name, leaves) for name, leaves in params.items() if name != "layers"}
+    return {**rest, "layers": per_layer}
+
+
+def _for_decoding(name, leaves, layer=None):
+    leaves = {k: x if layer is None else x[layer] for k, x in leaves.items()}
+    if "w" not in leaves or name == "embed":  # scales; the table of tokens has rows already
+        return leaves
+    return {"rows": layers.as_rows(leaves["w"], ROW_INPUTS.get(name, 1))}
 
 
 def forward(
@@ -125,7 +141,7 @@ def forward(
     """Final hidden states (after the last norm) and the new cache.
 
     Args:
-      params: from `init_params` or a checkpoint; stacked or `unstack`ed.
+      params: from `init_params` or a checkpoint, as they are or `for_decoding`.
       cfg: sizes; static.
       tokens_BT: ids.
       positions_BT: rotary position of each token and, with a cache, the index in its row
@@ -164,7 +180,7 @@ def _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS):
 
 def _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW):
     if not isinstance(params["layers"], tuple):
-        params = unstack(params)
+        params = for_decoding(params)
     pairs = []
     for layer, *pair in zip(params["layers"], cache.k_KZSH, cache.v_KZSH, strict=True):
         args = (x_BTD, positions_BT, None, pair, table_BW)
@@ -176,8 +192,8 @@ def _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW):
 def logits(params: dict, cfg: config.ModelConfig, hidden_BTD: jax.Array) -> jax.Array:
     """float32 scores over the vocabulary, [B, T, V]."""
     hidden_BTD = hidden_BTD.astype(jnp.dtype(cfg.compute_dtype))
-    if cfg.tie_embeddings:
-        w_VD = params["embed"]["w"].astype(hidden_BTD.dtype)
-        return jnp.einsum("BTD,VD->BTV", hidden_BTD, w_VD, preferred_element_type=jnp.float32)
+    if cfg.tie_embeddings or "rows" in params["unembed"]:
+        rows_VD = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["rows"]
+        return layers.times_rows(hidden_BTD, rows_VD.astype(hidden_BTD.dtype), jnp.float32)
     w_DV = params["unembed"]["w"].astype(hidden_BTD.dtype)
     return jnp.einsum("BTD,DV->BTV", hidden_BTD, w_DV, preferred_element_type=jnp.float32)

@@ -352,7 +352,7 @@ def programs(
 
     def adopt(params):
         params = jax.tree.map(lambda x: x.astype(jnp.dtype(engine_cfg.dtype)), params)
-        return transformer.unstack(params)
+        return transformer.for_decoding(params)
 
     sample = functools.partial(
         decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch

@@ -116,7 +116,7 @@ def test_heads_are_split_over_an_axis_left_to_the_compiler(interpreted, heads, e
 
 def play(cfg):
     """Three tokens through the model, each writing the cache; the third row is padding."""
-    params = transformer.unstack(transformer.init_params(cfg, jax.random.key(0)))
+    params = transformer.for_decoding(transformer.init_params(cfg, jax.random.key(0)))
     lengths_B = jnp.asarray([5, 7, BEYOND, 0])
     table_BW = jnp.asarray([[0, 1], [2, 3], [8, 8], [4, 8]])
     pool, outs = cache.init(cfg, 8, S, cfg.compute_dtype), []

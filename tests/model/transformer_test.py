@@ -124,11 +124,11 @@ def test_remat_and_unstacked_layers_change_nothing(tiny, params):
     largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads))
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(regrads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * largest)
-    unrolled = transformer.unstack(params)
+    unrolled = transformer.for_decoding(params)
     assert isinstance(unrolled["layers"], tuple) and len(unrolled["layers"]) == 2
     _, unrolled_grads = grad(unrolled, tiny)
     pairs = zip(
-        jax.tree.leaves(unrolled_grads), jax.tree.leaves(transformer.unstack(grads)), strict=True
+        jax.tree.leaves(unrolled_grads), jax.tree.leaves(transformer.for_decoding(grads)), strict=True
     )
     for a, b in pairs:
         np.testing.assert_allclose(a, b, atol=1e-5 * largest)
