@@ -69,35 +69,38 @@ def attend_pages(
     K, _, S, _ = k_KZSH.shape
     G = N // K
     q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, K, G, H)
-    q_KBRH = q_BTKGH.transpose(2, 0, 1, 3, 4).reshape(K, B, T * G, H)
+    q_BKRH = q_BTKGH.transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, H)
     last_BT = jnp.where(positions_BT < table_BW.shape[1] * S, positions_BT, -1)
-    last_BR = jnp.repeat(last_BT, G, axis=1)
-    order_S = jnp.arange(S)
+    last_B1R = jnp.repeat(last_BT, G, axis=1)[:, None]
+    order_111S = jnp.arange(S)[None, None, None]
+
+    def page_of(x_KZSH, pages_B):
+        # Rows first: XLA's CPU backend divides a copy among threads along the first axis.
+        return x_KZSH.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
 
     def add_page(j, sums):
-        highest_KBR, total_KBR, out_KBRH = sums
+        highest_BKR, total_BKR, out_BKRH = sums
         pages_B = jax.lax.dynamic_index_in_dim(table_BW, j, axis=1, keepdims=False)
-        k_KBSH = k_KZSH.at[:, pages_B].get(mode="clip")
-        v_KBSH = v_KZSH.at[:, pages_B].get(mode="clip")
-        scores_KBRS = _matmul("KBRH,KBSH->KBRS", q_KBRH, k_KBSH)
-        seen_BRS = (j * S + order_S)[None, None] <= last_BR[:, :, None]
-        scores_KBRS = jnp.where(seen_BRS[None], scores_KBRS, MASKED)
-        new_KBR = jnp.maximum(highest_KBR, scores_KBRS.max(axis=-1))
-        weights_KBRS = jnp.where(seen_BRS[None], jnp.exp(scores_KBRS - new_KBR[..., None]), 0.0)
-        kept_KBR = jnp.exp(highest_KBR - new_KBR)
-        added_KBRH = _matmul("KBRS,KBSH->KBRH", weights_KBRS.astype(v_KBSH.dtype), v_KBSH)
+        v_BKSH = page_of(v_KZSH, pages_B)
+        scores_BKRS = _matmul("BKRH,BKSH->BKRS", q_BKRH, page_of(k_KZSH, pages_B))
+        seen_B1RS = j * S + order_111S <= last_B1R[..., None]
+        scores_BKRS = jnp.where(seen_B1RS, scores_BKRS, MASKED)
+        new_BKR = jnp.maximum(highest_BKR, scores_BKRS.max(axis=-1))
+        weights_BKRS = jnp.where(seen_B1RS, jnp.exp(scores_BKRS - new_BKR[..., None]), 0.0)
+        kept_BKR = jnp.exp(highest_BKR - new_BKR)
+        added_BKRH = _matmul("BKRS,BKSH->BKRH", weights_BKRS.astype(v_BKSH.dtype), v_BKSH)
         return (
-            new_KBR,
-            total_KBR * kept_KBR + weights_KBRS.sum(axis=-1),
-            out_KBRH * kept_KBR[..., None] + added_KBRH,
+            new_BKR,
+            total_BKR * kept_BKR + weights_BKRS.sum(axis=-1),
+            out_BKRH * kept_BKR[..., None] + added_BKRH,
         )
 
-    nothing_KBR = jnp.zeros((K, B, T * G), jnp.float32)
-    start = (nothing_KBR + MASKED, nothing_KBR, jnp.zeros((K, B, T * G, H), jnp.float32))
+    nothing_BKR = jnp.zeros((B, K, T * G), jnp.float32)
+    start = (nothing_BKR + MASKED, nothing_BKR, jnp.zeros((B, K, T * G, H), jnp.float32))
     pages = jnp.max(last_BT) // S + 1
-    _, total_KBR, out_KBRH = jax.lax.fori_loop(0, pages, add_page, start)
-    out_KBRH = out_KBRH / jnp.maximum(total_KBR, 1e-30)[..., None]
-    out_BTKGH = out_KBRH.reshape(K, B, T, G, H).transpose(1, 2, 0, 3, 4)
+    _, total_BKR, out_BKRH = jax.lax.fori_loop(0, pages, add_page, start)
+    out_BKRH = out_BKRH / jnp.maximum(total_BKR, 1e-30)[..., None]
+    out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 

