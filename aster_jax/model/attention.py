@@ -75,8 +75,11 @@ def attend_pages(
     order_111S = jnp.arange(S)[None, None, None]
 
     def page_of(x_KZSH, pages_B):
-        # Rows first: XLA's CPU backend divides a copy among threads along the first axis.
-        return x_KZSH.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
+        # Rows first, and times one: XLA's CPU backend divides the copy among threads along
+        # the first axis, and a bare copy becomes scalar moves. Both are exact.
+        there_B = (pages_B < x_KZSH.shape[1]).astype(x_KZSH.dtype)
+        x_BKSH = x_KZSH.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
+        return x_BKSH * there_B[:, None, None, None]
 
     def add_page(j, sums):
         highest_BKR, total_BKR, out_BKRH = sums
