@@ -79,3 +79,18 @@ def test_embed_picks_rows():
         {"params": {"w": w_VD}}, jnp.asarray([[2, 0]])
     )
     np.testing.assert_array_equal(got, [[[4, 5], [0, 1]]])
+
+
+def test_a_weight_as_rows_by_hand():
+    """[N=1, H=2, D=3] sums over heads: o = (h0 w0 + h1 w1), as trained and as rows."""
+    w = jnp.asarray([[[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]])
+    rows_OI = layers.as_rows(w, 2)
+    np.testing.assert_array_equal(rows_OI, [[1, 10], [2, 20], [3, 30]])
+    heads_BTNH = jnp.asarray([[[[1.0, 0.5]]]])
+    module = layers.Einsum((1, 2, 3), 2, "float32", "float32")
+    for params in ({"w": w}, {"rows": rows_OI}):
+        out_BTD = module.apply({"params": params}, "BTNH,NHD->BTD", heads_BTNH)
+        np.testing.assert_allclose(out_BTD, [[[6, 12, 18]]])
+    scores_BTO = layers.times_rows(jnp.asarray([[[1.0, 0.5]]], jnp.bfloat16), rows_OI, jnp.float32)
+    assert scores_BTO.dtype == jnp.float32
+    np.testing.assert_allclose(scores_BTO, [[[6, 12, 18]]])

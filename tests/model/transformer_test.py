@@ -111,7 +111,7 @@ def test_packed_segments_equal_separate_rows(tiny, params):
     np.testing.assert_allclose(hidden[0, 4:7], full(params, tiny, second)[0], atol=1e-5)
 
 
-def test_remat_and_unstacked_layers_change_nothing(tiny, params):
+def test_remat_and_the_form_for_decoding_change_nothing(tiny, params):
     tokens = ids(2, 6)
 
     def loss(p, cfg):
@@ -196,6 +196,8 @@ def test_untied_scores_use_their_own_table(tiny):
     np.testing.assert_allclose(scores, hidden @ made["unembed"]["w"], atol=1e-5)
     tied = transformer.logits(made, dataclasses.replace(cfg, tie_embeddings=True), hidden)
     np.testing.assert_allclose(tied, hidden @ made["embed"]["w"].T, atol=1e-5)
+    as_decoded = transformer.logits(transformer.for_decoding(made), cfg, hidden)
+    np.testing.assert_allclose(as_decoded, scores, atol=1e-5)
 
 
 def test_bfloat16_weights_stay_close_to_float32(tiny, params):
