@@ -74,18 +74,11 @@ def attend_pages(
     last_B1R = jnp.repeat(last_BT, G, axis=1)[:, None]
     order_111S = jnp.arange(S)[None, None, None]
 
-    def page_of(x_KZSH, pages_B):
-        # Rows first, and times one: XLA's CPU backend divides the copy among threads along
-        # the first axis, and a bare copy becomes scalar moves. Both are exact.
-        there_B = (pages_B < x_KZSH.shape[1]).astype(x_KZSH.dtype)
-        x_BKSH = x_KZSH.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
-        return x_BKSH * there_B[:, None, None, None]
-
     def add_page(j, sums):
         highest_BKR, total_BKR, out_BKRH = sums
         pages_B = jax.lax.dynamic_index_in_dim(table_BW, j, axis=1, keepdims=False)
-        v_BKSH = page_of(v_KZSH, pages_B)
-        scores_BKRS = _matmul("BKRH,BKSH->BKRS", q_BKRH, page_of(k_KZSH, pages_B))
+        v_BKSH = _page(v_KZSH, pages_B)
+        scores_BKRS = _matmul("BKRH,BKSH->BKRS", q_BKRH, _page(k_KZSH, pages_B))
         seen_B1RS = j * S + order_111S <= last_B1R[..., None]
         scores_BKRS = jnp.where(seen_B1RS, scores_BKRS, MASKED)
         new_BKR = jnp.maximum(highest_BKR, scores_BKRS.max(axis=-1))
@@ -105,6 +98,17 @@ def attend_pages(
     out_BKRH = out_BKRH / jnp.maximum(total_BKR, 1e-30)[..., None]
     out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+def _page(x_KZSH, pages_B):
+    """One page of every row, [B, K, S, H].
+
+    Rows first, and times one: XLA's CPU backend divides the copy among threads along the
+    first axis, and a bare copy becomes scalar moves. Both are exact.
+    """
+    there_B = (pages_B < x_KZSH.shape[1]).astype(x_KZSH.dtype)
+    x_BKSH = x_KZSH.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
+    return x_BKSH * there_B[:, None, None, None]
 
 
 def _matmul(equation, x, y):
