@@ -98,29 +98,25 @@ def rollout_shardings(cfg: config.ModelConfig, mesh: Mesh):
     The table's entry of the weight as trained, its axes merged as `layers.as_rows` does:
     heads or units stay whole on their device.
     """
+
+    def one(name, leaves, above=""):
+        ((kind, leaf),) = leaves.items()
+        spec = spec_of(f"{above}{name}/{kind}", leaf.shape, mesh)
+        kept = [axis if axis == "tensor" else None for axis in spec]
+        kept = kept[1:] if above else kept
+        inputs = transformer.row_inputs(name, kind)
+        if inputs:
+            kind, kept = "rows", [_merged(kept[inputs:]), _merged(kept[:inputs])]
+        return {kind: NamedSharding(mesh, PartitionSpec(*kept))}
+
     trained = transformer.abstract_params(cfg)
-
-    def one(path, leaf):
-        *_, name, kind = (key.key if hasattr(key, "key") else key.idx for key in path)
-        stacked = path[0].key == "layers"
-        as_trained = trained[path[0].key]
-        as_trained = as_trained[name] if stacked else as_trained
-        where = f"{'layers/' if stacked else ''}{name}/{'w' if kind == 'rows' else kind}"
-        shape = as_trained["w" if kind == "rows" else kind].shape
-        kept = [axis if axis == "tensor" else None for axis in spec_of(where, shape, mesh)]
-        kept = kept[1:] if stacked else kept
-        if kind == "rows":
-            inputs = transformer.ROW_INPUTS.get(name, 1)
-            kept = [_merged(kept[inputs:]), _merged(kept[:inputs])]
-        return NamedSharding(mesh, PartitionSpec(*kept))
-
-    decoding = jax.eval_shape(transformer.for_decoding, trained)
-    return jax.tree_util.tree_map_with_path(one, decoding)
+    layer = {name: one(name, x, "layers/") for name, x in trained.pop("layers").items()}
+    rest = {name: one(name, x) for name, x in trained.items()}
+    return {**rest, "layers": (layer,) * cfg.num_layers}
 
 
 def _merged(axes):
-    names = [name for name in axes if name is not None]
-    return names[0] if names else None
+    return "tensor" if "tensor" in axes else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -50,7 +50,7 @@ def times_rows(x_BTI: jax.Array, rows_OI: jax.Array, dtype=None) -> jax.Array:
 
     XLA's CPU matmul copies its second operand into another order on every call. For the
     few rows of a decode step that costs more than the products themselves, unless the
-    second operand is the small one: 8 to 32 rows are twice as fast this way.
+    second operand is the small one: the layers take half the time at 8 to 32 rows.
     """
     y_OBT = jnp.einsum("OI,BTI->OBT", rows_OI, x_BTI, preferred_element_type=dtype)
     return y_OBT.transpose(1, 2, 0)

@@ -14,10 +14,6 @@ from aster_jax.model import attention, config, layers
 from aster_jax.model import cache as kv
 
 
-# Axes that a matmul sums over, where they are not one: `o` reads [N, H].
-ROW_INPUTS = {"o": 2}
-
-
 class Block(nn.Module):
     """Attention and SwiGLU with pre-norms: x + attn(norm(x)), then x + mlp(norm(x))."""
 
@@ -112,7 +108,6 @@ def for_decoding(params: dict) -> dict:
     `layers` is a tuple of per-layer dicts: a scan would copy each layer's weights out of
     the stack for every token. Weights of matmuls are `rows` (`layers.as_rows`).
     """
-
     num_layers = jax.tree.leaves(params["layers"])[0].shape[0]
     per_layer = tuple(
         {name: _for_decoding(name, leaves, i) for name, leaves in params["layers"].items()}
@@ -124,9 +119,18 @@ def for_decoding(params: dict) -> dict:
 
 def _for_decoding(name, leaves, layer=None):
     leaves = {k: x if layer is None else x[layer] for k, x in leaves.items()}
-    if "w" not in leaves or name == "embed":  # scales; the table of tokens has rows already
-        return leaves
-    return {"rows": layers.as_rows(leaves["w"], ROW_INPUTS.get(name, 1))}
+    inputs = row_inputs(name, *leaves)
+    return {"rows": layers.as_rows(leaves["w"], inputs)} if inputs else leaves
+
+
+def row_inputs(name: str, kind: str) -> int:
+    """Axes that a parameter's matmul sums over; 0 for what decoding keeps as it is.
+
+    That is scales, and the table of tokens, which has a row per output already.
+    """
+    if kind != "w" or name == "embed":
+        return 0
+    return 2 if name == "o" else 1  # `o` reads [N, H]
 
 
 def forward(
