@@ -25,9 +25,10 @@ import os
 import pathlib
 import statistics
 import tempfile
+import time
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from aster_jax import weights
 from experiments.benchmarks import rollout_peers
@@ -48,9 +49,11 @@ THREADS = 2
 def timed(contenders: dict) -> dict[str, list]:
     """Counters of every repeat of every contender, taken in turn so that drift meets all."""
     found = {name: [] for name in contenders}
-    for _ in range(REPEATS.value):
+    for repeat in range(REPEATS.value):
         for name, play in contenders.items():
+            begun = time.monotonic()
             found[name].append(dict(play()))
+            logging.info("%s, repeat %d: %.1f s", name, repeat, time.monotonic() - begun)
     return found
 
 
