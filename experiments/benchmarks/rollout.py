@@ -10,7 +10,8 @@ a  live rows against re-prefilling the history after every tool result: 16 rollo
    prompts of 300 tokens, then tool turns (40 tokens sampled, a result of 60), then an answer
    of 40
 b  single-turn sampling against transformers `generate`, 32 and 64 rows
-c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout timed, scaled)
+c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout timed each
+   repeat, scaled)
 d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
 e  64 rows of which half wait a second per call: how long the device is idle
 
@@ -119,7 +120,7 @@ def many_turns(model, directory) -> list[dict]:
         return [row("c", what, f"{ours_s:.1f}", "skipped: no --tunix_python", None, 10.0, found)]
     work.save(directory / "c.npz")
     peer = rollout_peers.tunix_turns(
-        TUNIX.value, directory / "model", directory / "c.npz", 1, 8, 1
+        TUNIX.value, directory / "model", directory / "c.npz", 1, 8, REPEATS.value
     )
     found["tunix"] = peer
     rows = []
