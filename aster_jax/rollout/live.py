@@ -29,6 +29,12 @@ class Budgets:
     trajectory_s: float
     deadline_s: float
 
+    def __post_init__(self):
+        # A row that may write nothing would never be decoded, and never end.
+        for name in ("turn_tokens", "response_tokens", "context_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -47,6 +53,10 @@ class Request:
     def given(self) -> tuple[int, ...]:
         """The ids that the row starts with; the same for a problem's whole group."""
         return (*self.prompt, *self.opener)
+
+    def shares(self, other: "Request") -> bool:
+        """Whether both start with the same ids; the problem is asked first, as it is quicker."""
+        return self.problem.id == other.problem.id and self.given == other.given
 
     @property
     def uid(self) -> int:
@@ -134,14 +144,19 @@ class Live:
         )
 
 
+def check(requests: list[Request], budgets: Budgets) -> None:
+    """ValueError where a prompt is empty or fills the context."""
+    for request in requests:
+        if not 0 < len(request.given) < budgets.context_tokens:
+            raise ValueError(
+                f"the prompt of problem {request.problem.id} has {len(request.given)} tokens, the "
+                f"context is {budgets.context_tokens}; filter such prompts first"
+            )
+
+
 def fresh(request: Request, index: int, budgets: Budgets) -> Live:
-    """A trajectory that holds what is given; ValueError where that fills the context."""
+    """A trajectory that holds what is given."""
     given = list(request.given)
-    if len(given) >= budgets.context_tokens:
-        raise ValueError(
-            f"the prompt of problem {request.problem.id} has {len(given)} tokens, the "
-            f"context is {budgets.context_tokens}; filter long prompts first"
-        )
     live = Live(request, index, None, [], [], [], [], [], turn_start=len(given))
     live.extend("prompt", given)
     return live

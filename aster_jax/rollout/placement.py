@@ -77,8 +77,7 @@ class Placement:
 
     def last_comer(self, live: Live) -> Live:
         """Of the rows on the same device, the one that was admitted last."""
-        shard = self._device.pages.shard
-        return [x for x in self.live.values() if shard(x.slot) == shard(live.slot)][-1]
+        return self._near(live.slot)[-1]
 
     def set_aside(self, live: Live) -> None:
         """Take a row's slot and pages; nothing of it may be in flight."""
@@ -109,9 +108,19 @@ class Placement:
 
     def admit(self, now: float) -> None:
         """Give free slots to waiting requests while there are pages for them."""
-        for slot, _ in self._table.admit(self._place):
+        for slot, _ in self._table.admit(self._place, self._shards):
             live = self.live[slot]
             live.since = now if live.since is None else live.since
+
+    def _near(self, slot) -> list[Live]:
+        """The rows on the same device."""
+        shard = self._device.pages.shard
+        return [x for x in self.live.values() if shard(x.slot) == shard(slot)]
+
+    def _shards(self, i) -> set[int]:
+        """Where the prompt of request `i` is in the cache for others of its group."""
+        asked, shard = self._requests[i], self._device.pages.shard
+        return {shard(slot) for slot, x in self.live.items() if x.request.shares(asked)}
 
     def _place(self, slot, i) -> bool:
         """Give request `i` the slot if there are pages for it; nothing is computed yet.
@@ -121,10 +130,10 @@ class Placement:
         """
         pages = self._device.pages
         live = self.aside.get(i) or fresh(self._requests[i], i, self._budgets)
-        near = [x for x in self.live.values() if pages.shard(x.slot) == pages.shard(slot)]
+        near = self._near(slot)
         given = live.request.given
         forked = {fork.slot for fork in self._forks}  # their own last page is not there yet
-        same = [x for x in near if x.request.given == given and x.slot not in forked]
+        same = [x for x in near if x.request.shares(live.request) and x.slot not in forked]
         if same and len(live.tokens) == len(given):
             copies = pages.fork(same[0].slot, slot, len(given) - 1, self._reach(live), len(near))
             if copies is None:

@@ -7,7 +7,7 @@ it was asked under is still the slot's.
 
 import collections
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,10 @@ class Round:
 
 
 class SlotTable:
-    """Owners of slots: the emptiest shard's lowest free slot first, requests in order."""
+    """Owners of slots, requests in order; the lowest free slot of a shard first.
+
+    A request goes to a shard that holds its prompt already, else to the emptiest.
+    """
 
     def __init__(self, slots: int, requests: int, shards: int = 1):
         per_shard = slots // shards
@@ -39,20 +42,26 @@ class SlotTable:
         self._owner: dict[int, int] = {}
 
     def admit(
-        self, place: Callable[[int, int], bool] = lambda slot, request: True
+        self,
+        place: Callable[[int, int], bool] = lambda slot, request: True,
+        shards: Callable[[int], Collection[int]] = lambda request: (),
     ) -> list[tuple[int, int]]:
         """(slot, request) for as many queued requests as there are places.
 
-        `place(slot, request)` says whether the slot can take it (has the memory for it);
-        the queue waits behind the first request that no free slot can take.
+        `place(slot, request)` says whether the slot can take it (has the memory for it),
+        `shards(request)` where its prompt is already; the queue waits behind the first
+        request that no free slot can take.
         """
         admitted = []
         while self._queue:
-            open_shards = sorted((f for f in self._free if f), key=lambda f: (-len(f), f[0]))
-            slot = next((f[0] for f in open_shards if place(f[0], self._queue[0])), None)
+            request = self._queue[0]
+            there = shards(request)
+            free = [(i, slots) for i, slots in enumerate(self._free) if slots]
+            order = sorted((i not in there, -len(slots), slots[0]) for i, slots in free)
+            slot = next((slot for _, _, slot in order if place(slot, request)), None)
             if slot is None:
                 break
-            request = self._queue.popleft()
+            self._queue.popleft()
             self._shard(slot).remove(slot)
             self._epochs[slot] += 1
             self._owner[slot] = request

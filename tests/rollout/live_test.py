@@ -1,5 +1,7 @@
 """One trajectory's own bookkeeping: spans without gaps, and what its budgets leave."""
 
+import dataclasses
+
 import pytest
 
 from aster_jax import types
@@ -29,4 +31,21 @@ def test_spans_and_budgets():
 
 def test_a_prompt_that_fills_the_context_is_refused():
     with pytest.raises(ValueError, match="has 13 tokens, the context is 12"):
-        live.fresh(live.Request(REQUEST.problem, 0, (1,) * 13), 0, BUDGETS)
+        live.check([REQUEST, live.Request(REQUEST.problem, 0, (1,) * 13)], BUDGETS)
+    with pytest.raises(ValueError, match="has 12 tokens"):
+        live.check([live.Request(REQUEST.problem, 0, (1,) * 8, (1,) * 4)], BUDGETS)
+    with pytest.raises(ValueError, match="has 0 tokens"):
+        live.check([live.Request(REQUEST.problem, 0, ())], BUDGETS)
+
+
+@pytest.mark.parametrize("name", ["turn_tokens", "response_tokens", "context_tokens"])
+def test_a_row_that_may_write_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        dataclasses.replace(BUDGETS, **{name: 0})
+
+
+def test_only_the_same_ids_of_the_same_problem_are_shared():
+    assert REQUEST.shares(live.Request(REQUEST.problem, 1, (1, 2), (3, 4)))
+    assert not REQUEST.shares(live.Request(REQUEST.problem, 1, (1, 2, 3)))
+    other = types.Problem("other", "q", "1", "f")
+    assert not REQUEST.shares(dataclasses.replace(REQUEST, problem=other))

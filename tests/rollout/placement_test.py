@@ -12,7 +12,9 @@ from tests.rollout import fakes
 BUDGETS = live.Budgets(5000, 5000, 4096, 4, 64, 1, 60.0, 60.0, 60.0)
 
 
-def rows_of(groups, slots, pool_tokens, page_tokens=64, capacity=4096, budgets=BUDGETS):
+def rows_of(
+    groups, slots, pool_tokens, page_tokens=64, capacity=4096, budgets=BUDGETS, shards=1
+):
     """A placement over a fake device; `groups` are (prompt length, members)."""
     time = fakes.FakeClock()
     cfg = engine.EngineConfig(
@@ -26,7 +28,7 @@ def rows_of(groups, slots, pool_tokens, page_tokens=64, capacity=4096, budgets=B
         for i in range(members)
     ]
     stats = collections.Counter()
-    device = fakes.FakeDevice(cfg, 1, time)
+    device = fakes.FakeDevice(cfg, shards, time)
     line = clock.Timeline(time.clock(), stats)
     return placement.Placement(device, asked, budgets, line, stats), device, stats
 
@@ -58,6 +60,18 @@ def test_a_prompt_is_there_once_per_group():
     assert len({tuple(pages[:2]) for pages in held}) == 1
     assert len({pages[2] for pages in held}) == 4 and device.pages.used == 6
     assert stats["shared_tokens"] == 3 * 129 and stats["prefill_tokens"] == 129
+
+
+def test_a_group_is_on_one_device_when_it_has_the_room():
+    """Four groups of four on four devices: each prompt is computed once, not on every device."""
+    rows, device, stats = rows_of([(130, 4)] * 4, 16, 16 * 4096, shards=4)
+    rows.admit(0.0)
+    rows.write()
+    shards = {}
+    for slot, x in rows.live.items():
+        shards.setdefault(x.request.problem.id, set()).add(device.pages.shard(slot))
+    assert sorted(map(tuple, shards.values())) == [(0,), (1,), (2,), (3,)]
+    assert stats["prefill_tokens"] == 4 * 129 and stats["shared_tokens"] == 12 * 129
 
 
 def test_the_last_comer_makes_room_and_comes_back_behind_the_shared_prompt():

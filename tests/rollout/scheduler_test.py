@@ -86,6 +86,18 @@ def test_shards_are_filled_evenly_and_the_first_that_fits_nowhere_waits():
     assert table.admit() == [(2, 1), (3, 3)]
 
 
+def test_a_request_goes_where_its_prompt_is_and_elsewhere_when_that_is_full():
+    """Three requests of one group after one of another, on two shards of two slots."""
+    table, group, where = scheduler.SlotTable(4, 4, shards=2), [0, 1, 1, 1], {}
+
+    def place(slot, request):
+        where.setdefault(group[request], set()).add(slot // 2)
+        return True
+
+    admitted = table.admit(place, lambda request: where.get(group[request], set()))
+    assert admitted == [(0, 0), (2, 1), (3, 2), (1, 3)]
+
+
 def test_a_round_has_rows_of_every_shard():
     writes = [(slot, 0, [1]) for slot in range(6)]
     rounds = scheduler.chunk_rounds(writes, 1, BUCKETS, lambda slot: slot // 3)
