@@ -47,7 +47,12 @@ class Timeline:
         self._under_way.append((kind, marker, self._clock.now()))
 
     def wait(self, marker: jax.Array) -> None:
-        """Until the program with this marker has run, and all before it."""
+        """Until the program with this marker has run, and all before it.
+
+        Returns at once where that has been waited for before.
+        """
+        if not any(mark is marker for _, mark, _ in self._under_way):
+            return
         while self._under_way:
             kind, mark, enqueued = self._under_way.popleft()
             jax.block_until_ready(mark)

@@ -23,7 +23,7 @@ from aster_jax import types
 from aster_jax.data import chat
 from aster_jax.rollout import clock as clocks
 from aster_jax.rollout import device, engine, placement
-from aster_jax.rollout.live import Budgets, Live, Request, fresh
+from aster_jax.rollout.live import Budgets, Live, Request, check, fresh
 
 NO_CALLS_LEFT = "No tool calls are left. Give the final answer now."
 
@@ -82,10 +82,13 @@ class Rollout:
         self.stats = collections.Counter()
 
     def run(self, requests: list[Request]) -> list[types.Trajectory]:
-        """Make every trajectory; each ends with a reason, none is dropped."""
-        began = self._clock.now()
+        """Make every trajectory; each ends with a reason, none is dropped.
+
+        Raises a ValueError, before anything is computed, where a prompt fills the context.
+        """
+        check(requests, self._budgets)
         self._requests = requests
-        self._looked = began
+        self._looked = self._began = self._clock.now()
         self._ended: dict[int, types.Trajectory] = {}
         self._flights: collections.deque[Flight] = collections.deque()
         self._timeline = clocks.Timeline(self._clock, self.stats)
@@ -101,15 +104,16 @@ class Rollout:
                 self._collect_results(block=self._lockstep or not self._flights)
                 while len(self._flights) > (self._ahead if dispatched else 0):
                     self._read()
-                self._expire(began)
-                self.stats["phase_s"] = self._clock.now() - began
+                self._expire()
+                self.stats["phase_s"] = self._clock.now() - self._began
                 if self._on_progress:
                     self._on_progress(len(self._ended), len(requests), self.stats)
         finally:
             for live in self._rows.under_way():
                 self._close(live)
         self.stats["pool_pages"] = self._device.pages.total
-        self.stats["compiles_after_warmup"] = self._device.compiles_after_warm_up
+        if self._device.is_warm:
+            self.stats["compiles_after_warmup"] = self._device.compiles_after_warm_up
         return [self._ended[i] for i in range(len(requests))]
 
     def _make_room(self):
@@ -204,10 +208,11 @@ class Rollout:
         """Deliver what tools have answered; `block` waits for them where deadlines allow."""
         waiting = [live for live in self._rows.under_way() if live.call is not None]
         if waiting and block:
+            if self._flights:  # what is waited for after this, the device waits for too
+                self._timeline.wait(self._flights[-1].drained.steps)
             began = self._clock.now()
-            patience_s = min(live.called for live in waiting) + self._budgets.call_s - began
             calls = [live.call for live in waiting]
-            self._clock.wait(calls, patience_s, not self._lockstep)
+            self._clock.wait(calls, self._next_deadline(waiting) - began, not self._lockstep)
             self.stats["tool_exposed_s"] += self._clock.now() - began
         now = self._clock.now()
         if waiting:
@@ -219,6 +224,14 @@ class Rollout:
                 call, live.call = live.call, None
                 self._deliver(live, call)
                 self._rows.call_returned(live)
+
+    def _next_deadline(self, waiting) -> float:
+        """When the first of these calls, of all trajectories, or the phase is out of time."""
+        return min(
+            min(live.called for live in waiting) + self._budgets.call_s,
+            min(live.since for live in self._rows.under_way()) + self._budgets.trajectory_s,
+            self._began + self._budgets.deadline_s,
+        )
 
     def _deliver(self, live, call):
         self.stats["tool_calls"] += 1
@@ -268,10 +281,10 @@ class Rollout:
             self._executor.close(live.session)
             live.session = None
 
-    def _expire(self, began):
+    def _expire(self):
         """End what is past a deadline, as our failure."""
         now = self._clock.now()
-        if now - began >= self._budgets.deadline_s:
+        if now - self._began >= self._budgets.deadline_s:
             self._abandon()
         for live in self._rows.under_way():
             if live.call is not None and now - live.called >= self._budgets.call_s:

@@ -96,12 +96,16 @@ class Engine:
 
         With an `executor` (`aster_jax.tools.Executor`) the prompt shows the tool and calls
         go to an interpreter of the trajectory's own, at most `max_calls`. The same seed
-        gives the same trajectories. `turn_tokens` 0 bounds a turn by `response_tokens`.
+        gives the same trajectories, up to rounding where a tool's timing decides which rows
+        are decoded together. `turn_tokens` 0 bounds a turn by `response_tokens`.
         The counters of the phase are left in `stats`.
 
         Raises:
-          ValueError: a prompt that fills the capacity.
+          ValueError: a prompt that fills the capacity, before anything is computed; one string
+            in place of a list.
         """
+        if isinstance(questions, str):
+            raise ValueError(f"questions={questions!r} is one string; give a list of questions")
         schema = [chat.TOOL] if executor is not None else None
         asked = []
         for i, question in enumerate(questions):

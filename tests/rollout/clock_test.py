@@ -26,6 +26,19 @@ def test_busy_and_idle_by_hand():
     assert stats["device_idle_s"] == 3.0
 
 
+def test_what_was_waited_for_is_not_waited_for_again():
+    """A later program must not be waited for in its place."""
+    times = iter([0.0, 1.0, 2.0])
+    stats = collections.Counter()
+    line = clock.Timeline(clock.Clock(lambda: next(times), None), stats)
+    first, second = np.zeros(1), np.zeros(1)
+    line.dispatched("decode", first)  # 0
+    line.wait(first)  # 1
+    line.dispatched("decode", second)  # 2
+    line.wait(first)
+    assert stats["decode_s"] == 1.0 and len(line._under_way) == 1
+
+
 def test_waiting_ends_with_the_first_result_or_the_deadline():
     done, never = concurrent.futures.Future(), concurrent.futures.Future()
     done.set_result(1)

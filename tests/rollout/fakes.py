@@ -138,7 +138,7 @@ class FakeTools:
 class FakeDevice:
     """Same interface as `device.Device`, tokens instead of keys and values."""
 
-    compiles_after_warm_up = 0
+    is_warm, compiles_after_warm_up = True, 0
 
     def __init__(self, cfg: engine.EngineConfig, shards: int, time: FakeClock):
         self.config, self.shards, self._time = cfg, shards, time

@@ -51,7 +51,11 @@ def test_without_a_tool_the_seed_decides(engine):
 
 def test_bad_input(engine, model):
     with pytest.raises(ValueError, match="the context is 704"):
-        engine.generate(["word " * 900])
+        engine.generate(["short"] * 20 + ["word " * 900])
+    with pytest.raises(ValueError, match="'short' is one string"):
+        engine.generate("short")
+    with pytest.raises(ValueError, match="response_tokens=0 must be at least 1|turn_tokens=0"):
+        engine.generate(["short"], response_tokens=0)
     bare = python_types.SimpleNamespace(**{**vars(model), "tokenizer": None})
     with pytest.raises(ValueError, match="made has no tokenizer"):
         rollout.Engine(bare)
