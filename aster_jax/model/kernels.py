@@ -6,6 +6,7 @@ kernels equal up to rounding.
 """
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ GPU_BLOCK_TOKENS, TPU_BLOCK_TOKENS = 64, 512
 # parts cost more sums of parts, written and read again. Chosen by count, not measured.
 GPU_BLOCKS, GPU_MOST_SPLITS = 2048, 32
 GPU_MOST_PAGE_TOKENS = 128
+GPU_LEAST_CAPABILITY = 8.0  # of Triton in XLA; earlier ones fail when they compile
 # The page table lies in scalar memory: 1 MiB, of which the kernel needs some itself.
 TPU_TABLE_BYTES = (1 << 20) - (1 << 14)
 
@@ -91,6 +93,7 @@ def choose(
     dtype: str,
     page_tokens: int,
     table: tuple[int, int],
+    capability: str = "",
 ) -> tuple[str, str]:
     """What decode attention runs on: a value for `ModelConfig.attention`, and why.
 
@@ -101,6 +104,7 @@ def choose(
       dtype: of the cache.
       page_tokens: tokens per page.
       table: rows and columns of the largest page table of one device.
+      capability: of the devices, as their `compute_capability` ("8.0"); "" is not looked at.
 
     Raises:
       ValueError: the kernel asked for is not one of the platform, or cannot serve.
@@ -114,7 +118,7 @@ def choose(
         )
     if platform not in _OBSTACLES:
         return "xla", f"no kernel ships for {platform}"
-    why_not = _OBSTACLES[platform](cfg.head_dim, dtype, page_tokens, table)
+    why_not = _OBSTACLES[platform](cfg.head_dim, dtype, page_tokens, table, capability)
     if not why_not:
         return platform, "the kernel that ships with JAX"
     if wanted == "auto":
@@ -122,7 +126,13 @@ def choose(
     raise ValueError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
 
 
-def _gpu_obstacle(head_dim, dtype, page_tokens, table):
+def _gpu_obstacle(head_dim, dtype, page_tokens, table, capability):
+    # AMD devices give a name ("gfx90a") where NVIDIA's give a number.
+    if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < GPU_LEAST_CAPABILITY:
+        return (
+            f"the GPU kernel needs compute capability {GPU_LEAST_CAPABILITY} (Ampere), "
+            f"this device has {capability}"
+        )
     if page_tokens & (page_tokens - 1) or page_tokens > GPU_MOST_PAGE_TOKENS:
         return (
             f"the GPU kernel takes pages of a power of two up to {GPU_MOST_PAGE_TOKENS} tokens, "
@@ -133,7 +143,7 @@ def _gpu_obstacle(head_dim, dtype, page_tokens, table):
     return ""
 
 
-def _tpu_obstacle(head_dim, dtype, page_tokens, table):
+def _tpu_obstacle(head_dim, dtype, page_tokens, table, capability):
     if dtype != "bfloat16":
         return (
             f"the TPU kernel rounds keys and values to bfloat16, and rollout.dtype={dtype!r} "

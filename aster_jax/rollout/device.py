@@ -73,6 +73,7 @@ class Device:
         self._take(params, run_key)
 
     def _take(self, params, run_key):
+        self._weights = None  # never two copies of them
         self._weights = self._programs.adopt(params)
         self._run_key = run_key
         self._forget()
@@ -82,6 +83,7 @@ class Device:
     def reset(self) -> None:
         """Forget all rows, also those still decoding (when a phase is cut short)."""
         self._forget()
+        self._slots = None  # never two caches
         self._slots = self._programs.empty()
 
     def _forget(self):

@@ -53,8 +53,11 @@ class EngineConfig:
     attention: str
 
     def __post_init__(self):
-        if list(self.prefill_buckets) != sorted(set(self.prefill_buckets)):
-            raise ValueError(f"prefill_buckets={self.prefill_buckets} must ascend")
+        lengths = list(self.prefill_buckets)
+        if not lengths or lengths != sorted(set(lengths)) or lengths[0] < 1:
+            raise ValueError(
+                f"prefill_buckets={self.prefill_buckets} must be ascending lengths of at least 1"
+            )
         sizes = (self.slots, self.capacity, self.page_tokens, self.pool_tokens)
         if min(*sizes, self.steps_per_dispatch, self.prefill_rows) < 1:
             raise ValueError(f"all sizes of the engine must be at least 1: {self}")
@@ -272,7 +275,8 @@ def _empty(cfg, engine_cfg, shards) -> Slots:
     )
 
 
-def _check(engine_cfg, shards):
+def check(engine_cfg: EngineConfig, shards: int) -> None:
+    """ValueError where the sizes do not go with the number of devices along the data axes."""
     if engine_cfg.slots % shards:
         raise ValueError(
             f"rollout.slots={engine_cfg.slots} must be a multiple of the {shards} "
@@ -292,10 +296,12 @@ def attention(
 ) -> tuple[str, str]:
     """What decode attention runs on here, and why; ValueError where it cannot be had."""
     table = (engine_cfg.slots // meshes.batch_shards(mesh), engine_cfg.row_pages)
-    platform = mesh.devices.flat[0].platform
+    first = mesh.devices.flat[0]
+    capability = str(getattr(first, "compute_capability", ""))
     return kernels.choose(
-        engine_cfg.attention, platform, cfg, engine_cfg.dtype, engine_cfg.page_tokens, table
-    )
+        engine_cfg.attention, first.platform, cfg, engine_cfg.dtype, engine_cfg.page_tokens,
+        table, capability,
+    )  # fmt: skip
 
 
 def _as_run(cfg, engine_cfg, mesh) -> config.ModelConfig:
@@ -317,7 +323,7 @@ def programs(
     the compiler; weights are replicated over the data axes.
     """
     shards = meshes.batch_shards(mesh)
-    _check(engine_cfg, shards)
+    check(engine_cfg, shards)
     cfg = _as_run(cfg, engine_cfg, mesh)
     rows, everywhere = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     empty = functools.partial(_empty, cfg, engine_cfg, shards)

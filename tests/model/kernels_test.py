@@ -65,6 +65,16 @@ def test_a_kernel_equals_the_reference(interpreted, kernel, dtype, groups):
     check_close(out, attention.attend_pages(*args))
 
 
+@pytest.mark.parametrize("kernel, dtype", KINDS)
+def test_a_kernel_equals_the_reference_over_several_blocks(interpreted, monkeypatch, kernel, dtype):
+    """Blocks of two pages: three a row with the last one widened, in three parts on a GPU."""
+    monkeypatch.setattr(kernels, f"{kernel.upper()}_BLOCK_TOKENS", 2 * S)
+    args = rows(LENGTHS, 3, dtype)
+    with interpreted(kernel)():
+        out = attention.attend_pages(*args, kernel)
+    check_close(out, attention.attend_pages(*args))
+
+
 @pytest.mark.parametrize("kernel", ["gpu", "tpu"])
 @pytest.mark.parametrize("padding", [(0,), (2, 3), (5, 6), range(7)], ids=str)
 def test_padding_rows_see_nothing_and_change_nobody(interpreted, kernel, padding):
@@ -166,6 +176,14 @@ def test_auto_takes_the_platforms_kernel_or_says_why_not():
     assert kernels.choose("auto", "tpu", SMOL, *BF16) == (
         "xla", "the TPU kernel takes heads of a multiple of 128, not head_dim=64",
     )  # fmt: skip
+
+
+def test_a_gpu_older_than_ampere_decodes_by_xla():
+    """Triton in XLA refuses compute capability below 8.0 (T4: 7.5, V100: 7.0)."""
+    for capability, chosen in (("7.5", "xla"), ("8.0", "gpu"), ("10.0", "gpu"), ("gfx90a", "gpu")):
+        assert kernels.choose("auto", "gpu", QWEN, *BF16, capability)[0] == chosen
+    with pytest.raises(ValueError, match="needs compute capability 8.0.*has 7.5, or choose 'xla'"):
+        kernels.choose("gpu", "gpu", QWEN, *BF16, "7.5")
 
 
 @pytest.mark.parametrize(
