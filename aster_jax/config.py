@@ -205,6 +205,9 @@ def validate(c: ConfigDict) -> None:
         if c[section][name] not in choices:
             raise ValueError(f"{section}.{name}={c[section][name]!r}; choose one of {choices}")
     for name in ("rl1", "rl2", "eval"):
+        for key in ("turn_tokens", "response_tokens", "context_tokens"):
+            if c[name][key] < 1:
+                raise ValueError(f"{name}.{key}={c[name][key]} must be at least 1")
         if c[name].context_tokens > c.rollout.capacity:
             raise ValueError(
                 f"{name}.context_tokens={c[name].context_tokens} exceeds "

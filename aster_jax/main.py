@@ -20,6 +20,7 @@ from aster_jax.eval import run as evaluation
 from aster_jax.report import run as report
 from aster_jax.rl import filter as rl_filter
 from aster_jax.rl import run as rl
+from aster_jax.rollout import phase
 from aster_jax.sft import run as sft
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -75,6 +76,7 @@ def _check(run: workdir.Run) -> None:
         pools.check(run.config)
     if left & {"sft", "rl1", "rl2", "eval"}:
         policy.check(run)
+        phase.check(run)
 
 
 def default_workdir(name: str, arguments: list[str]) -> str:

@@ -88,12 +88,16 @@ def check(run: workdir.Run) -> None:
     """Raise a ValueError now for what would else fail a stage later, and allocate nothing.
 
     Weights that are missing, damaged or without a tokenizer; a model that cannot fit the
-    memory. A vocabulary still to be learned counts with the size asked for.
+    memory.
     """
-    m, r = run.config.model, run.config.rollout
-    scratch = m.source == "scratch"
-    cfg = _scratch_config(m, m.vocab_size) if scratch else describe(run).cfg
-    memory.check(cfg, run.mesh, r.pool_tokens, r.dtype)
+    r = run.config.rollout
+    memory.check(expected_config(run), run.mesh, r.pool_tokens, r.dtype)
+
+
+def expected_config(run: workdir.Run) -> model_config.ModelConfig:
+    """The model's sizes before any stage has run, with the size of vocabulary asked for."""
+    m = run.config.model
+    return _scratch_config(m, m.vocab_size) if m.source == "scratch" else describe(run).cfg
 
 
 def base_params(run: workdir.Run, policy: Policy) -> dict:

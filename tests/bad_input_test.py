@@ -59,6 +59,13 @@ def test_a_value_that_cannot_be(refuse):
     assert "stages" in refuse("--config.stages=('sft','demos')")
 
 
+def test_an_engine_that_cannot_be_built(refuse):
+    """Else said by the first stage that rolls out, after SFT has been paid for."""
+    assert "these are cpu; choose 'auto' or 'xla'" in refuse("--config.rollout.attention=gpu")
+    assert "prefill_buckets=() must be ascending" in refuse("--config.rollout.prefill_buckets=()")
+    assert "rl1.turn_tokens=0 must be at least 1" in refuse("--config.rl1.turn_tokens=0")
+
+
 def test_weights_that_are_not_there(refuse, tmp_path):
     text = refuse(f"--config.model.source={tmp_path}/absent")
     assert "absent" in text and "hf://ORG/NAME" in text

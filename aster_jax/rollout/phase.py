@@ -11,6 +11,7 @@ import zlib
 
 import jax
 
+from aster_jax import mesh as meshes
 from aster_jax import policy as policies
 from aster_jax import pools, tools, types, workdir
 from aster_jax.reward import verify
@@ -28,21 +29,24 @@ class Players:
     verifier: verify.Verifier
 
 
+def engine_config(rollout) -> engine.EngineConfig:
+    """Sizes of the engine from the config section `rollout`."""
+    names = [f.name for f in dataclasses.fields(engine.EngineConfig)]
+    sizes = {name: rollout[name] for name in names}
+    return engine.EngineConfig(**sizes | {"prefill_buckets": tuple(rollout.prefill_buckets)})
+
+
+def check(run: workdir.Run) -> None:
+    """Raise a ValueError now where the engine cannot be built for this mesh or model."""
+    sizes = engine_config(run.config.rollout)
+    engine.check(sizes, meshes.batch_shards(run.mesh))
+    engine.attention(policies.expected_config(run), sizes, run.mesh)
+
+
 @contextlib.contextmanager
 def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
     """Start the tool and the verifier, and build the programs; stop them at the end."""
-    r = run.config.rollout
-    sizes = engine.EngineConfig(
-        slots=r.slots,
-        capacity=r.capacity,
-        page_tokens=r.page_tokens,
-        pool_tokens=r.pool_tokens,
-        steps_per_dispatch=r.steps_per_dispatch,
-        prefill_rows=r.prefill_rows,
-        prefill_buckets=tuple(r.prefill_buckets),
-        dtype=r.dtype,
-        attention=r.attention,
-    )
+    sizes = engine_config(run.config.rollout)
     kernel, why = engine.attention(policy.cfg, sizes, run.mesh)
     run.say("engine", f"decoding attends by {kernel}: {why}")
     dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
