@@ -87,8 +87,9 @@ def _draw(mass_BV, uniform_B):
     B, V = mass_BV.shape
     mass_BXC = jnp.pad(mass_BV, ((0, 0), (0, -V % CHUNK))).reshape(B, -1, CHUNK)
     sums_BX = jnp.sum(mass_BXC, axis=-1)
-    upto_BX = jnp.cumsum(sums_BX, axis=-1)
-    total_B = upto_BX[:, -1]
+    # Summed in parts, a running sum may rise by a rounding where there is no mass.
+    upto_BX = jnp.where(sums_BX > 0, jnp.cumsum(sums_BX, axis=-1), 0)
+    total_B = jnp.max(upto_BX, axis=-1)
     # Rounding must not carry the aim to the total itself, which nothing passes.
     aim_B = jnp.minimum(uniform_B * total_B, jnp.nextafter(total_B, 0.0))
     chunk_B = jnp.argmax(upto_BX > aim_B[:, None], axis=-1)

@@ -86,6 +86,35 @@ def test_noise_depends_on_identity_and_position_only():
     assert (np.asarray(tokens) != np.asarray(elsewhere)).mean() > 0.3
 
 
+@pytest.mark.parametrize("how", [sampling.Sampling(), sampling.Sampling(top_k=3)], ids=str)
+def test_a_vocabulary_of_many_chunks(how):
+    """1,000 tokens, most of them without mass: drawn as often as they are likely."""
+    likely = np.array([3, 127, 128, 640, 999])
+    probs = np.zeros(1000)
+    probs[likely] = [0.1, 0.15, 0.2, 0.25, 0.3]
+    expected = probs.copy()
+    if how.top_k:
+        expected[[3, 127]] = 0
+        expected /= expected.sum()
+    tokens, logp, raw = many(how, np.maximum(probs, 1e-30), 5_000)
+    assert set(tokens) == set(np.flatnonzero(expected))
+    counts = np.bincount(tokens, minlength=1000) / 5_000
+    spread = 5 * np.sqrt(expected * (1 - expected) / 5_000)
+    np.testing.assert_array_less(np.abs(counts - expected), spread + 1e-9)
+    np.testing.assert_allclose(logp, np.log(expected[tokens]), atol=2e-6)
+    np.testing.assert_allclose(raw, np.log(probs[tokens]), atol=2e-6)
+
+
+def test_the_largest_uniform_number_draws_a_token_with_mass():
+    """Mass in a few tokens of a large vocabulary, and draws at both ends of the unit interval."""
+    mass = np.zeros((2, 50_000), np.float32)
+    mass[:, ::997] = np.random.default_rng(0).random((2, 51)).astype(np.float32) + 0.1
+    ends = jnp.asarray([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    tokens, total = sampling._draw(jnp.asarray(mass), ends)
+    assert tokens.tolist() == [0, 50 * 997]
+    np.testing.assert_allclose(total, mass.sum(-1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "values", [dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.5), dict(top_k=-1)]
 )
