@@ -23,8 +23,6 @@ from aster_jax.rl import grpo
 from aster_jax.rollout import phase, record
 from aster_jax.train import checkpoint, metrics, optim, step
 
-STARTS_FROM = {"rl1": "sft", "rl2": "rl1"}
-
 
 def run(run: workdir.Run, stage: str) -> None:
     """One RL stage, from its start or from its newest checkpoint."""
@@ -47,9 +45,10 @@ def run(run: workdir.Run, stage: str) -> None:
                     phase.requests(chosen, c.rl.group, policy),
                     phase.budgets(c, c[stage]), f"{stage}/{at}",
                 )
+                # Before the update: when that fails, they are what there is to look at.
+                _write_episodes(run, policy, stage, at, scored, chosen)
                 state, values = _update(run, policy, state, scored, train_step, stage, at)
                 values |= {f"rollout/{k}": v for k, v in record.summary(scored, stats).items()}
-                _write_episodes(run, policy, stage, at, scored, chosen)
                 metrics.append(run.path, stage, at, time.monotonic() - began, values)
                 _say(run, stage, at, values)
                 if metrics.every(c.rl.save_every, at, c[stage].steps):
@@ -61,7 +60,7 @@ def _pool(run, policy, stage) -> list[types.Problem]:
     """Training problems: all of them in stage 1, what the filter left in stage 2."""
     c = run.config
     pool = pools.select(c, "train", c.problems.num_train)
-    if stage == "rl2" and "filter" in c.stages:
+    if stage == "rl2" and ("filter" in c.stages or run.is_finished("filter")):
         pool = filters.keep(pool, run.directory("filter") / "kept.jsonl")
     pool = phase.fitting(run, policy, pool, stage)
     if len(pool) < c.rl.prompts:
@@ -87,7 +86,7 @@ def _start(run, stage, policy, tx, saved):
     """The previous stage's parameters with a fresh optimiser, or the newest checkpoint."""
     if saved.latest is None:
         metrics.rewind(run.path, stage, 0)
-        params = policies.trained_params(run, policy, STARTS_FROM[stage])
+        params = policies.trained_params(run, policy, policies.STARTS_FROM[stage])
         return step.fresh_state(params, tx, run.mesh), 0
     abstract = step.abstract_state(policy.cfg, tx, run.mesh)
     state, position = saved.restore(saved.latest, abstract)
