@@ -12,7 +12,11 @@ from aster_jax import mesh as meshes
 from aster_jax import weights, workdir
 from aster_jax.data import chat, tokenizer
 from aster_jax.model import config as model_config
+from aster_jax.model import transformer
 from aster_jax.train import checkpoint, memory, optim, step
+
+
+STARTS_FROM = {"sft": "base", "rl1": "sft", "rl2": "rl1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +92,31 @@ def check(run: workdir.Run) -> None:
     """Raise a ValueError now for what would else fail a stage later, and allocate nothing.
 
     Weights that are missing, damaged or without a tokenizer; a model that cannot fit the
-    memory.
+    memory, does not divide over the mesh or was made for shorter contexts.
     """
-    r = run.config.rollout
-    memory.check(expected_config(run), run.mesh, r.pool_tokens, r.dtype)
+    c = run.config
+    cfg = expected_config(run)
+    memory.check(cfg, run.mesh, c.rollout.pool_tokens, c.rollout.dtype)
+    params = jax.eval_shape(lambda: transformer.init_params(cfg, jax.random.key(0)))
+    meshes.shardings(params, run.mesh)
+    if c.rollout.capacity > cfg.max_positions:
+        raise ValueError(
+            f"rollout.capacity={c.rollout.capacity} exceeds the {cfg.max_positions} positions "
+            f"that model.source {c.model.source!r} was made for; lower it and the contexts"
+        )
+    if c.model.source != "scratch" and _known(c.model.source).style != c.model.style:
+        run.say(
+            "model",
+            f"model.style is {c.model.style}, the checkpoint's own chat template is of style "
+            f"{_known(c.model.source).style}: it will be taught new markup",
+        )
+    shards = meshes.batch_shards(run.mesh)
+    for section, stages in (("sft", {"sft"}), ("rl", {"rl1", "rl2"})):
+        if stages & set(c.stages) and c[section].micro_rows % shards:
+            raise ValueError(
+                f"{section}.micro_rows={c[section].micro_rows} must be a multiple of the {shards} "
+                "devices along data x fsdp"
+            )
 
 
 def expected_config(run: workdir.Run) -> model_config.ModelConfig:
@@ -118,10 +143,15 @@ def base_params(run: workdir.Run, policy: Policy) -> dict:
 
 
 def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
-    """The parameters that a finished stage ("base", "sft", "rl1", "rl2") ended with."""
+    """The parameters that a finished stage ("base", "sft", "rl1", "rl2") ended with.
+
+    A stage of no steps ends where it started.
+    """
     if stage == "base":
         return base_params(run, policy)
     last = run.summary(stage)["step"]
+    if not last:
+        return trained_params(run, policy, STARTS_FROM[stage])
     tx = optim.build(optim_config(run.config.sft if stage == "sft" else run.config.rl))
     abstract = step.abstract_state(policy.cfg, tx, run.mesh)
     with checkpoint.Checkpoints(run.path / stage / "checkpoints", keep=1) as saved:

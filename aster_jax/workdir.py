@@ -14,6 +14,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
+from aster_jax.config import STAGES
 from aster_jax.train import metrics
 
 
@@ -64,8 +65,8 @@ class Run:
 def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) -> Run:
     """The run at `path`, new or to be resumed.
 
-    Raises ValueError when the directory cannot be written or was made with another
-    config: resuming under other numbers would mix two experiments.
+    Raises ValueError when the directory cannot be written or a stage began in it with
+    another config: resuming under other numbers would mix two experiments.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) ->
         ) from e
     text = config.to_json_best_effort(indent=1, sort_keys=True) + "\n"
     known = path / "config.json"
-    if known.exists():
+    if known.exists() and any((path / stage).exists() for stage in STAGES):
         differing = _differences(json.loads(known.read_text()), json.loads(text))
         if differing:
             raise ValueError(

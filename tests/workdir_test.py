@@ -32,7 +32,7 @@ def test_the_same_config_resumes_and_stages_may_grow(tmp_path, one_device):
 
 
 def test_another_config_is_refused_and_named(tmp_path, one_device):
-    workdir.open_run(settings(), tmp_path, one_device)
+    workdir.open_run(settings(), tmp_path, one_device).directory("demos")
     before = (tmp_path / "config.json").read_text()
     other = settings()
     with other.unlocked():
@@ -41,6 +41,13 @@ def test_another_config_is_refused_and_named(tmp_path, one_device):
     with pytest.raises(ValueError, match=r"seed: 3 -> 4; sft.steps: \d+ -> 77.*--workdir"):
         workdir.open_run(other, tmp_path, one_device)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_before_a_stage_began_the_config_may_be_mended(tmp_path, one_device):
+    """What is refused before the first stage names a remedy, which must not be refused too."""
+    workdir.open_run(settings(), tmp_path, one_device)
+    workdir.open_run(settings(seed=4), tmp_path, one_device)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 4
 
 
 def test_a_file_in_the_way_is_one_sentence(tmp_path, one_device):

@@ -25,7 +25,8 @@ def run(run: workdir.Run) -> None:
     held_out = pools.select(run.config, "heldout", run.config.problems.num_heldout)
     held_out = phase.fitting(run, policy, held_out, "eval", opener)
     arms = ("main", "no_tool") if c.no_tool else ("main",)
-    stages = [s for s in c.checkpoints if s == "base" or s in run.config.stages]
+    made = {"base", *run.config.stages, *filter(run.is_finished, c.checkpoints)}
+    stages = [s for s in c.checkpoints if s in made]
     results = []
     with phase.players(run, policy, phase.sampling_of(c)) as players:
         for checkpoint in stages:
