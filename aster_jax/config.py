@@ -9,7 +9,11 @@ import difflib
 
 from ml_collections import ConfigDict
 
+from aster_jax.data import chat
+
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
+CHECKPOINTS = ("base", "sft", "rl1", "rl2")
+BUDGETS = ("turn_tokens", "response_tokens", "context_tokens")
 
 
 def default() -> ConfigDict:
@@ -110,8 +114,8 @@ def _rollout():
     c.ahead = 0  # decode dispatches under way when the next one is made; 1 on accelerators
     c.lockstep = True  # fixed schedule: bit-exact runs; False: never wait for a slow tool
     c.temperature = 1.0  # of training rollouts
-    c.top_p = 1.0  # nucleus of training rollouts; 1 = off
-    c.top_k = 0  # of training rollouts; 0 = off
+    c.top_p = 1.0  # nucleus of rollouts; 1 = off, as training needs
+    c.top_k = 0  # of rollouts; 0 = off, as training needs
     c.tool_result_tokens = 64  # kept of one tool result, head and tail
     c.max_malformed = 2  # unparsable turns in a row that are answered with an error
     c.call_s = 900.0  # of one tool call, queue included; later it counts as our failure
@@ -137,7 +141,7 @@ def _optim(c):
 
 def _sft():
     c = _optim(ConfigDict())
-    c.steps = 100  # optimiser steps at most
+    c.steps = 100  # optimiser steps at most; 0 leaves the base model as it is
     c.rows = 32  # packed rows per step
     c.probe_every = 0  # steps between accuracy probes on problems of their own; 0 = never
     c.probe_from = 0  # first step that may be probed
@@ -159,7 +163,7 @@ def _rl():
     c.clip_high = 0.28  # ratio bound 1 + clip_high
     c.dual_clip = 10.0  # bound for negative advantages
     c.tis_cap = 0.0  # truncated importance sampling between engine and trainer; 0 = off
-    c.truncated = "keep"  # trajectories that hit a budget: "keep" (as wrong) or "mask"
+    c.truncated = "keep"  # those that hit a budget of tokens: "keep" (as wrong) or "mask"
     return c
 
 
@@ -175,7 +179,7 @@ def _rl_stage():
 
 def _eval():
     c = ConfigDict()
-    c.checkpoints = ("base", "sft", "rl1", "rl2")  # evaluated, in this order
+    c.checkpoints = CHECKPOINTS  # evaluated, in this order
     c.samples = 1  # per problem (k of avg@k)
     c.temperature = 1.0  # paper: 0.6
     c.top_p = 1.0  # paper: 0.95
@@ -189,6 +193,14 @@ def _eval():
 
 def validate(c: ConfigDict) -> None:
     """Raise a ValueError for values that cannot work together, before anything is run."""
+    _validate_names(c)
+    _validate_counts(c)
+    _validate_sizes(c)
+    if {"rl1", "rl2"} & set(c.stages):
+        _validate_sampling(c.rollout)
+
+
+def _validate_names(c):
     unknown = [s for s in c.stages if s not in STAGES]
     if unknown:
         raise ValueError(f"stages has {unknown}; known stages are {', '.join(STAGES)}")
@@ -197,6 +209,7 @@ def validate(c: ConfigDict) -> None:
     if not c.name:
         raise ValueError("name is empty; the experiment file must set c.name")
     for section, name, choices in (
+        ("model", "style", chat.STYLES),
         ("rl", "normalise", ("group", "batch")),
         ("rl", "truncated", ("keep", "mask")),
         ("demos", "style", ("dense", "sparse", "direct")),
@@ -204,10 +217,34 @@ def validate(c: ConfigDict) -> None:
     ):
         if c[section][name] not in choices:
             raise ValueError(f"{section}.{name}={c[section][name]!r}; choose one of {choices}")
+    unknown = [s for s in c.eval.checkpoints if s not in CHECKPOINTS]
+    if unknown:
+        raise ValueError(f"eval.checkpoints has {unknown}; known are {', '.join(CHECKPOINTS)}")
+    if c.rollout.ahead not in (0, 1, 2):
+        raise ValueError(f"rollout.ahead={c.rollout.ahead}; choose 0, 1 or 2 dispatches")
+
+
+def _validate_counts(c):
+    """What divides, or has to be there at all, is at least 1."""
+    for section, names in {
+        "sft": ("rows", "micro_rows", "row_tokens"),
+        "rl": ("prompts", "group", "minibatches", "micro_rows", "row_tokens"),
+        "rl1": BUDGETS, "rl2": BUDGETS, "eval": (*BUDGETS, "samples"),
+        "rollout": ("page_tokens", "slots", "capacity", "steps_per_dispatch", "prefill_rows"),
+    }.items():  # fmt: skip
+        for name in names:
+            if c[section][name] < 1:
+                raise ValueError(f"{section}.{name}={c[section][name]} must be at least 1")
+    for section, whole, part in (("rl", "prompts", "minibatches"), ("sft", "rows", "micro_rows")):
+        if c[section][whole] % c[section][part]:
+            raise ValueError(
+                f"{section}.{whole}={c[section][whole]} must be a multiple of "
+                f"{section}.{part}={c[section][part]}"
+            )
+
+
+def _validate_sizes(c):
     for name in ("rl1", "rl2", "eval"):
-        for key in ("turn_tokens", "response_tokens", "context_tokens"):
-            if c[name][key] < 1:
-                raise ValueError(f"{name}.{key}={c[name][key]} must be at least 1")
         if c[name].context_tokens > c.rollout.capacity:
             raise ValueError(
                 f"{name}.context_tokens={c[name].context_tokens} exceeds "
@@ -225,15 +262,19 @@ def validate(c: ConfigDict) -> None:
             f"rollout.pool_tokens={c.rollout.pool_tokens} holds less than one row of "
             f"rollout.capacity={c.rollout.capacity} tokens in pages of {page}; raise the pool"
         )
-    if c.rollout.ahead not in (0, 1, 2):
-        raise ValueError(f"rollout.ahead={c.rollout.ahead}; choose 0, 1 or 2 dispatches")
-    if c.rl.prompts % c.rl.minibatches:
+
+
+def _validate_sampling(rollout):
+    """The loss is of the distribution at `temperature`, whole; nothing else can be trained."""
+    if rollout.temperature <= 0:
         raise ValueError(
-            f"rl.prompts={c.rl.prompts} must be a multiple of rl.minibatches={c.rl.minibatches}"
+            f"rollout.temperature={rollout.temperature}: greedy members of a group are all the "
+            "same and teach nothing; give a positive one"
         )
-    if c.sft.rows % c.sft.micro_rows:
+    if rollout.top_p < 1 or rollout.top_k:
         raise ValueError(
-            f"sft.rows={c.sft.rows} must be a multiple of sft.micro_rows={c.sft.micro_rows}"
+            f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k}: the policy loss is of "
+            "the whole distribution; train with top_p=1 and top_k=0 (eval has its own)"
         )
 
 

@@ -18,9 +18,14 @@ def tool_config(config) -> tools.ToolConfig:
 
 
 def check(config) -> None:
-    """Raise a ValueError now for a problem file that a later stage could not use."""
-    for split in ("train", "heldout"):
-        select(config, split, 1)
+    """Raise a ValueError now for problems that a later stage could not use."""
+    select(config, "heldout", 1)
+    found = len(select(config, "train", config.problems.num_train))
+    if {"rl1", "rl2"} & set(config.stages) and found < config.rl.prompts:
+        raise ValueError(
+            f"there are {found} training problems (those of problems.heldout left out), a step "
+            f"needs rl.prompts={config.rl.prompts}; add problems or lower rl.prompts"
+        )
 
 
 def select(config, split: str, count: int) -> list[types.Problem]:

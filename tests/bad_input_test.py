@@ -66,6 +66,11 @@ def test_an_engine_that_cannot_be_built(refuse):
     assert "rl1.turn_tokens=0 must be at least 1" in refuse("--config.rl1.turn_tokens=0")
 
 
+def test_too_few_problems_for_a_step(refuse):
+    said = refuse("--config.problems.num_train=3", "--config.rl.prompts=4")
+    assert "there are 3 training problems" in said and "rl.prompts=4" in said
+
+
 def test_weights_that_are_not_there(refuse, tmp_path):
     text = refuse(f"--config.model.source={tmp_path}/absent")
     assert "absent" in text and "hf://ORG/NAME" in text

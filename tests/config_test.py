@@ -29,6 +29,15 @@ def test_the_defaults_are_valid():
         ("rl.normalise", "token", "rl.normalise='token'; choose one of"),
         ("rl.truncated", "drop", "rl.truncated='drop'"),
         ("demos.style", "long", "demos.style='long'"),
+        ("model.style", "llama", "model.style='llama'; choose one of"),
+        ("eval.checkpoints", ("base", "rl3"), r"eval.checkpoints has \['rl3'\]; known are base"),
+        ("rl.minibatches", 0, "rl.minibatches=0 must be at least 1"),
+        ("sft.micro_rows", 0, "sft.micro_rows=0 must be at least 1"),
+        ("rollout.page_tokens", 0, "rollout.page_tokens=0 must be at least 1"),
+        ("rl2.response_tokens", 0, "rl2.response_tokens=0 must be at least 1"),
+        ("rollout.temperature", 0.0, "rollout.temperature=0.0: greedy members"),
+        ("rollout.top_p", 0.9, "rollout.top_p=0.9.*train with top_p=1"),
+        ("rollout.top_k", 5, "rollout.top_k=5"),
         ("rl1.context_tokens", 513, "rl1.context_tokens=513 exceeds rollout.capacity=512"),
         ("eval.context_tokens", 513, "eval.context_tokens=513 exceeds rollout.capacity=512"),
         ("rl.row_tokens", 511, "rl1.context_tokens=512 exceeds rl.row_tokens=511"),
@@ -45,6 +54,12 @@ def test_what_cannot_work_is_refused(key, value, text):
     section[last] = value
     with pytest.raises(ValueError, match=text):
         config.validate(c)
+
+
+def test_sampling_is_free_where_nothing_is_trained_on_it():
+    c = named()
+    c.stages, c.rollout.temperature, c.rollout.top_p = ("demos", "sft", "eval"), 0.0, 0.9
+    config.validate(c)
 
 
 @pytest.mark.parametrize(
