@@ -9,8 +9,6 @@ import difflib
 
 from ml_collections import ConfigDict
 
-from aster_jax.data import chat
-
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 CHECKPOINTS = ("base", "sft", "rl1", "rl2")
 BUDGETS = ("turn_tokens", "response_tokens", "context_tokens")
@@ -209,7 +207,6 @@ def _validate_names(c):
     if not c.name:
         raise ValueError("name is empty; the experiment file must set c.name")
     for section, name, choices in (
-        ("model", "style", chat.STYLES),
         ("rl", "normalise", ("group", "batch")),
         ("rl", "truncated", ("keep", "mask")),
         ("demos", "style", ("dense", "sparse", "direct")),

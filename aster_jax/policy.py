@@ -95,6 +95,8 @@ def check(run: workdir.Run) -> None:
     memory, does not divide over the mesh or was made for shorter contexts.
     """
     c = run.config
+    if c.model.style not in chat.STYLES:
+        raise ValueError(f"model.style={c.model.style!r}; choose one of {chat.STYLES}")
     cfg = expected_config(run)
     memory.check(cfg, run.mesh, c.rollout.pool_tokens, c.rollout.dtype)
     params = jax.eval_shape(lambda: transformer.init_params(cfg, jax.random.key(0)))

@@ -66,6 +66,10 @@ def test_an_engine_that_cannot_be_built(refuse):
     assert "rl1.turn_tokens=0 must be at least 1" in refuse("--config.rl1.turn_tokens=0")
 
 
+def test_markup_that_nobody_knows(refuse):
+    assert "model.style='llama'; choose one of" in refuse("--config.model.style=llama")
+
+
 def test_too_few_problems_for_a_step(refuse):
     said = refuse("--config.problems.num_train=3", "--config.rl.prompts=4")
     assert "there are 3 training problems" in said and "rl.prompts=4" in said
