@@ -82,7 +82,7 @@ def _episodes(paths, trajectories) -> tuple[list[collapse.Measured], list[dict]]
         for number, record in enumerate(_lines(path, _EPISODE_KEYS), start=1):
             try:
                 row = collapse.measure(record)
-            except (KeyError, TypeError, AttributeError) as e:
+            except (KeyError, TypeError, AttributeError, IndexError) as e:
                 raise ValueError(f"{path}, line {number}: not an episode record ({e!r})") from e
             rows.append(row)
             kinds = cells.setdefault((row.checkpoint, row.arm), {})

@@ -82,8 +82,8 @@ _TOOL_ROWS = (
     ("answered without a call, %", "answered_without_tool_frac", "percent"),
     ("one call, only to verify at the end, %", "only_verifies_frac", "percent"),
     ("text before the first call, %", "first_call_position", "percent"),
-    ("calls that failed, %", "failed_call_frac", "percent"),
-    ("   malformed attempts, %", "malformed_call_frac", "percent"),
+    ("attempts at a call that failed, %", "failed_call_frac", "percent"),
+    ("   malformed, %", "malformed_call_frac", "percent"),
     ("lines of code per call", "code_lines_per_call", "number"),
     ("turns per trajectory", "turns_mean", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),
@@ -100,13 +100,14 @@ def tool_use(summaries: dict[str, dict]) -> Table:
         (label, *(NOTHING if s[key] is None else show[kind](s[key]) for s in columns))
         for label, key, kind in _TOOL_ROWS
     ]
-    for label, key in (("calls", "call_status"), ("ended", "end")):
+    for label, key in (("attempts", "call_status"), ("ended", "end")):
         for name in sorted({n for s in columns for n in s[key]}):
             cells = (percent(s[key][name]) if name in s[key] else NOTHING for s in columns)
             rows.append((f"{label}: {name}, %", *cells))
     note = (
         "Collapse shows as few calls, a first call late in the text, and a lone call that only "
-        "verifies. Malformed attempts count as calls. Positions are shares of characters."
+        "verifies. A malformed attempt reaches no tool and is no call. Positions are shares of "
+        "characters."
     )
     return Table("Tool use", ("", *summaries), tuple(rows) if columns else (), note)
 

@@ -20,7 +20,7 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
         "verdict": scored.verdict,
         "paper_match": answer.paper_match(t.final_text, problem.answer),
         "end": t.end,
-        "num_calls": len(t.calls),
+        "num_calls": types.num_calls(c.status for c in t.calls),
         "num_tokens": len(t.tokens),
         "num_model_tokens": sum(t.loss_mask),
         "calls": [
@@ -41,23 +41,27 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
 
 
 def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
-    """Metrics of one phase: outcome, tool use, endings, speed."""
+    """Metrics of one phase: outcome, tool use, endings, speed.
+
+    `call_*_frac` are shares of all attempts at a call, malformed ones included.
+    """
     trajectories = [s.trajectory for s in scored]
-    calls = [c for t in trajectories for c in t.calls]
+    attempts = [c.status for t in trajectories for c in t.calls]
+    calls = [types.num_calls(c.status for c in t.calls) for t in trajectories]
     written = [sum(t.loss_mask) for t in trajectories]
     n = len(trajectories)
     out = {
         "reward_mean": float(np.mean([s.reward for s in scored])),
-        "calls_mean": len(calls) / n,
-        "at_most_one_call_frac": sum(len(t.calls) <= 1 for t in trajectories) / n,
+        "calls_mean": float(np.mean(calls)),
+        "at_most_one_call_frac": sum(made <= 1 for made in calls) / n,
         "model_tokens_mean": float(np.mean(written)),
         "tokens_mean": float(np.mean([len(t.tokens) for t in trajectories])),
         **_speed(stats),
     }
     for end in sorted({t.end for t in trajectories}):
         out[f"end_{end}_frac"] = sum(t.end == end for t in trajectories) / n
-    for status in sorted({c.status for c in calls}):
-        out[f"call_{status}_frac"] = sum(c.status == status for c in calls) / len(calls)
+    for status in sorted(set(attempts)):
+        out[f"call_{status}_frac"] = attempts.count(status) / len(attempts)
     for verdict in ("answer_too_costly", "verifier_timeout", "verifier_error"):
         out[f"{verdict}_frac"] = sum(s.verdict == verdict for s in scored) / n
     return out

@@ -47,8 +47,8 @@ def test_tool_use_shows_dashes_where_there_was_no_call():
     by_label = {r[0].strip(): r[1:] for r in table.rows}
     assert table.columns == ("", "base", "rl2")
     assert by_label["calls per trajectory, mean"] == ("0.00", "2.00")
-    assert by_label["calls that failed, %"] == (tables.NOTHING, "50.0")
-    assert by_label["calls: error, %"] == (tables.NOTHING, "50.0")
+    assert by_label["attempts at a call that failed, %"] == (tables.NOTHING, "50.0")
+    assert by_label["attempts: error, %"] == (tables.NOTHING, "50.0")
     assert by_label["ended: answered, %"] == ("100.0", "100.0")
     assert tables.tool_use({}).rows == ()
 

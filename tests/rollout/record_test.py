@@ -53,7 +53,10 @@ def test_a_record_holds_the_text_of_every_span(talker):
 def test_summary_by_hand():
     scored = [
         types.Scored(trajectory(calls=[call("ok"), call("error"), call("ok")]), 1.0, "equal"),
-        types.Scored(trajectory(end="token_budget", calls=[call("timeout")]), 0.0, "no_answer"),
+        types.Scored(
+            trajectory(end="token_budget", calls=[call("timeout"), call("malformed")]),
+            0.0, "no_answer",
+        ),
         types.Scored(trajectory((1, 2, 3), (0, 0, 1)), 0.0, "verifier_timeout"),
         types.Scored(trajectory(), 1.0, "equal"),
     ]
@@ -79,9 +82,10 @@ def test_summary_by_hand():
         "tool_exposed_s": 0.5,
         "end_answered_frac": 0.75,
         "end_token_budget_frac": 0.25,
-        "call_ok_frac": 0.5,
-        "call_error_frac": 0.25,
-        "call_timeout_frac": 0.25,
+        "call_ok_frac": 0.4,
+        "call_error_frac": 0.2,
+        "call_timeout_frac": 0.2,
+        "call_malformed_frac": 0.2,
         "answer_too_costly_frac": 0.0,
         "verifier_timeout_frac": 0.25,
         "verifier_error_frac": 0.0,
