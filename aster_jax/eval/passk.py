@@ -7,8 +7,9 @@ independent, and an interval that treats them so is too narrow. Two kinds of int
   which stays honest when every value is the same;
 * anything else: percentile bootstrap over problems with a fixed seed.
 
-Trajectories that ended for our own reasons (infrastructure, verifier) are left out of every
-number and counted in `masked`.
+Trajectories that ended for our own reasons (tool, verifier, a deadline) are left out of every
+number and counted in `masked`. A deadline takes the longest ones first, and those are seldom
+right, so an accuracy is to be read together with `masked`.
 """
 
 import collections

@@ -15,9 +15,9 @@ from aster_jax.report import collapse
 RL_STAGES = ("rl1", "rl2")
 _METRIC_KEYS = ("stage", "step", "time_s")
 _RESULT_KEYS = (
-    "checkpoint", "arm", "tokens", "max_calls", "temperature", "n_problems", "k", "avg_at_k",
-    "avg_low", "avg_high", "pass_at_k", "pass_low", "pass_high", "calls_mean", "calls_low",
-    "calls_high", "by_family", "end", "call_status", "tokens_mean",
+    "checkpoint", "arm", "tokens", "max_calls", "temperature", "n_problems", "k", "masked",
+    "avg_at_k", "avg_low", "avg_high", "pass_at_k", "pass_low", "pass_high", "calls_mean",
+    "calls_low", "calls_high", "by_family", "end", "call_status", "tokens_mean",
 )
 _EPISODE_KEYS = (
     "stage", "step", "checkpoint", "arm", "problem_id", "family", "question", "gold", "sample",

@@ -36,12 +36,13 @@ def headline(results: Sequence[dict]) -> Table:
             f"{percent(r['avg_at_k'])} [{percent(r['avg_low'])}, {percent(r['avg_high'])}]",
             passes,
             f"{r['n_problems']} x {r['k']}",
+            str(r["masked"]),
             f"{number(r['calls_mean'])} [{number(r['calls_low'])}, {number(r['calls_high'])}]",
             number(r["tokens_mean"], 0),
             percent(r["end"]["answered"] if "answered" in r["end"] else 0.0),
         ))  # fmt: skip
     columns = (
-        "checkpoint", "arm", "accuracy % [95 %]", "pass@k %", "problems x k",
+        "checkpoint", "arm", "accuracy % [95 %]", "pass@k %", "problems x k", "left out",
         "calls [95 %]", "tokens", "answered %",
     )  # fmt: skip
     note = ""
@@ -50,7 +51,10 @@ def headline(results: Sequence[dict]) -> Table:
         note = (
             f"Held-out problems, avg@{r['k']} at temperature {r['temperature']:g}; at most "
             f"{r['tokens']} tokens written and {r['max_calls']} tool calls per trajectory. "
-            "\"Answered\": ended by an answer of its own and not by a budget."
+            "\"Answered\": ended by an answer of its own and not by a budget. \"Left out\": "
+            "trajectories that the tool, the verifier or a deadline (of a call, a trajectory or "
+            "the phase) lost; they count in no other column, which flatters an accuracy where "
+            "the longest ones were lost."
         )  # fmt: skip
     return Table("Results", columns, tuple(rows), note)
 
@@ -88,7 +92,7 @@ _TOOL_ROWS = (
     ("turns per trajectory", "turns_mean", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),
     ("tokens written per trajectory", "model_tokens_mean", "number"),
-    ("left out: tool or verifier failed", "masked", "count"),
+    ("left out: tool, verifier or deadline", "masked", "count"),
 )
 
 

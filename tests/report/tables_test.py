@@ -16,9 +16,18 @@ def test_headline_has_accuracy_with_interval_and_size(tmp_path):
     assert rl2[2] == "90.0 [84.0, 96.0]"
     assert rl2[3] == tables.NOTHING  # pass@1 is avg@1
     assert rl2[4] == "12 x 1"
-    assert rl2[5] == "2.90 [2.75, 3.04]"
-    assert rl2[7] == "96.0"
+    assert rl2[6] == "2.90 [2.75, 3.04]"
+    assert rl2[8] == "96.0"
     assert "temperature 1" in table.note and "8 tool calls" in table.note
+
+
+def test_headline_shows_how_many_trajectories_no_number_counts(tmp_path):
+    results = _results(tmp_path)
+    results[-1]["masked"] = 7  # of the arm without the tool, which has no table of its own
+    table = tables.headline(results)
+    left_out = [row[table.columns.index("left out")] for row in table.rows]
+    assert left_out == ["0"] * 7 + ["7"]
+    assert "deadline" in table.note
 
 
 def test_pass_at_k_is_shown_when_it_says_something(tmp_path):
