@@ -128,11 +128,21 @@ def stages(config: dict, metrics: Sequence[dict], finished: dict[str, dict]) -> 
             stage,
             state,
             str(lines[-1]["step"]) if lines else NOTHING,
-            duration(lines[-1]["time_s"]) if lines else NOTHING,
+            duration(_time_in_steps(lines)) if lines else NOTHING,
             _closing(finished[stage]) if stage in finished else NOTHING,
         ))  # fmt: skip
     columns = ("stage", "state", "steps", "time in steps", "closing numbers")
     return Table("Stages", columns, tuple(rows))
+
+
+def _time_in_steps(lines: Sequence[dict]) -> float:
+    """Seconds over all the times a stage was started: its clock begins anew when it resumes.
+
+    Each part ends where the clock falls back. What a killed part did after its last
+    checkpoint was done again and is not in the metrics.
+    """
+    times = [m["time_s"] for m in lines]
+    return sum(now for now, then in zip(times, [*times[1:], 0.0]) if then < now)
 
 
 def _closing(numbers: dict) -> str:

@@ -83,6 +83,14 @@ def test_stages_tell_finished_from_begun_and_missing():
     )
 
 
+def test_time_in_steps_adds_up_over_resumes():
+    # Killed after 50 s, resumed and killed after 30 s, resumed: 50 + 30 + 7.
+    times = (20.0, 50.0, 10.0, 30.0, 3.0, 7.0)
+    metrics = [{"stage": "sft", "step": i + 1, "time_s": t} for i, t in enumerate(times)]
+    rows = tables.stages({"stages": ["sft"]}, metrics, {}).rows
+    assert rows == (("sft", "under way", "6", "1 min 27 s", "–"),)
+
+
 def test_text_is_aligned():
     table = tables.Table("T", ("a", "long column"), (("wide cell", "1"), ("x", "22")))
     assert tables.to_text(table).splitlines() == [
