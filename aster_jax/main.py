@@ -72,7 +72,8 @@ def _check(run: workdir.Run) -> None:
     """What a later stage would stumble over is said before the first one starts."""
     left = {s for s in run.config.stages if not run.is_finished(s)}
     if left - {"filter", "report"}:
-        pools.check(run.config)
+        for text in pools.check(run.config):
+            run.say("run", text)
     if left & {"sft", "rl1", "rl2", "eval"}:
         policy.check(run)
 

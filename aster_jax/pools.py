@@ -17,10 +17,16 @@ def tool_config(config) -> tools.ToolConfig:
     return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
 
 
-def check(config) -> None:
-    """Raise a ValueError now for a problem file that a later stage could not use."""
+def check(config) -> list[str]:
+    """What is to be said about the problem files before they are used: rows left out.
+
+    Raises a ValueError now for a file that a later stage could not use.
+    """
     for split in ("train", "heldout"):
         select(config, split, 1)
+    files = [f for f in (config.problems.source, config.problems.heldout) if f != "generated"]
+    repeats = {f: problems.num_repeats(f) for f in files}
+    return [f"repeated questions left out of {f}: {n}" for f, n in repeats.items() if n]
 
 
 def select(config, split: str, count: int) -> list[types.Problem]:
@@ -29,8 +35,8 @@ def select(config, split: str, count: int) -> list[types.Problem]:
     source = p.heldout if split == "heldout" else p.source
     if source == "generated":
         return families.problems(tuple(p.families), split, count, config.seed, p.digits)
-    found = problems.load(source)
+    found = problems.load(source, duplicates="drop")
     if split in ("train", "demos", "probe"):
-        held = [] if p.heldout == "generated" else problems.load(p.heldout)
+        held = [] if p.heldout == "generated" else problems.load(p.heldout, "drop")
         found = problems.without_overlap(found, held)
     return found if split == "train" else found[:count]
