@@ -52,7 +52,8 @@ def main(argv: list[str]) -> None:
     if jax.process_count() > 1:
         raise ValueError(
             f"{jax.process_count()} processes share this run; only one process with all of its "
-            "own devices is supported so far: start it on one host"
+            "own devices is supported so far, so a slice of several hosts cannot run any "
+            "experiment yet: start it on one host (launch/README.md names slices of one)"
         )
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
