@@ -44,9 +44,9 @@ def get_config():
     c.sft.weight_decay = 0.0  # [R] framework default
     c.sft.clip_norm = 1.0  # [R] framework default
     c.sft.row_tokens = 32_768  # [R] cut-off; longer ones are dropped, not cut
-    c.sft.rows = 128  # [R] 16 accumulation steps x 8 devices
+    c.sft.rows = 128  # ours: packed rows; [R] packs nothing, its step is 128 samples
     c.sft.micro_rows = 64  # ours: one row per device
-    c.sft.steps = 188  # [R] 6 epochs
+    c.sft.steps = 188  # [R] for its 6 epochs; more than 6 here where packed rows hold several
 
     c.rl.learning_rate = 1e-6  # [R] constant, no warm-up
     c.rl.beta2 = 0.999  # [R]
@@ -83,17 +83,20 @@ def get_config():
 
     for stage, response, steps in (("rl1", 16_384, 405), ("rl2", 30_720, 234)):  # [R]
         c[stage].steps = steps
+        # [R] bounds generated plus tool tokens by `response`. Ours bounds what the model writes
+        # by it, and both together by the context: up to 2048 tokens less the prompt more.
         c[stage].response_tokens = response
         c[stage].turn_tokens = response  # [R] no bound per turn
-        c[stage].context_tokens = 2048 + response  # [R] "18K" and "32K"
+        c[stage].context_tokens = 2048 + response  # [R] "18K" and "32K", prompt included
         c[stage].max_calls = 50  # [A]
 
     c.eval.samples = 16  # [A] avg@16
     c.eval.temperature = 0.6  # [A]
     c.eval.top_p = 0.95  # [A]
-    c.eval.response_tokens = 30_720  # [A] the 30K budget; 90K needs a larger capacity
-    c.eval.turn_tokens = 30_720
-    c.eval.context_tokens = 32_768
+    # [A] the 30K budget, taken as [R]'s response budget in training; 90K needs a larger capacity.
+    c.eval.response_tokens = 30_720  # of what the model writes, as above
+    c.eval.turn_tokens = 30_720  # ours: no bound per turn
+    c.eval.context_tokens = 32_768  # ours: prompt, model and tool tokens together
     c.eval.max_calls = 256  # [R]
     c.eval.no_tool = False
     return c
