@@ -53,7 +53,8 @@ def main(argv: list[str]) -> None:
     if jax.process_count() > 1:
         raise ValueError(
             f"{jax.process_count()} processes share this run; only one process with all of its "
-            "own devices is supported so far: start it on one host"
+            "own devices is supported so far, so a slice of several hosts cannot run any "
+            "experiment yet: start it on one host (launch/README.md names slices of one)"
         )
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
@@ -73,7 +74,8 @@ def _check(run: workdir.Run) -> None:
     """What a later stage would stumble over is said before the first one starts."""
     left = {s for s in run.config.stages if not run.is_finished(s)}
     if left - {"filter", "report"}:
-        pools.check(run.config)
+        for text in pools.check(run.config):
+            run.say("run", text)
     if left & {"sft", "rl1", "rl2", "eval"}:
         policy.check(run)
         phase.check(run)

@@ -13,6 +13,7 @@ Host lists are plain plurals (`tokens`, `rewards`). Log-probabilities are natura
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 import flax.struct
@@ -106,6 +107,15 @@ def says_nothing(end: str, verdict: str) -> bool:
     """Whether an episode failed through our fault, or the verifier did: neither says
     anything about the policy, so training, filtering and evaluation all leave it out."""
     return end == "infrastructure" or verdict.startswith("verifier_")
+
+
+def num_calls(statuses: Iterable[str]) -> int:
+    """Tool calls among the statuses of an episode's call records.
+
+    A malformed attempt reached no tool, so it is no sign that the tool is used; it is told
+    apart wherever calls are counted. Only the budget (`max_calls`) charges it as a call.
+    """
+    return sum(status != "malformed" for status in statuses)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
     python -m aster_jax.main --config experiments/aster_4b.py --workdir /mnt/shared/aster_4b
 
-Hardware: a TPU v5p-64 slice or larger (mesh below: 64 devices); the paper used Ascend 910,
-the public reproduction 8 GPUs. Expected: the paper's table (AIME 2025, avg@16): 54.6 after
-SFT, 85.0 after RL at 30K tokens. Not run by us: see the README for what was.
+Hardware: exactly 64 devices (mesh below), such as a TPU v5p-128: v5p names count
+TensorCores, so that is 64 chips and 64 JAX devices, on 16 hosts. A run with several processes
+is refused so far, so such a slice cannot run this file yet; it holds the numbers of the run.
+The paper used Ascend 910, the public reproduction 8 GPUs. Expected: the paper's table (AIME
+2025, avg@16): 54.6 after SFT, 85.0 after RL at 30K tokens. Not run by us: see the README for
+what was. Where the data files come from is in experiments/README.md.
 
 Sources: [A] the authors' README, [R] the public reproduction's scripts, [P] the paper as
 reviewed. Where they are silent the value is ours and says so.
@@ -19,7 +22,7 @@ def get_config():
     c.name = "aster_4b"
     c.seed = 1  # [R] shuffle seed
     c.mesh.data = 1
-    c.mesh.fsdp = 64  # ours: fp32 master weights and moments, 16 bytes x 4.02 B, over 64 chips
+    c.mesh.fsdp = 64  # ours: fp32 master weights and moments, 16 bytes x 4.02 B, over 64 devices
     c.model.source = "hf://Qwen/Qwen3-4B-Thinking-2507"  # [A]
     c.model.style = "qwen3_thinking_2507"
     c.model.param_dtype = "float32"  # [R] fp32 master weights
@@ -41,9 +44,9 @@ def get_config():
     c.sft.weight_decay = 0.0  # [R] framework default
     c.sft.clip_norm = 1.0  # [R] framework default
     c.sft.row_tokens = 32_768  # [R] cut-off; longer ones are dropped, not cut
-    c.sft.rows = 128  # [R] 16 accumulation steps x 8 devices
+    c.sft.rows = 128  # ours: packed rows; [R] packs nothing, its step is 128 samples
     c.sft.micro_rows = 64  # ours: one row per device
-    c.sft.steps = 188  # [R] 6 epochs
+    c.sft.steps = 188  # [R] for its 6 epochs; more than 6 here where packed rows hold several
 
     c.rl.learning_rate = 1e-6  # [R] constant, no warm-up
     c.rl.beta2 = 0.999  # [R]
@@ -70,7 +73,7 @@ def get_config():
     c.rollout.slots = 512  # ours
     c.rollout.capacity = 32_768  # stage 2's context
     c.rollout.page_tokens = 64  # ours
-    c.rollout.pool_tokens = 8_388_608  # ours: 512 rows of 16,384, 19 GB on each of 64 chips
+    c.rollout.pool_tokens = 8_388_608  # ours: 512 rows of 16,384, 19 GB on each of 64 devices
     c.rollout.steps_per_dispatch = 32  # ours
     c.rollout.prefill_rows = 64  # ours
     c.rollout.prefill_buckets = (256, 2048)  # ours
@@ -80,17 +83,20 @@ def get_config():
 
     for stage, response, steps in (("rl1", 16_384, 405), ("rl2", 30_720, 234)):  # [R]
         c[stage].steps = steps
+        # [R] bounds generated plus tool tokens by `response`. Ours bounds what the model writes
+        # by it, and both together by the context: up to 2048 tokens less the prompt more.
         c[stage].response_tokens = response
         c[stage].turn_tokens = response  # [R] no bound per turn
-        c[stage].context_tokens = 2048 + response  # [R] "18K" and "32K"
+        c[stage].context_tokens = 2048 + response  # [R] "18K" and "32K", prompt included
         c[stage].max_calls = 50  # [A]
 
     c.eval.samples = 16  # [A] avg@16
     c.eval.temperature = 0.6  # [A]
     c.eval.top_p = 0.95  # [A]
-    c.eval.response_tokens = 30_720  # [A] the 30K budget; 90K needs a larger capacity
-    c.eval.turn_tokens = 30_720
-    c.eval.context_tokens = 32_768
+    # [A] the 30K budget, taken as [R]'s response budget in training; 90K needs a larger capacity.
+    c.eval.response_tokens = 30_720  # of what the model writes, as above
+    c.eval.turn_tokens = 30_720  # ours: no bound per turn
+    c.eval.context_tokens = 32_768  # ours: prompt, model and tool tokens together
     c.eval.max_calls = 256  # [R]
     c.eval.no_tool = False
     return c

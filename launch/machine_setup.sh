@@ -37,19 +37,30 @@ if [[ "$DRY_RUN" != 1 && -f "$VENV/made_from" && "$(<"$VENV/made_from")" == "$ma
   exit 0
 fi
 
-python=""
+# A Python of Debian's or Ubuntu's makes no environments without its -venv package, and lacks
+# ensurepip by that. `bare` is such a one of the right version.
+python="" bare=""
 for candidate in python3.12 python3.11 python3.13 python3; do
-  if command -v "$candidate" >/dev/null \
-    && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+  if ! command -v "$candidate" >/dev/null \
+    || ! "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    continue
+  fi
+  if "$candidate" -c 'import ensurepip' 2>/dev/null; then
     python="$candidate"
     break
   fi
+  bare="${bare:-$candidate}"
 done
-if [[ -z "$python" ]]; then
-  # TPU images come with an older Python.
+if [[ -z "$python" && -n "$bare" ]]; then
+  python="$bare"
+  named="$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')"
   call sudo apt-get update -q
-  call sudo apt-get install -y -q python3.11 python3.11-venv
+  call sudo apt-get install -y -q "$named-venv"
+elif [[ -z "$python" ]]; then
+  # TPU images come with an older Python.
   python=python3.11
+  call sudo apt-get update -q
+  call sudo apt-get install -y -q "$python" "$python-venv"
 fi
 
 call "$python" -m venv --clear "$VENV"

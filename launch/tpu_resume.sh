@@ -2,7 +2,7 @@
 # Create, set up and run, and do so again each time the pod is preempted, until the run ends
 # by itself. Takes the arguments of tpu_run.sh; it is the only command a spot pod needs.
 #
-#   TPU_NAME=aster launch/tpu_resume.sh --config experiments/aster_4b.py --workdir /mnt/runs/aster_4b
+#   TPU_NAME=aster launch/tpu_resume.sh --config experiments/quickstart.py --workdir /mnt/runs/quickstart
 #
 # A run that fails on a pod that is still there is not repeated: its error would come again.
 

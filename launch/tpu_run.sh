@@ -2,7 +2,7 @@
 # Run the recipe on all workers at once. What each one prints goes to this terminal and to a
 # log of its own on the worker (launch/tpu_logs.sh shows them).
 #
-#   TPU_NAME=aster launch/tpu_run.sh --config experiments/aster_4b.py --workdir /mnt/runs/aster_4b
+#   TPU_NAME=aster launch/tpu_run.sh --config experiments/quickstart.py --workdir /mnt/runs/quickstart
 #
 # The workdir has to be on storage that every worker sees and that outlives the pod: the
 # same command, on the same or on a new pod, goes on from its newest checkpoint.

@@ -9,9 +9,11 @@ import importlib.util
 import pathlib
 import re
 
+import jax
 import pytest
 
 from aster_jax import config
+from aster_jax import mesh as meshes
 from tests import source_tree
 
 ROOT = source_tree.ROOT
@@ -59,16 +61,60 @@ EXPERIMENTS = sorted(p for p in (ROOT / "experiments").rglob("*.py") if p.stem !
 CONFIGS = [p for p in EXPERIMENTS if "def get_config(" in p.read_text("utf-8")]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_experiment_resolves(path):
+def _experiment(path: pathlib.Path):
+    """The module of an experiment file."""
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_experiment_resolves(path):
+    module = _experiment(path)
     made = module.get_config()
     config.validate(made)
     assert set(config.keys(made)) == set(config.keys(config.default()))
     command = f"python -m aster_jax.main --config {path.relative_to(ROOT).as_posix()}"
     assert command in module.__doc__
+
+
+LAUNCHING = (ROOT / "launch" / "README.md").read_text("utf-8")
+SLICE = re.search(r"ACCELERATOR_TYPE=(\S+)", LAUNCHING)[1]
+COMMANDS = re.findall(r"^launch/tpu_resume\.sh --config experiments/(\w+)\.py", LAUNCHING, re.M)
+
+
+def _devices(slice_name: str) -> int:
+    """JAX devices of a slice: v5p names count TensorCores, two to a chip; v6e names chips."""
+    kind, count = slice_name.split("-")
+    return int(count) // {"v5p": 2, "v6e": 1}[kind]
+
+
+@pytest.mark.parametrize(
+    ("name", "slice_name", "micro_rows"),
+    [*((name, SLICE, None) for name in COMMANDS), ("quickstart", "v6e-8", None),
+     ("smollm2_135m", "v5p-8", 4)],
+)  # fmt: skip
+def test_what_the_launch_page_says_fits_a_slice_of_one_host_does(name, slice_name, micro_rows):
+    c = _experiment(ROOT / "experiments" / f"{name}.py").get_config()
+    if micro_rows:
+        c.sft.micro_rows = c.rl.micro_rows = micro_rows
+    config.validate(c)
+    devices = jax.devices()[: _devices(slice_name)]
+    assert len(devices) == _devices(slice_name), "more devices than one host has"
+    mesh = meshes.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
+    shards = meshes.batch_shards(mesh)
+    for rows in (c.sft.micro_rows, c.rl.micro_rows, c.rollout.slots):
+        assert rows % shards == 0
+
+
+def test_the_launch_page_counts_devices_right():
+    table = dict(re.findall(r"^\| `(v\w+-\d+)` \| (\d+) \|", LAUNCHING, re.M))
+    assert len(table) == 4
+    assert {name: int(count) for name, count in table.items()} == {n: _devices(n) for n in table}
+    c = _experiment(ROOT / "experiments" / "aster_4b.py").get_config()
+    named = re.search(r"TPU (v5p-\d+)", (ROOT / "experiments" / "aster_4b.py").read_text("utf-8"))
+    assert _devices(named[1]) == c.mesh.data * c.mesh.fsdp * c.mesh.tensor
 
 
 DOCUMENTS = [p for p in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))) if p.exists()]

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -139,6 +140,43 @@ def test_machine_setup_installs_jax_of_the_pinned_version():
     assert f"elsewhere/bin/pip install -q jax[cuda13]=={pinned}\n" in ended.stdout
     assert "jax[" not in _run("machine_setup.sh", "cpu").stdout
     assert _run("machine_setup.sh", "abacus").returncode == 2
+
+
+def _pythons(tmp_path, **bodies):
+    """A PATH whose Pythons are those scripts; the ones not given are too old."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("python3.11", "python3.12", "python3.13", "python3"):
+        path = folder / name
+        path.write_text("#!/bin/bash\n" + bodies.get(name.replace(".", "_"), "exit 1") + "\n")
+        path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+WHOLE = f'exec {shlex.quote(sys.executable)} "$@"'
+WITHOUT_VENV = f'[[ "$*" == *ensurepip* ]] && exit 1\n{WHOLE}'
+THIS = f"python3.{sys.version_info.minor}"
+
+
+def test_machine_setup_passes_over_a_python_that_makes_no_environments(tmp_path):
+    path = _pythons(tmp_path, python3_12=WITHOUT_VENV, python3=WHOLE)
+    lines = _run("machine_setup.sh", "cpu", PATH=path, VENV="v").stdout.splitlines()
+    assert lines[0] == "python3 -m venv --clear v"
+
+
+def test_machine_setup_completes_the_images_own_python(tmp_path):
+    path = _pythons(tmp_path, python3=WITHOUT_VENV)
+    lines = _run("machine_setup.sh", "cpu", PATH=path, VENV="v").stdout.splitlines()
+    assert lines[1:3] == [
+        f"sudo apt-get install -y -q {THIS}-venv", "python3 -m venv --clear v",
+    ]  # fmt: skip
+
+
+def test_machine_setup_installs_a_python_where_all_are_too_old(tmp_path):
+    lines = _run("machine_setup.sh", "cpu", PATH=_pythons(tmp_path), VENV="v").stdout.splitlines()
+    assert lines[1:3] == [
+        "sudo apt-get install -y -q python3.11 python3.11-venv", "python3.11 -m venv --clear v",
+    ]  # fmt: skip
 
 
 def test_machine_run_keeps_a_log_and_the_exit_status(tmp_path):

@@ -48,6 +48,21 @@ def test_files_never_train_on_what_is_held_out(tmp_path):
     assert len(pools.select(c, "probe", 3)) == 3
 
 
+def test_a_repeated_question_is_used_once_and_said(tmp_path):
+    c = config.default()
+    c.problems.source = write(tmp_path / "train.jsonl", (1, 2, 1, 3, 1))
+    c.problems.heldout = write(tmp_path / "held.jsonl", (7, 8, 8))
+    assert [p.answer for p in pools.select(c, "train", 9)] == ["2", "3", "4"]
+    assert [p.answer for p in pools.select(c, "heldout", 9)] == ["8", "9"]
+    assert pools.check(c) == [
+        f"repeated questions left out of {c.problems.source}: 2",
+        f"repeated questions left out of {c.problems.heldout}: 1",
+    ]
+    c.problems.source = write(tmp_path / "once.jsonl", (1, 2))
+    c.problems.heldout = "generated"
+    assert pools.check(c) == []
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -31,7 +31,8 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
 
     Ids are `STEM/ID` with the file's own id, or a hash of the question: they do not change
     with order or seed. A question that occurs twice is an error with `duplicates` =
-    "reject" and kept once with "drop".
+    "reject" and kept once with "drop" (`num_repeats` tells how many rows that leaves out);
+    with two answers it is an error always, as nothing tells which one is right.
 
     Raises ValueError naming file, row and field for anything that is not a problem with an
     answer, and for an empty file.
@@ -42,14 +43,20 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path} holds no problems; give a file with at least one")
-    found, first_row, ids = [], {}, {}
+    found, first_row, answers, ids = [], {}, {}, {}
     for row, record in rows:
         problem = _problem(record, path, row)
         if problem.question in first_row:
+            first = first_row[problem.question]
+            if answers[problem.question] != problem.answer:
+                raise ValueError(
+                    f"{path} row {row} repeats the question of row {first} with another answer; "
+                    "remove the wrong one"
+                )
             if duplicates == "drop":
                 continue
             raise ValueError(
-                f"{path} row {row} repeats the question of row {first_row[problem.question]}; "
+                f"{path} row {row} repeats the question of row {first}; "
                 "remove one, or load it with duplicates='drop'"
             )
         if problem.id in ids:
@@ -58,8 +65,16 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
                 "and different questions; give them ids of their own"
             )
         first_row[problem.question] = ids[problem.id] = row
+        answers[problem.question] = problem.answer
         found.append(problem)
     return found
+
+
+def num_repeats(path: str | pathlib.Path) -> int:
+    """Rows of a problem file whose question stands in an earlier row."""
+    path = pathlib.Path(path)
+    rows = _rows(path)
+    return len(rows) - len({_question(record, f"{path} row {row}") for row, record in rows})
 
 
 def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:

@@ -7,8 +7,9 @@ independent, and an interval that treats them so is too narrow. Two kinds of int
   which stays honest when every value is the same;
 * anything else: percentile bootstrap over problems with a fixed seed.
 
-Trajectories that ended for our own reasons (infrastructure, verifier) are left out of every
-number and counted in `masked`.
+Trajectories that ended for our own reasons (tool, verifier, a deadline) are left out of every
+number and counted in `masked`. A deadline takes the longest ones first, and those are seldom
+right, so an accuracy is to be read together with `masked`.
 """
 
 import collections
@@ -87,8 +88,8 @@ def summarise(records: Sequence[dict], seed: int) -> dict:
 
     `k` is the largest number of samples of a problem; a problem that lost samples to
     masking counts with those it has left. `by_family` is avg@k with n problems, `end` and
-    `call_status` are shares of trajectories and of calls. Raises ValueError when nothing
-    is left to count.
+    `call_status` are shares of trajectories and of attempts at a call, malformed ones
+    included. Raises ValueError when nothing is left to count.
     """
     counted = [r for r in records if not is_masked(r)]
     if not counted:
@@ -104,7 +105,7 @@ def summarise(records: Sequence[dict], seed: int) -> dict:
     passed = [
         pass_at(len(g), len(g), sum(r["reward"] > 0 for r in g)) for g in groups.values()
     ]
-    calls = [float(np.mean([r["num_calls"] for r in g])) for g in groups.values()]
+    calls = [float(np.mean([_calls_of(r) for r in g])) for g in groups.values()]
     avg_low, avg_high = interval(list(mean.values()), seed)
     pass_low, pass_high = interval(passed, seed)
     calls_low, calls_high = bootstrap(calls, seed)
@@ -128,6 +129,10 @@ def summarise(records: Sequence[dict], seed: int) -> dict:
         "verdict": _shares(r["verdict"] for r in counted),
         "tokens_mean": float(np.mean([r["num_tokens"] for r in counted])),
     }
+
+
+def _calls_of(record: dict) -> int:
+    return types.num_calls(c["status"] for c in record["calls"])
 
 
 def _majority_of(group: Sequence[dict]) -> float:

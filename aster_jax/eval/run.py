@@ -77,9 +77,10 @@ def _result(run, checkpoint, arm, records) -> dict:
 
 
 def _say(run, r):
+    masked = f"  left out {r['masked']}: tool, verifier or deadline" if r["masked"] else ""
     run.say(
         "eval",
         f"{r['checkpoint']:4s} {r['arm']:7s}  accuracy {r['avg_at_k']:.3f} "
         f"[{r['avg_low']:.3f}, {r['avg_high']:.3f}]  n={r['n_problems']} k={r['k']}  "
-        f"calls {r['calls_mean']:.2f}",
+        f"calls {r['calls_mean']:.2f}{masked}",
     )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aster_jax import types
 from aster_jax.eval import passk
 
 LAST_QUARTER = 0.75  # a lone call that starts after this share of the text only verifies
@@ -24,10 +25,11 @@ LAST_QUARTER = 0.75  # a lone call that starts after this share of the text only
 class Measured:
     """One episode in numbers: all that summaries need, so that texts can be forgotten.
 
-    `statuses` has one entry per call, malformed attempts included. `first_call` is the
-    share of the model's text that stands before the code of its first call, None without
-    a call. `is_masked` as in the evaluation: the tool or the verifier failed, through no
-    fault of the policy. `turns` are the pieces the model wrote between tool results.
+    `statuses` has one entry per attempt at a call, malformed ones included. `first_call` is
+    the share of the model's text that stands before the code of the first call that
+    reached the tool, None without one. `is_masked` as in the evaluation: the tool or the
+    verifier failed, through no fault of the policy. `turns` are the pieces the model wrote
+    between tool results.
     """
 
     stage: str
@@ -45,9 +47,14 @@ class Measured:
     code_lines: int
 
     @property
+    def num_calls(self) -> int:
+        """Calls that reached the tool."""
+        return types.num_calls(self.statuses)
+
+    @property
     def only_verifies(self) -> bool:
         """One call, in the last quarter: the answer was there before the tool was asked."""
-        return len(self.statuses) == 1 and self.first_call >= LAST_QUARTER
+        return self.num_calls == 1 and self.first_call >= LAST_QUARTER
 
 
 def measure(record: dict) -> Measured:
@@ -64,20 +71,23 @@ def measure(record: dict) -> Measured:
         is_masked=passk.is_masked(record),
         end=record["end"],
         statuses=tuple(c["status"] for c in calls),
-        first_call=_first_call(written, calls[0]["code"]) if calls else None,
+        first_call=_first_call(written, calls),
         turns=max(len(written), 1),
         model_tokens=record["num_model_tokens"],
         code_lines=sum(len(c["code"].splitlines()) for c in calls),
     )
 
 
-def _first_call(written: list[str], code: str) -> float:
-    """Share of the text before the first call's code; that call ends the first turn."""
+def _first_call(written: list[str], calls: list[dict]) -> float | None:
+    """Share of the text before the first call's code; the i-th attempt ends the i-th turn."""
+    at = next((i for i, c in enumerate(calls) if types.num_calls([c["status"]])), None)
+    if at is None:
+        return None
     total = sum(map(len, written))
     if not total:
         return 0.0
-    before, found, _ = split_at_code(written[0], code)
-    return len(before if found else written[0]) / total
+    before, found, _ = split_at_code(written[at], calls[at]["code"])
+    return (sum(map(len, written[:at])) + len(before if found else written[at])) / total
 
 
 def split_at_code(text: str, code: str) -> tuple[str, str, str]:
@@ -96,13 +106,15 @@ def split_at_code(text: str, code: str) -> tuple[str, str, str]:
 def summarise(rows: Sequence[Measured]) -> dict:
     """Tool use of a group of episodes. Fractions in [0, 1]; None where nothing was there.
 
-    Masked episodes are counted in `masked` and left out of everything else.
+    Masked episodes are counted in `masked` and left out of everything else. Calls are those
+    that reached the tool; `call_status` and the shares of failed and of malformed ones are
+    of all attempts.
     """
     masked = sum(r.is_masked for r in rows)
     rows = [r for r in rows if not r.is_masked]
-    calls = np.array([len(r.statuses) for r in rows])
+    calls = np.array([r.num_calls for r in rows])
     statuses = collections.Counter(s for r in rows for s in r.statuses)
-    total_calls = sum(statuses.values())
+    attempts, total_calls = sum(statuses.values()), int(calls.sum())
     p50, p75, p90 = np.percentile(calls, (50, 75, 90)).tolist() if rows else (None,) * 3
     return {
         "episodes": len(rows),
@@ -112,18 +124,18 @@ def summarise(rows: Sequence[Measured]) -> dict:
         "calls_p50": p50,
         "calls_p75": p75,
         "calls_p90": p90,
-        "calls_mean_correct": _mean([len(r.statuses) for r in rows if r.is_correct]),
-        "calls_mean_wrong": _mean([len(r.statuses) for r in rows if not r.is_correct]),
+        "calls_mean_correct": _mean([r.num_calls for r in rows if r.is_correct]),
+        "calls_mean_wrong": _mean([r.num_calls for r in rows if not r.is_correct]),
         "calls_histogram": sorted(collections.Counter(calls.tolist()).items()),
         "at_most_one_call_frac": _mean(calls <= 1),
         "answered_without_tool_frac": _mean(
-            [r.end == "answered" and not r.statuses for r in rows]
+            [r.end == "answered" and not r.num_calls for r in rows]
         ),
         "only_verifies_frac": _mean([r.only_verifies for r in rows]),
-        "first_call_position": _mean([r.first_call for r in rows if r.statuses]),
-        "failed_call_frac": 1 - statuses["ok"] / total_calls if total_calls else None,
-        "malformed_call_frac": statuses["malformed"] / total_calls if total_calls else None,
-        "call_status": {s: n / total_calls for s, n in statuses.most_common()},
+        "first_call_position": _mean([r.first_call for r in rows if r.num_calls]),
+        "failed_call_frac": 1 - statuses["ok"] / attempts if attempts else None,
+        "malformed_call_frac": statuses["malformed"] / attempts if attempts else None,
+        "call_status": {s: n / attempts for s, n in statuses.most_common()},
         "code_lines_per_call": sum(r.code_lines for r in rows) / total_calls
         if total_calls
         else None,

@@ -125,7 +125,7 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
         ("Calls by outcome", "calls per trajectory", "zero",
          (("correct", "calls_mean_correct", COLORS["rl2"], "-"),
           ("wrong", "calls_mean_wrong", WRONG_COLOR, "-"))),
-        ("Failed calls", "share of calls", "percent_free",
+        ("Failed calls", "share of attempts", "percent_free",
          (("any failure", "failed_call_frac", WRONG_COLOR, "-"),
           ("malformed", "malformed_call_frac", INK, "--"))),
     )  # fmt: skip

@@ -15,9 +15,9 @@ from aster_jax.report import collapse
 RL_STAGES = ("rl1", "rl2")
 _METRIC_KEYS = ("stage", "step", "time_s")
 _RESULT_KEYS = (
-    "checkpoint", "arm", "tokens", "max_calls", "temperature", "n_problems", "k", "avg_at_k",
-    "avg_low", "avg_high", "pass_at_k", "pass_low", "pass_high", "calls_mean", "calls_low",
-    "calls_high", "by_family", "end", "call_status", "tokens_mean",
+    "checkpoint", "arm", "tokens", "max_calls", "temperature", "n_problems", "k", "masked",
+    "avg_at_k", "avg_low", "avg_high", "pass_at_k", "pass_low", "pass_high", "calls_mean",
+    "calls_low", "calls_high", "by_family", "end", "call_status", "tokens_mean",
 )
 _EPISODE_KEYS = (
     "stage", "step", "checkpoint", "arm", "problem_id", "family", "question", "gold", "sample",
@@ -82,7 +82,7 @@ def _episodes(paths, trajectories) -> tuple[list[collapse.Measured], list[dict]]
         for number, record in enumerate(_lines(path, _EPISODE_KEYS), start=1):
             try:
                 row = collapse.measure(record)
-            except (KeyError, TypeError, AttributeError) as e:
+            except (KeyError, TypeError, AttributeError, IndexError) as e:
                 raise ValueError(f"{path}, line {number}: not an episode record ({e!r})") from e
             rows.append(row)
             kinds = cells.setdefault((row.checkpoint, row.arm), {})

@@ -36,12 +36,13 @@ def headline(results: Sequence[dict]) -> Table:
             f"{percent(r['avg_at_k'])} [{percent(r['avg_low'])}, {percent(r['avg_high'])}]",
             passes,
             f"{r['n_problems']} x {r['k']}",
+            str(r["masked"]),
             f"{number(r['calls_mean'])} [{number(r['calls_low'])}, {number(r['calls_high'])}]",
             number(r["tokens_mean"], 0),
             percent(r["end"]["answered"] if "answered" in r["end"] else 0.0),
         ))  # fmt: skip
     columns = (
-        "checkpoint", "arm", "accuracy % [95 %]", "pass@k %", "problems x k",
+        "checkpoint", "arm", "accuracy % [95 %]", "pass@k %", "problems x k", "left out",
         "calls [95 %]", "tokens", "answered %",
     )  # fmt: skip
     note = ""
@@ -50,7 +51,10 @@ def headline(results: Sequence[dict]) -> Table:
         note = (
             f"Held-out problems, avg@{r['k']} at temperature {r['temperature']:g}; at most "
             f"{r['tokens']} tokens written and {r['max_calls']} tool calls per trajectory. "
-            "\"Answered\": ended by an answer of its own and not by a budget."
+            "\"Answered\": ended by an answer of its own and not by a budget. \"Left out\": "
+            "trajectories that the tool, the verifier or a deadline (of a call, a trajectory or "
+            "the phase) lost; they count in no other column, which flatters an accuracy where "
+            "the longest ones were lost."
         )  # fmt: skip
     return Table("Results", columns, tuple(rows), note)
 
@@ -82,13 +86,13 @@ _TOOL_ROWS = (
     ("answered without a call, %", "answered_without_tool_frac", "percent"),
     ("one call, only to verify at the end, %", "only_verifies_frac", "percent"),
     ("text before the first call, %", "first_call_position", "percent"),
-    ("calls that failed, %", "failed_call_frac", "percent"),
-    ("   malformed attempts, %", "malformed_call_frac", "percent"),
+    ("attempts at a call that failed, %", "failed_call_frac", "percent"),
+    ("   malformed, %", "malformed_call_frac", "percent"),
     ("lines of code per call", "code_lines_per_call", "number"),
     ("turns per trajectory", "turns_mean", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),
     ("tokens written per trajectory", "model_tokens_mean", "number"),
-    ("left out: tool or verifier failed", "masked", "count"),
+    ("left out: tool, verifier or deadline", "masked", "count"),
 )
 
 
@@ -100,13 +104,14 @@ def tool_use(summaries: dict[str, dict]) -> Table:
         (label, *(NOTHING if s[key] is None else show[kind](s[key]) for s in columns))
         for label, key, kind in _TOOL_ROWS
     ]
-    for label, key in (("calls", "call_status"), ("ended", "end")):
+    for label, key in (("attempts", "call_status"), ("ended", "end")):
         for name in sorted({n for s in columns for n in s[key]}):
             cells = (percent(s[key][name]) if name in s[key] else NOTHING for s in columns)
             rows.append((f"{label}: {name}, %", *cells))
     note = (
         "Collapse shows as few calls, a first call late in the text, and a lone call that only "
-        "verifies. Malformed attempts count as calls. Positions are shares of characters."
+        "verifies. A malformed attempt reaches no tool and is no call. Positions are shares of "
+        "characters."
     )
     return Table("Tool use", ("", *summaries), tuple(rows) if columns else (), note)
 
@@ -123,11 +128,21 @@ def stages(config: dict, metrics: Sequence[dict], finished: dict[str, dict]) -> 
             stage,
             state,
             str(lines[-1]["step"]) if lines else NOTHING,
-            duration(lines[-1]["time_s"]) if lines else NOTHING,
+            duration(_time_in_steps(lines)) if lines else NOTHING,
             _closing(finished[stage]) if stage in finished else NOTHING,
         ))  # fmt: skip
     columns = ("stage", "state", "steps", "time in steps", "closing numbers")
     return Table("Stages", columns, tuple(rows))
+
+
+def _time_in_steps(lines: Sequence[dict]) -> float:
+    """Seconds over all the times a stage was started: its clock begins anew when it resumes.
+
+    Each part ends where the clock falls back. What a killed part did after its last
+    checkpoint was done again and is not in the metrics.
+    """
+    times = [m["time_s"] for m in lines]
+    return sum(now for now, then in zip(times, [*times[1:], 0.0]) if then < now)
 
 
 def _closing(numbers: dict) -> str:

@@ -7,6 +7,7 @@ record into the page.
 import html
 import unicodedata
 
+from aster_jax import types
 from aster_jax.report import collapse, plots
 
 LONGEST = 20_000  # characters of one text that are shown, head and tail
@@ -46,7 +47,7 @@ def to_html(record: dict, is_open: bool) -> str:
         f'<b class="dot" style="background:{plots.color(record["checkpoint"])}"></b>{escape(name)}',
         _badge(outcome, outcome),
         _badge(record["family"], ""),
-        _badge(f"{len(record['calls'])} calls", ""),
+        _badge(f"{types.num_calls(c['status'] for c in record['calls'])} calls", ""),
         _badge(record["end"], "" if record["end"] == "answered" else "warn"),
     ]
     facts = (

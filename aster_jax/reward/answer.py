@@ -16,6 +16,9 @@ _BOXED = re.compile(r"\\f?boxed\s*\{")
 _SPACING = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~")
 _SIZING = re.compile(r"\\(?:left|right|displaystyle|textstyle)(?![a-zA-Z])")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+# Where a space is left, it stands between two digits.
+_GROUPED = re.compile(r"(?<![\d. ])\d{1,3}(?: \d{3})+(?![ \d])")
+_SIDE_BY_SIDE = re.compile(r"(?<![a-zA-Z\d])\d+ \d")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\})\d{3})+")
 _INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
 _DEGREES = re.compile(r"(?:\^\{?\\circ\}?|\\degree|°)$")
@@ -43,7 +46,9 @@ def normalise(answer: str) -> str:
     2. `\\left`, `\\right`, display styles and spacing commands go; `\\dfrac`, `\\tfrac` are
        `\\frac`; a minus sign is "-";
     3. an answer that is wholly one `\\text{...}` (or \\mathrm, ...) loses the wrapper;
-    4. all white space goes, so does a name in front ("x=") and a degree sign at the end;
+    4. white space goes, but never between two digits, where it tells numbers apart, unless
+       it groups thousands (1 234 567); so does a name in front ("x=") and a degree sign at
+       the end;
     5. thousands separators go from 1,234 but not from 1,23; integers lose "+", leading
        zeros and ".0", so that "027", "27.0" and "27" are one.
     """
@@ -52,7 +57,8 @@ def normalise(answer: str) -> str:
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     wrapped = _WRAPPED.fullmatch(text.strip())
     text = wrapped[1] if wrapped else text
-    text = re.sub(r"\s+", "", text).rstrip(".")
+    text = re.sub(r"(?<!\d) | (?!\d)", "", re.sub(r"\s+", " ", text)).rstrip(".")
+    text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
     text = re.sub(r"^[a-zA-Z]=(?=[^=])", "", text)
     text = _DEGREES.sub("", text)
     if _THOUSANDS.fullmatch(text):
@@ -67,6 +73,14 @@ def normalise(answer: str) -> str:
 def is_integer(normalised: str) -> bool:
     """Whether a normalised answer is a plain integer."""
     return re.fullmatch(r"-?\d+", normalised) is not None
+
+
+def is_side_by_side(normalised: str) -> bool:
+    """Whether numbers stand side by side with only space between: "3 4", "3 1/2".
+
+    Not the arguments of a command, as in `\\frac 1 2`.
+    """
+    return _SIDE_BY_SIDE.search(normalised) is not None
 
 
 def paper_match(text: str, gold: str) -> bool:

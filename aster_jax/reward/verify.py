@@ -158,6 +158,8 @@ def quick_verdict(text: str, gold: str) -> Verdict | None:
         return "exact"
     if answer.is_integer(mine) and answer.is_integer(theirs):
         return "wrong"
+    if answer.is_side_by_side(mine) or answer.is_side_by_side(theirs):
+        return "wrong"  # math-verify would add them: "3 4" is 7 to it, and "3 1/2" is 2
     return None
 
 

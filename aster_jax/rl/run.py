@@ -171,9 +171,11 @@ def _write_episodes(run, policy, stage, at, scored, chosen):
 
 
 def _say(run, stage, at, values):
+    masked = values["rollout/masked_frac"]
     run.say(
         stage,
         f"step {at}/{run.config[stage].steps}  reward {values['rollout/reward_mean']:.3f}  "
         f"calls {values['rollout/calls_mean']:.2f}  informative {values['rl/informative_frac']:.2f}  "
-        f"{values['rollout/tokens_per_s']:.0f} tok/s",
+        f"{values['rollout/tokens_per_s']:.0f} tok/s"
+        + (f"  left out {100 * masked:.1f} %" if masked else ""),
     )

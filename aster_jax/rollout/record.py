@@ -1,5 +1,7 @@
 """Trajectories as JSON records, for the report and for people, and numbers about them."""
 
+import collections
+
 import numpy as np
 
 from aster_jax import types
@@ -20,7 +22,7 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
         "verdict": scored.verdict,
         "paper_match": answer.paper_match(t.final_text, problem.answer),
         "end": t.end,
-        "num_calls": len(t.calls),
+        "num_calls": types.num_calls(c.status for c in t.calls),
         "num_tokens": len(t.tokens),
         "num_model_tokens": sum(t.loss_mask),
         "calls": [
@@ -41,26 +43,43 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
 
 
 def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
-    """Metrics of one phase: outcome, tool use, endings, speed."""
-    trajectories = [s.trajectory for s in scored]
-    calls = [c for t in trajectories for c in t.calls]
-    written = [sum(t.loss_mask) for t in trajectories]
-    n = len(trajectories)
+    """Metrics of one phase: outcome, tool use, endings, speed.
+
+    `masked_frac` is the share of trajectories that say nothing about the policy. Outcome and
+    tool use are of the others, and are left out when there are none: a mean of nothing is no
+    number. Endings and verdicts are shares of all, as they tell what masked the rest.
+    """
+    counted = [s for s in scored if not types.says_nothing(s.trajectory.end, s.verdict)]
+    ends = collections.Counter(s.trajectory.end for s in scored)
+    n = len(scored)
     out = {
-        "reward_mean": float(np.mean([s.reward for s in scored])),
-        "calls_mean": len(calls) / n,
-        "at_most_one_call_frac": sum(len(t.calls) <= 1 for t in trajectories) / n,
-        "model_tokens_mean": float(np.mean(written)),
-        "tokens_mean": float(np.mean([len(t.tokens) for t in trajectories])),
+        "masked_frac": 1 - len(counted) / n,
+        **(_policy(counted) if counted else {}),
         **_speed(stats),
+        **{f"end_{end}_frac": ends[end] / n for end in sorted(ends)},
     }
-    for end in sorted({t.end for t in trajectories}):
-        out[f"end_{end}_frac"] = sum(t.end == end for t in trajectories) / n
-    for status in sorted({c.status for c in calls}):
-        out[f"call_{status}_frac"] = sum(c.status == status for c in calls) / len(calls)
     for verdict in ("answer_too_costly", "verifier_timeout", "verifier_error"):
         out[f"{verdict}_frac"] = sum(s.verdict == verdict for s in scored) / n
     return out
+
+
+def _policy(counted: list[types.Scored]) -> dict[str, float]:
+    """Outcome, tool use and lengths of trajectories that say something about the policy.
+
+    `call_*_frac` are shares of all attempts at a call, malformed ones included.
+    """
+    trajectories = [s.trajectory for s in counted]
+    calls = [types.num_calls(c.status for c in t.calls) for t in trajectories]
+    attempts = collections.Counter(c.status for t in trajectories for c in t.calls)
+    total = sum(attempts.values())
+    return {
+        "reward_mean": float(np.mean([s.reward for s in counted])),
+        "calls_mean": float(np.mean(calls)),
+        "at_most_one_call_frac": sum(made <= 1 for made in calls) / len(calls),
+        "model_tokens_mean": float(np.mean([sum(t.loss_mask) for t in trajectories])),
+        "tokens_mean": float(np.mean([len(t.tokens) for t in trajectories])),
+        **{f"call_{status}_frac": attempts[status] / total for status in sorted(attempts)},
+    }
 
 
 def _speed(stats: dict) -> dict[str, float]:

@@ -18,7 +18,11 @@ from aster_jax.train import checkpoint, metrics, optim, step
 
 @dataclasses.dataclass
 class Progress:
-    """Where the stage stands; `stopped` once a probe reached the accuracy to stop at."""
+    """Where the stage stands; `stopped` once a probe reached the accuracy to stop at.
+
+    `probe` is the newest probe's accuracy, None while there is none and after a probe whose
+    trajectories were all lost to the tool or the verifier.
+    """
 
     step: int = 0
     stopped: bool = False
@@ -50,9 +54,9 @@ def run(run: workdir.Run) -> None:
                 at.step += 1
                 values = step.fetch(measured, "sft", at.step)
                 if c.probe_every and at.step >= c.probe_from and at.step % c.probe_every == 0:
-                    at.probe, probed = probe(state.params, at.step)
+                    probed = probe(state.params, at.step)
                     values |= probed
-                    at.stopped = 0 < c.stop_accuracy <= at.probe
+                    at.probe, at.stopped = _judge(probed, c.stop_accuracy)
                 metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
                 _say(run, at, values)
                 if at.stopped or metrics.every(c.save_every, at.step, c.steps):
@@ -109,18 +113,32 @@ class _prober:
             phase.requests(self._problems, 1, self._policy),
             phase.budgets(c, c.rl1), f"sft/probe/{at_step}",
         )
-        numbers = record.summary(scored, stats)
-        return numbers["reward_mean"], {
-            "sft/probe_accuracy": numbers["reward_mean"],
-            "sft/probe_calls_mean": numbers["calls_mean"],
-        }
+        return _probed(record.summary(scored, stats))
+
+
+def _judge(probed: dict[str, float], stop_accuracy: float) -> tuple[float | None, bool]:
+    """A probe's accuracy, and whether training stops at it; a lost probe stops nothing."""
+    if "sft/probe_accuracy" not in probed:
+        return None, False
+    accuracy = probed["sft/probe_accuracy"]
+    return accuracy, 0 < stop_accuracy <= accuracy
+
+
+def _probed(numbers: dict[str, float]) -> dict[str, float]:
+    """What a probe adds to the step's metrics; no accuracy when no trajectory counts."""
+    shown = {"masked_frac": "masked_frac", "reward_mean": "accuracy", "calls_mean": "calls_mean"}
+    return {f"sft/probe_{name}": numbers[k] for k, name in shown.items() if k in numbers}
 
 
 def _say(run, at, values):
     text = f"step {at.step}/{run.config.sft.steps}  loss {values['sft/loss']:.3f}"
-    if "sft/probe_accuracy" in values:
-        calls = values["sft/probe_calls_mean"]
-        text += f"  probe accuracy {at.probe:.2f} with {calls:.1f} calls"
+    if "sft/probe_masked_frac" in values:
+        masked = values["sft/probe_masked_frac"]
+        if at.probe is not None:
+            calls = values["sft/probe_calls_mean"]
+            text += f"  probe accuracy {at.probe:.2f} with {calls:.1f} calls"
+        if masked:
+            text += f"  probe left out {100 * masked:.1f} %: tool, verifier or deadline"
         run.say("sft", text)
     elif at.step % 10 == 1 or at.step == run.config.sft.steps:
         run.say("sft", text)

@@ -59,6 +59,7 @@ def export(
     if style not in (None, *chat.STYLES):
         raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(chat.STYLES)}")
     _check(params, cfg)
+    ends = [None] if tokenizer is None else _ends(tokenizer, style)
     directory = pathlib.Path(directory)
     if directory.exists() and any(directory.glob("*.safetensors*")):
         raise ValueError(f"{directory} already holds a checkpoint; choose an empty directory")
@@ -70,10 +71,24 @@ def export(
     _write_json(directory / "config.json", header.to_hf(cfg, dtype, *ids))
     if tokenizer is not None and jax.process_index() == 0:
         tokenizer.save(directory)
-        chosen = {"bos_token_id": None, "eos_token_id": ids[0], "pad_token_id": ids[1]}
+        stop = ends if len(ends) > 1 else ends[0]
+        chosen = {"bos_token_id": None, "eos_token_id": stop, "pad_token_id": ids[1]}
         _write_json(directory / "generation_config.json", chosen)
         _write_template(tokenizer, style, directory)
     return directory
+
+
+def _ends(tokenizer, style) -> list[int]:
+    """Ids that other software has to stop at: the end of a turn, then that of a text.
+
+    They differ where training began from a base checkpoint: its own end is that of a text,
+    which a model trained here never writes, so a server that knew no other would not stop.
+    """
+    if style is None:
+        if tokenizers.END_OF_TURN not in tokenizer.control:
+            return [tokenizer.eos_id]  # not a vocabulary for conversations
+        style = chat.detect_style(tokenizers.chat_template(tokenizer))
+    return list(dict.fromkeys([*chat.stop_ids(tokenizer, style), tokenizer.eos_id]))
 
 
 def _write_template(tokenizer, style, directory):

@@ -67,7 +67,8 @@ def test_ids_do_not_depend_on_the_order(tmp_path):
             "row 2: field 'reward_model.ground_truth' is empty",
         ),
         (["q"], "row 2 is not an object"),
-        ({"question": "fine?", "answer": "2"}, "row 2 repeats the question of row 1"),
+        ({"question": "fine?", "answer": "1"}, "row 2 repeats the question of row 1; remove one"),
+        ({"question": "fine?", "answer": "2"}, "row 2 repeats .* of row 1 with another answer"),
         ({"question": "other?", "answer": "2", "id": 7}, "rows 1 and 2 have the same id 'bad/7'"),
     ],
 )
@@ -101,7 +102,12 @@ def test_bad_files_are_named(tmp_path):
 
 def test_duplicates_can_be_dropped_explicitly(tmp_path):
     row = {"question": "1+1?", "answer": "2"}
-    assert len(problems.load(write(tmp_path / "p.jsonl", row, row), duplicates="drop")) == 1
+    path = write(tmp_path / "p.jsonl", row, {"question": "2+2?", "answer": "4"}, row, row)
+    assert [p.answer for p in problems.load(path, duplicates="drop")] == ["2", "4"]
+    assert problems.num_repeats(path) == 2
+    write(path, row, {**row, "answer": "3"})
+    with pytest.raises(ValueError, match="with another answer"):
+        problems.load(path, duplicates="drop")
     with pytest.raises(ValueError, match="duplicates='maybe'"):
         problems.load(tmp_path / "p.jsonl", duplicates="maybe")
 

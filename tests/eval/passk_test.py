@@ -119,6 +119,13 @@ def test_our_own_failures_count_nowhere_but_in_masked():
         passk.summarise(records[1:2], 0)
 
 
+def test_a_malformed_attempt_is_no_call():
+    attempts = [{"status": "malformed"}, {"status": "ok"}, {"status": "malformed"}]
+    r = passk.summarise([record("a", 0, 1.0, calls=3) | {"calls": attempts}], 0)
+    assert r["calls_mean"] == 1.0
+    assert r["call_status"] == {"malformed": pytest.approx(2 / 3), "ok": pytest.approx(1 / 3)}
+
+
 def test_a_forced_opener_belongs_to_the_answer():
     spans = [
         {"kind": "prompt", "text": "user\nq\nassistant\nThe answer is \\boxed{"},

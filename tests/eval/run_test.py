@@ -69,6 +69,20 @@ def test_the_forced_answer_belongs_to_the_episode(evaluated):
         assert r["num_calls"] == 0
 
 
+def test_what_was_left_out_is_said_for_every_arm(tmp_path, one_device, capsys):
+    stage = workdir.Run(config.default(), tmp_path, one_device)
+    numbers = {"avg_at_k": 0.5, "avg_low": 0.4, "avg_high": 0.6, "n_problems": 9, "k": 1}
+    for arm in ARMS:
+        for masked in (3, 0):
+            said = {**numbers, "checkpoint": "sft", "arm": arm, "calls_mean": 2.0}
+            evaluation._say(stage, {**said, "masked": masked})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("left out 3: tool, verifier or deadline") for line in lines[::2]] == [
+        True, True,
+    ]  # fmt: skip
+    assert all(line.endswith("calls 2.00") for line in lines[1::2])
+
+
 def test_what_was_evaluated_is_not_evaluated_again(evaluated):
     directory = evaluated.path / "eval"
     main, forced = (directory / f"base_{arm}.jsonl" for arm in ARMS)

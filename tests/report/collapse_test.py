@@ -70,11 +70,33 @@ def test_code_is_found_as_it_stands_in_the_turn():
     assert collapse.split_at_code('an empty "" one', "")[1] == ""
 
 
-def test_malformed_attempts_are_calls_without_code():
-    call = {"code": "", "status": "malformed", "text": "no closing tag", "wall_s": 0, "queue_s": 0}
-    found = collapse.summarise([collapse.measure(made_run.episode(calls=[call]))])
-    assert found["malformed_call_frac"] == found["failed_call_frac"] == 1.0
-    assert found["code_lines_per_call"] == 0
+MALFORMED = {"code": "", "status": "malformed", "text": "not closed", "wall_s": 0, "queue_s": 0}
+
+
+def test_a_malformed_attempt_is_no_call_and_verifies_nothing():
+    # Two attempts, the last in the last quarter, neither of which reached the tool.
+    written = ["think " * 400, "<tool_call>", "\\boxed{1}"]
+    spans = [{"kind": "model", "text": text} for text in written]
+    row = collapse.measure(made_run.episode(spans=spans, calls=[MALFORMED, MALFORMED]))
+    assert row.first_call is None and not row.only_verifies
+    assert not collapse.measure(made_run.episode(spans=spans[:1], calls=[MALFORMED])).only_verifies
+    found = collapse.summarise([row, collapse.measure(made_run.episode())])
+    assert (found["calls_mean"], found["at_most_one_call_frac"]) == (1.0, 0.5)
+    assert found["answered_without_tool_frac"] == 0.5
+    assert found["calls_histogram"] == [(0, 1), (2, 1)]
+    # Of four attempts two were malformed and one of the calls failed.
+    assert (found["malformed_call_frac"], found["failed_call_frac"]) == (0.5, 0.75)
+    assert found["code_lines_per_call"] == 1.5
+
+
+def test_the_first_call_stands_after_the_malformed_attempt_before_it():
+    full = made_run.episode()
+    written = ["x" * 60, made_run.turn("", "print(1)"), "y" * 40]
+    spans = [{"kind": "model", "text": text} for text in written]
+    calls = [MALFORMED, {**full["calls"][0], "code": "print(1)"}]
+    row = collapse.measure(made_run.episode(spans=spans, calls=calls))
+    before = 60 + written[1].index("print(1)")
+    assert row.first_call == pytest.approx(before / sum(map(len, written)))
 
 
 def test_groups_keep_the_order_of_first_appearance():

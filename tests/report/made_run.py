@@ -143,7 +143,8 @@ def _evaluated(checkpoint, arm, right, problems):
 def _result(checkpoint, arm, right, calls, problems):
     return {
         "checkpoint": checkpoint, "arm": arm, "tokens": 384, "max_calls": 8, "temperature": 1.0,
-        "n_problems": problems, "k": 1, "avg_at_k": right, "avg_low": max(right - 0.06, 0),
+        "n_problems": problems, "k": 1, "masked": 0,
+        "avg_at_k": right, "avg_low": max(right - 0.06, 0),
         "avg_high": min(right + 0.06, 1), "pass_at_k": right, "pass_low": max(right - 0.06, 0),
         "pass_high": min(right + 0.06, 1), "calls_mean": calls, "calls_low": calls * 0.95,
         "calls_high": calls * 1.05,

@@ -16,9 +16,18 @@ def test_headline_has_accuracy_with_interval_and_size(tmp_path):
     assert rl2[2] == "90.0 [84.0, 96.0]"
     assert rl2[3] == tables.NOTHING  # pass@1 is avg@1
     assert rl2[4] == "12 x 1"
-    assert rl2[5] == "2.90 [2.75, 3.04]"
-    assert rl2[7] == "96.0"
+    assert rl2[6] == "2.90 [2.75, 3.04]"
+    assert rl2[8] == "96.0"
     assert "temperature 1" in table.note and "8 tool calls" in table.note
+
+
+def test_headline_shows_how_many_trajectories_no_number_counts(tmp_path):
+    results = _results(tmp_path)
+    results[-1]["masked"] = 7  # of the arm without the tool, which has no table of its own
+    table = tables.headline(results)
+    left_out = [row[table.columns.index("left out")] for row in table.rows]
+    assert left_out == ["0"] * 7 + ["7"]
+    assert "deadline" in table.note
 
 
 def test_pass_at_k_is_shown_when_it_says_something(tmp_path):
@@ -47,8 +56,8 @@ def test_tool_use_shows_dashes_where_there_was_no_call():
     by_label = {r[0].strip(): r[1:] for r in table.rows}
     assert table.columns == ("", "base", "rl2")
     assert by_label["calls per trajectory, mean"] == ("0.00", "2.00")
-    assert by_label["calls that failed, %"] == (tables.NOTHING, "50.0")
-    assert by_label["calls: error, %"] == (tables.NOTHING, "50.0")
+    assert by_label["attempts at a call that failed, %"] == (tables.NOTHING, "50.0")
+    assert by_label["attempts: error, %"] == (tables.NOTHING, "50.0")
     assert by_label["ended: answered, %"] == ("100.0", "100.0")
     assert tables.tool_use({}).rows == ()
 
@@ -72,6 +81,14 @@ def test_stages_tell_finished_from_begun_and_missing():
         ("rl1", "under way", "1", "3 s", "–"),
         ("eval", "not run", "–", "–", "–"),
     )
+
+
+def test_time_in_steps_adds_up_over_resumes():
+    # Killed after 50 s, resumed and killed after 30 s, resumed: 50 + 30 + 7.
+    times = (20.0, 50.0, 10.0, 30.0, 3.0, 7.0)
+    metrics = [{"stage": "sft", "step": i + 1, "time_s": t} for i, t in enumerate(times)]
+    rows = tables.stages({"stages": ["sft"]}, metrics, {}).rows
+    assert rows == (("sft", "under way", "6", "1 min 27 s", "–"),)
 
 
 def test_text_is_aligned():

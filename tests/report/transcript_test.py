@@ -81,6 +81,7 @@ def test_a_malformed_turn_is_shown_as_written():
     call = {"code": "", "status": "malformed", "text": "not closed", "wall_s": 0.0, "queue_s": 0.0}
     page = transcript.to_html(made_run.episode(calls=[call]), is_open=False)
     assert 'class="code"' not in page and ">malformed<" in page
+    assert ">0 calls<" in page
 
 
 def test_long_texts_are_cut_in_the_middle_and_say_so():

@@ -31,11 +31,17 @@ def test_plain_answers_need_no_process():
                 ("", "34"),
                 ("\\boxed{}", "34"),
                 ("\\boxed{1,234}", "1234"),
+                ("\\boxed{1\\,234}", "1234"),
+                ("\\boxed{3 4}", "34"),
+                ("\\boxed{3 4}", "7"),  # math-verify would read the sum
+                ("\\boxed{3 1/2}", "\\frac{31}{2}"),
+                ("\\boxed{3 1/2}", "2"),
             ]
         )
         assert scored == [
             (1.0, "exact"), (1.0, "exact"), (0.0, "wrong"), (0.0, "no_answer"),
-            (0.0, "no_answer"), (0.0, "no_answer"), (1.0, "exact"),
+            (0.0, "no_answer"), (0.0, "no_answer"), (1.0, "exact"), (1.0, "exact"),
+            (0.0, "wrong"), (0.0, "wrong"), (0.0, "wrong"), (0.0, "wrong"),
         ]  # fmt: skip
         assert verifier._executor is None
 

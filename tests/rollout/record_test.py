@@ -50,25 +50,31 @@ def test_a_record_holds_the_text_of_every_span(talker):
     ]
 
 
+STATS = {
+    "sampled_tokens": 30, "phase_s": 2.0, "row_steps": 60, "tool_exposed_s": 0.5,
+    "tool_under_way_s": 1.5, "decode_s": 1.5, "prefill_tokens": 100, "prefill_s": 0.25,
+    "rows_asked": 6, "slots_offered": 8, "pages_peak": 3, "pool_pages": 12,
+}  # fmt: skip
+
+
 def test_summary_by_hand():
     scored = [
         types.Scored(trajectory(calls=[call("ok"), call("error"), call("ok")]), 1.0, "equal"),
-        types.Scored(trajectory(end="token_budget", calls=[call("timeout")]), 0.0, "no_answer"),
+        types.Scored(
+            trajectory(end="token_budget", calls=[call("timeout"), call("malformed")]),
+            0.0, "no_answer",
+        ),
         types.Scored(trajectory((1, 2, 3), (0, 0, 1)), 0.0, "verifier_timeout"),
         types.Scored(trajectory(), 1.0, "equal"),
     ]
-    stats = {
-        "sampled_tokens": 30, "phase_s": 2.0, "row_steps": 60, "tool_exposed_s": 0.5,
-        "tool_under_way_s": 1.5, "decode_s": 1.5, "prefill_tokens": 100, "prefill_s": 0.25,
-        "rows_asked": 6, "slots_offered": 8, "pages_peak": 3, "pool_pages": 12,
-    }  # fmt: skip
-    got = record.summary(scored, stats)
+    got = record.summary(scored, STATS)
     expected = {
-        "reward_mean": 0.5,
-        "calls_mean": 1.0,
-        "at_most_one_call_frac": 0.75,
-        "model_tokens_mean": 1.75,
-        "tokens_mean": 3.75,
+        "masked_frac": 0.25,
+        "reward_mean": 2 / 3,
+        "calls_mean": 4 / 3,
+        "at_most_one_call_frac": 2 / 3,
+        "model_tokens_mean": 2.0,
+        "tokens_mean": 4.0,
         "tokens_per_s": 15.0,
         "decode_tokens_per_s": 20.0,
         "prefill_tokens_per_s": 400.0,
@@ -79,11 +85,20 @@ def test_summary_by_hand():
         "tool_exposed_s": 0.5,
         "end_answered_frac": 0.75,
         "end_token_budget_frac": 0.25,
-        "call_ok_frac": 0.5,
-        "call_error_frac": 0.25,
-        "call_timeout_frac": 0.25,
+        "call_ok_frac": 0.4,
+        "call_error_frac": 0.2,
+        "call_timeout_frac": 0.2,
+        "call_malformed_frac": 0.2,
         "answer_too_costly_frac": 0.0,
         "verifier_timeout_frac": 0.25,
         "verifier_error_frac": 0.0,
     }
     assert {k: got[k] for k in expected} == pytest.approx(expected)
+
+
+def test_where_nothing_counts_there_is_no_mean_and_no_nan():
+    lost = types.Scored(trajectory(end="infrastructure", calls=[call("infra_lost")]), 0.0, "wrong")
+    got = record.summary([lost, lost], STATS)
+    assert (got["masked_frac"], got["end_infrastructure_frac"]) == (1.0, 1.0)
+    assert not {"reward_mean", "calls_mean", "at_most_one_call_frac", "tokens_mean"} & set(got)
+    json.dumps(got, allow_nan=False)

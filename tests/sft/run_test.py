@@ -96,3 +96,14 @@ def test_probes_are_measured_from_the_step_asked_for(begin):
     assert probed == [5, 6]
     # Six tokens of random digits are no right answer: it runs to the last step.
     assert run.summary("sft") == {"step": 6, "stopped": False, "probe": 0.0}
+
+
+def test_a_probe_whose_trajectories_were_all_lost_has_no_accuracy_and_stops_nothing(begin, capsys):
+    probed = sft._probed({"masked_frac": 1.0})
+    assert probed == {"sft/probe_masked_frac": 1.0}
+    assert sft._judge(probed, 0.5) == sft._judge(probed, 0.0) == (None, False)
+    assert sft._judge({"sft/probe_accuracy": 0.5}, 0.5) == (0.5, True)
+    assert sft._judge({"sft/probe_accuracy": 0.5}, 0.0) == (0.5, False)
+    sft._say(begin(settings(), "lost"), sft.Progress(step=5), {"sft/loss": 1.0, **probed})
+    said = capsys.readouterr().out
+    assert "probe left out 100.0 %" in said and "accuracy" not in said

@@ -82,6 +82,24 @@ def test_tokenizer_files_travel_along(tmp_path):
     assert (chosen["eos_token_id"], chosen["pad_token_id"]) == (151_645, 151_643)
 
 
+@pytest.mark.parametrize("style", [None, "chatml", "qwen3"])
+def test_an_export_of_a_base_checkpoint_stops_at_the_end_of_a_turn(tmp_path, style):
+    """Its tokenizer's own end is <|endoftext|> (id 0), the turns trained here end at id 2."""
+    first = made.write_gguf(tmp_path / "m.gguf", made.QWEN, made.random_params(made.QWEN))
+    m = weights.load(first)
+    base = dataclasses.replace(m.tokenizer, eos_id=0)
+    assert chat.stop_ids(base, "chatml") == (2,)
+    where = weights.export(m.params, m.config, base, tmp_path / "a", style=style)
+    chosen = json.loads((where / "generation_config.json").read_text())
+    assert chosen["eos_token_id"] == [2, 0]
+    assert json.loads((where / "config.json").read_text())["eos_token_id"] == 0
+    made.assert_same(weights.load(where).params, m.params)
+    # An instruct checkpoint's tokenizer names the end of a turn: one id, said once.
+    where = weights.export(m.params, m.config, m.tokenizer, tmp_path / "b", style=style)
+    chosen = json.loads((where / "generation_config.json").read_text())
+    assert chosen["eos_token_id"] == 2
+
+
 @pytest.mark.parametrize("style", chat.STYLES)
 def test_the_exported_template_says_which_style_it_is(tmp_path, style):
     m = weights.load(made.write_gguf(tmp_path / "m.gguf", made.QWEN, made.random_params(made.QWEN)))
