@@ -98,7 +98,7 @@ def check(run: workdir.Run) -> None:
     if c.model.style not in chat.STYLES:
         raise ValueError(f"model.style={c.model.style!r}; choose one of {chat.STYLES}")
     cfg = expected_config(run)
-    memory.check(cfg, run.mesh, c.rollout.pool_tokens, c.rollout.dtype)
+    _check_memory(run, cfg)
     params = jax.eval_shape(lambda: transformer.init_params(cfg, jax.random.key(0)))
     meshes.shardings(params, run.mesh)
     if c.rollout.capacity > cfg.max_positions:
@@ -121,6 +121,13 @@ def check(run: workdir.Run) -> None:
             )
 
 
+def _check_memory(run, cfg):
+    c = run.config
+    for section in (c.sft, c.rl):
+        micro = (section.micro_rows, section.row_tokens)
+        memory.check(cfg, run.mesh, c.rollout.pool_tokens, c.rollout.dtype, micro)
+
+
 def expected_config(run: workdir.Run) -> model_config.ModelConfig:
     """The model's sizes before any stage has run, with the size of vocabulary asked for."""
     m = run.config.model
@@ -132,8 +139,8 @@ def base_params(run: workdir.Run, policy: Policy) -> dict:
 
     Raises ValueError, before allocating anything, when the run cannot fit the memory.
     """
-    m, r = run.config.model, run.config.rollout
-    memory.check(policy.cfg, run.mesh, r.pool_tokens, r.dtype)
+    m = run.config.model
+    _check_memory(run, policy.cfg)
     if m.source == "scratch":
         return step.init_params(policy.cfg, run.config.seed, run.mesh)
 

@@ -10,19 +10,47 @@ from aster_jax.model import kernels
 
 # Not -inf: a row that may attend to nothing (padding) must give finite numbers.
 MASKED = -1e30
+# Queries of a row whose scores are there at once in training: 32 heads of a row of 32,768
+# tokens take 137 GB of scores altogether, and 4.3 GB so many at a time.
+MOST_QUERIES = 1024
 
 
-def causal_segments(segments_BT: jax.Array) -> jax.Array:
+def causal_segments(segments_BS: jax.Array, order_T: jax.Array | None = None) -> jax.Array:
     """Mask for packed rows: attend to earlier tokens of the same segment.
 
-    Segment 0 is padding; it attends to itself only through the same rule and its outputs
-    are never used.
+    `order_T` are the places of the queries, None for all. Segment 0 is padding; it attends
+    to itself only through the same rule and its outputs are never used.
     """
-    length = segments_BT.shape[1]
-    order_T = jnp.arange(length)
-    causal_TS = order_T[:, None] >= order_T[None, :]
-    same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
+    order_S = jnp.arange(segments_BS.shape[1])
+    order_T = order_S if order_T is None else order_T
+    causal_TS = order_T[:, None] >= order_S[None, :]
+    same_BTS = segments_BS[:, order_T][:, :, None] == segments_BS[:, None, :]
     return causal_TS[None] & same_BTS
+
+
+def attend_packed(
+    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array
+) -> jax.Array:
+    """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
+
+    Long rows go `MOST_QUERIES` queries at a time, whose scores the backward pass computes
+    again; a query sees the same keys in one softmax either way.
+    """
+    B, T, N, H = q_BTNH.shape
+    if T <= MOST_QUERIES:
+        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BT))
+    parts = -(-T // MOST_QUERIES)
+    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, parts * MOST_QUERIES - T), (0, 0), (0, 0)))
+    split = q_BTNH.reshape(B, parts, MOST_QUERIES, N, H).swapaxes(0, 1)
+    order = jnp.minimum(jnp.arange(parts * MOST_QUERIES), T - 1).reshape(parts, MOST_QUERIES)
+
+    @jax.checkpoint
+    def one(part):
+        q_BTNH, order_T = part
+        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BT, order_T))
+
+    out = jax.lax.map(one, (split, order))
+    return out.swapaxes(0, 1).reshape(B, parts * MOST_QUERIES, N, H)[:, :T]
 
 
 def attend(

@@ -20,9 +20,9 @@ class Block(nn.Module):
     cfg: config.ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, mask_BTS, cached, table_BW):
+    def __call__(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
         normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
-        attended_BTD, cached = self._attend(normed, positions_BT, mask_BTS, cached, table_BW)
+        attended_BTD, cached = self._attend(normed, positions_BT, segments_BT, cached, table_BW)
         x_BTD = x_BTD + attended_BTD
         return x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD)), cached
 
@@ -33,7 +33,7 @@ class Block(nn.Module):
         dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype)
         return layers.Einsum(shape, fan_in, *dtypes, name=name)
 
-    def _attend(self, x_BTD, positions_BT, mask_BTS, cached, table_BW):
+    def _attend(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
         c = self.cfg
         D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
         q_BTNH = self._einsum("q", (D, N, H), D)("BTD,DNH->BTNH", x_BTD)
@@ -46,7 +46,7 @@ class Block(nn.Module):
         k_BTKH = layers.rotate(k_BTKH, positions_BT, c)
         if cached is None:
             keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
-            out_BTNH = attention.attend(q_BTNH, keys, values, mask_BTS)
+            out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT)
         else:
             cached = kv.write(*cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (*cached, table_BW, positions_BT)
@@ -76,11 +76,10 @@ def init_params(cfg: config.ModelConfig, key: jax.Array) -> dict:
     """Fresh parameters as a plain dict; leaves under `layers` carry a leading L axis."""
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     x_BTD = jnp.zeros((1, 1, cfg.d_model), jnp.dtype(cfg.compute_dtype))
-    mask_BTS = jnp.ones((1, 1, 1), bool)
     embed_key, layers_key, unembed_key = (jax.random.fold_in(key, i) for i in range(3))
 
     def init_block(block_key):
-        return Block(cfg).init(block_key, x_BTD, tokens_BT, mask_BTS, None, None)["params"]
+        return Block(cfg).init(block_key, x_BTD, tokens_BT, tokens_BT, None, None)["params"]
 
     params = {
         "embed": _embed(cfg).init(embed_key, tokens_BT)["params"],
@@ -164,14 +163,13 @@ def forward(
     else:
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
-        mask_BTS = attention.causal_segments(segments_BT)
-        x_BTD = _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS)
+        x_BTD = _train_layers(params, cfg, x_BTD, positions_BT, segments_BT)
     return _final_norm(cfg).apply({"params": params["final_norm"]}, x_BTD), cache
 
 
-def _train_layers(params, cfg, x_BTD, positions_BT, mask_BTS):
+def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
     def block(x, layer):
-        return Block(cfg).apply({"params": layer}, x, positions_BT, mask_BTS, None, None)[0], None
+        return Block(cfg).apply({"params": layer}, x, positions_BT, segments_BT, None, None)[0], None
 
     if cfg.remat:
         block = jax.checkpoint(block)

@@ -1,7 +1,8 @@
 """Will it fit? A floor on the memory a run needs, checked before anything is allocated.
 
-Only what is certain is counted (parameters, gradients, Adam's moments, the rollout's copy
-of the weights, the cache), so a run that is refused here could not have worked.
+Only what is certain is counted (parameters, gradients, Adam's moments, the inputs of all
+layers and one block of attention scores; the rollout's copy of the weights, the cache), so
+a run that is refused here could not have worked.
 """
 
 import os
@@ -10,18 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from aster_jax import mesh as meshes
-from aster_jax.model import cache, config, transformer
+from aster_jax.model import attention, cache, config, transformer
 
 GIB = 1 << 30
 
 
 def needed_bytes(
-    cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str
+    cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str, micro: tuple[int, int]
 ) -> dict[str, int]:
     """Bytes per device by purpose: the larger of training and rollout is what counts.
 
     Training holds parameters, gradients and two moments in the parameter dtype, spread
-    over fsdp x tensor. A rollout holds parameters and moments too, the weights once more
+    over fsdp x tensor, and of a microbatch, `micro` = (rows, tokens of a row), what enters
+    every layer and the float32 scores of one block of queries. A rollout holds parameters and moments too, the weights once more
     in its own dtype, and all pages of the cache.
     """
     count = transformer.count_params(cfg)
@@ -31,7 +33,19 @@ def needed_bytes(
     per_token = cache.bytes_per_token(cfg, rollout_dtype)
     heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
     cached = pool_tokens * per_token // meshes.batch_shards(mesh) // heads
-    return {"training": 4 * held, "rollout": 3 * held + weights + cached, "cache": cached}
+    activations = _activation_bytes(cfg, mesh, *micro)
+    return {
+        "training": 4 * held + activations,
+        "activations": activations,
+        "rollout": 3 * held + weights + cached,
+        "cache": cached,
+    }
+
+
+def _activation_bytes(cfg, mesh, rows, tokens) -> int:
+    inputs = cfg.num_layers * tokens * cfg.d_model * jnp.dtype(cfg.compute_dtype).itemsize
+    scores = cfg.num_heads * min(tokens, attention.MOST_QUERIES) * tokens * 4
+    return rows * (inputs + scores) // meshes.batch_shards(mesh) // mesh.shape["tensor"]
 
 
 def available_bytes() -> tuple[int, str]:
@@ -44,16 +58,19 @@ def available_bytes() -> tuple[int, str]:
     return total // jax.local_device_count(), "this machine's memory, per device"
 
 
-def check(cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str) -> None:
+def check(
+    cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str, micro: tuple[int, int]
+) -> None:
     """Raise a ValueError with the numbers and the remedies when the run cannot fit."""
-    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype)
+    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype, micro)
     most = max(needed["training"], needed["rollout"])
     limit, where = available_bytes()
     if most > limit:
         raise ValueError(
             f"a model of {transformer.count_params(cfg) / 1e9:.2f} B parameters needs at least "
-            f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train, "
+            f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train with "
+            f"{needed['activations'] / GIB:.1f} for a microbatch, "
             f"{needed['rollout'] / GIB:.1f} to roll out with {needed['cache'] / GIB:.1f} of cache), "
             f"{where} is {limit / GIB:.1f} GiB; use more devices with mesh.fsdp or mesh.tensor, "
-            "a smaller model, or lower rollout.pool_tokens"
+            "a smaller model, or lower micro_rows, row_tokens or rollout.pool_tokens"
         )
