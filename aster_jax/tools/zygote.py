@@ -193,7 +193,8 @@ class Nursery:
     def __init__(self, control: Control, settings: dict, tier: str, readable: tuple[str, ...]):
         self.control, self.settings, self.tier = control, settings, tier
         ask = settings["checkpoints"]
-        program = seccomp.build(seccomp.SOMEBODY, ask) if tier != "D" else b""
+        guard = tier in confine.BEHIND_LANDLOCK
+        program = seccomp.build(seccomp.SOMEBODY, ask, guard) if tier != "D" else b""
         self.walls = (readable, program)
         # Made once here: what a session would make it would have to hold privately.
         self.interpreter = cell.Interpreter(settings["last_value"])
