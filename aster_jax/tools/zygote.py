@@ -104,18 +104,26 @@ def settle_layers(tier: str, readable: tuple[str, ...]) -> tuple[dict, tuple[str
     """(state of each layer, what Landlock leaves readable or None without Landlock).
 
     In A tiers the private root already hides everything, and an old kernel may lack the
-    second lock; in B tiers Landlock is the lock, and its absence is an OSError.
+    second lock; in B tiers Landlock is the lock, and its absence is an OSError. One that
+    lets files be emptied is a RuntimeError in B2: they would be this user's, while a uid of
+    B1 owns none.
     """
     layers = dict.fromkeys(("root", "network", "processes"), tier in confine.IN_NAMESPACES)
     layers |= {"own_uid": tier in confine.OWN_UID, "seccomp": tier != "D", "landlock": False}
     if tier in config.SAFE_TIERS:
         try:
-            layers["landlock"] = f"ABI {landlock.find_abi()}"
+            abi = landlock.find_abi()
         except OSError as error:
-            if tier not in confine.IN_NAMESPACES:
+            if tier in confine.BEHIND_LANDLOCK:
                 raise
             layers["landlock"] = f"unavailable: {error}"
-            readable = None
+            return layers, None
+        if tier == "B2" and abi < landlock.TRUNCATE_ABI:
+            raise RuntimeError(
+                f"Landlock here has ABI {abi}, which does not stop a file of this user from "
+                f"being emptied; ABI {landlock.TRUNCATE_ABI} does (kernel 6.2)"
+            )
+        layers["landlock"] = f"ABI {abi}"
     return layers, readable
 
 
