@@ -97,7 +97,8 @@ def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
             namespaces.build_root(libraries)
         become_first_process(control)
         return ("/",)  # the root holds nothing but libraries
-    return (*namespaces.SYSTEM, *libraries, "/dev")
+    # Not all of /dev: below it lie other programs' memory, terminals and accelerators.
+    return (*namespaces.SYSTEM, *libraries, *namespaces.DEVICES)
 
 
 def settle_layers(tier: str, readable: tuple[str, ...]) -> tuple[dict, tuple[str, ...] | None]:
