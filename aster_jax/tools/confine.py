@@ -12,6 +12,7 @@ from aster_jax.tools import config, landlock, linux, namespaces, seccomp
 
 IN_NAMESPACES = ("A1", "A2")
 OWN_UID = ("A1", "B1")
+BEHIND_LANDLOCK = ("B1", "B2")  # the host's file tree, and nothing but Landlock before it
 
 
 def enter(

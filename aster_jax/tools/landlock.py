@@ -1,9 +1,11 @@
 """Landlock: the files a session may touch, enforced by the kernel without privileges.
 
 Everything below the library directories may be read; the scratch directory, if there is
-one, may be written; nothing else exists for the session. Newer kernels (ABI 4) also
-refuse TCP and (ABI 6) signals and abstract sockets that leave the session; seccomp refuses
-these in any case, so an old kernel loses no rule, only a second lock.
+one, may be written; nothing else can be opened, made, renamed or removed. What Landlock
+never looks at is a change of mode, owner, times or attributes: read-only mounts stop that,
+or the calls in `seccomp.FILES` are refused. Emptying a file it looks at from ABI 3 on only.
+Newer kernels also refuse TCP (ABI 4) and signals and abstract sockets that leave the session
+(ABI 6); those are a second lock, since seccomp refuses them in any case.
 """
 
 import ctypes
@@ -18,6 +20,7 @@ READ = READ_FILE | READ_DIR
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 ALL_RIGHTS = (1 << 16) - 1  # ABI 5 and later
 NET_RIGHTS, SCOPES = 0b11, 0b11
+TRUNCATE_ABI = 3  # kernel 6.2
 
 
 def find_abi() -> int:

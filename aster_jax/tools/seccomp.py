@@ -7,7 +7,9 @@ from the tables below, one compare and one return per denied call.
 
 What stops what: no new process or program (so no shell, no fork bomb), no socket of any
 family, no look into or signal to another process, no namespace or mount to escape
-through, no memory outside the address-space limit, no change of identity or limits.
+through, no memory outside the address-space limit, no change of identity or limits, no
+signal sent by way of a descriptor's owner. Where a session keeps this machine's file tree,
+`FILES` refuses what Landlock does not look at.
 """
 
 import ctypes
@@ -69,13 +71,28 @@ IDENTITY = {  # no change of user, group or capabilities
     "capset": (126, 91), "setsid": (112, 157), "setpgid": (109, 154),
 }
 DENIED = PROCESSES | NETWORK | OTHERS | ESCAPES | KERNEL | SHARED_MEMORY | IDENTITY
+FILES = {  # no change to a file, and no watch on one, that Landlock would let pass
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "setxattrat": (463, 463), "removexattr": (197, 14), "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16), "removexattrat": (466, 466), "file_setattr": (469, 469),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "utimensat": (280, 88), "truncate": (76, 45), "inotify_add_watch": (254, 27),
+}
 # Calls whose arguments decide.
 CHECKED = {
     "clone": (56, 220), "clone3": (435, 435), "socketpair": (53, 199), "kill": (62, 129),
     "tgkill": (234, 131), "prctl": (157, 167), "prlimit64": (302, 261),
+    "fcntl": (72, 25), "ioctl": (16, 29),
 }
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 HARMLESS_PRCTL = (15, 16, 3, 39, 0x53564D41)  # names, two getters, naming of mappings
+# A descriptor's owner is sent the signal of its choice at every read or write.
+OWNER_FCNTL, OWNER_IOCTL = (8, 10, 15), (0x8901, 0x8902)  # F_SETOWN, _SETSIG, _SETOWN_EX
+# TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Every file system has
+# commands of its own, some of which change a file that is open for reading only.
+HARMLESS_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
 LOAD, EQUAL, ABOVE, BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 KILL, ALLOW, ERRNO, ASK = 0x80000000, 0x7FFF0000, 0x00050000, 0x7FC00000
@@ -90,31 +107,45 @@ def _refuse(code: int = errno.EPERM) -> bytes:
     return _op(RETURN, ERRNO | code)
 
 
-def _only(number: int, argument: int, allowed: tuple[int, ...]) -> bytes:
-    """Refuses `number` unless the low word of its argument is one of `allowed`."""
+def _match(number: int, argument: int, values: tuple[int, ...], yes: bytes, no: bytes) -> bytes:
+    """Ends `number` with `yes` if the low word of its argument is in `values`, else `no`."""
     checks = b"".join(
-        _op(EQUAL, value, len(allowed) - index) for index, value in enumerate(allowed)
+        _op(EQUAL, value, len(values) - index) for index, value in enumerate(values)
     )
-    body = _op(LOAD, ARGUMENT + 8 * argument) + checks + _refuse() + _op(RETURN, ALLOW)
+    body = _op(LOAD, ARGUMENT + 8 * argument) + checks + no + yes
     return _op(EQUAL, number, 0, len(body) // 8) + body
 
 
-def build(own_pid: int, ask_fork: bool = False, machine: str = linux.MACHINE) -> bytes:
+def _only(number: int, argument: int, allowed: tuple[int, ...]) -> bytes:
+    """Refuses `number` unless its argument is one of `allowed`."""
+    return _match(number, argument, allowed, _op(RETURN, ALLOW), _refuse())
+
+
+def _never(number: int, argument: int, refused: tuple[int, ...]) -> bytes:
+    """Refuses `number` if its argument is one of `refused`."""
+    return _match(number, argument, refused, _refuse(), _op(RETURN, ALLOW))
+
+
+def build(
+    own_pid: int, ask_fork: bool = False, guard_files: bool = False,
+    machine: str = linux.MACHINE,
+) -> bytes:
     """The filter program. `own_pid` is the one process that may be signalled.
 
     `ask_fork` lets the supervisor decide about each fork instead of refusing it.
+    `guard_files` is for sessions without mounts of their own: it also refuses `FILES`.
     Raises OSError(ENOSYS) on a machine the tables do not know.
     """
     if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no filter table for {machine}")
     column = list(ARCHITECTURES).index(machine)
-    number = {name: codes[column] for name, codes in (DENIED | CHECKED).items()}
+    number = {name: codes[column] for name, codes in (DENIED | FILES | CHECKED).items()}
     # Another architecture's entry point would make all numbers below mean other calls.
     program = _op(LOAD, ARCHITECTURE) + _op(EQUAL, ARCHITECTURES[machine], 1)
     program += _op(RETURN, KILL) + _op(LOAD, NUMBER)
     if machine == "x86_64":  # the x32 calls share the architecture and start at this bit
         program += _op(ABOVE, 0x40000000, 0, 1) + _op(RETURN, KILL)
-    for name in DENIED:
+    for name in (DENIED | FILES) if guard_files else DENIED:
         if number[name] is not None:
             program += _op(EQUAL, number[name], 0, 1) + _refuse()
     # ENOSYS sends the C library back to clone, whose flags can be read here.
@@ -127,6 +158,11 @@ def build(own_pid: int, ask_fork: bool = False, machine: str = linux.MACHINE) ->
     program += _only(number["tgkill"], 0, (own_pid,))
     program += _only(number["prctl"], 0, HARMLESS_PRCTL)
     program += _only(number["prlimit64"], 0, (0, own_pid))
+    program += _never(number["fcntl"], 1, OWNER_FCNTL)
+    if guard_files:
+        program += _only(number["ioctl"], 1, HARMLESS_IOCTL)
+    else:
+        program += _never(number["ioctl"], 1, OWNER_IOCTL)
     return program + _op(RETURN, ALLOW)
 
 

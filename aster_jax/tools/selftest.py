@@ -7,7 +7,7 @@ and tier D promises nothing, so fewer attempts count there.
 
 import asyncio
 
-from aster_jax.tools import process
+from aster_jax.tools import confine, process
 
 # (tiers that must refuse it, what it is, one expression or statement)
 SAFE, FILTERED = ("A1", "A2", "B1", "B2"), ("A1", "A2", "B1", "B2", "C")
@@ -15,17 +15,28 @@ ESCAPES = (
     (SAFE, "read a host file", "open('/etc/passwd').read()"),
     (SAFE, "list the host's processes", "os.listdir('/proc')"),
     (SAFE, "write into the library tree", "open(os.__file__ + '.trial', 'w')"),
+    # These three would change nothing if they were let through.
+    (SAFE, "set a library's mode", "os.chmod(os.__file__, library.st_mode)"),
+    (SAFE, "set a library's times", "os.utime(os.__file__, ns=times)"),
+    (SAFE, "set a library's size", "os.truncate(os.__file__, library.st_size)"),
+    # Its own pipe: in B2 this fails by the filter alone, whoever owns the libraries.
+    (confine.BEHIND_LANDLOCK, "set a descriptor's mode", "os.fchmod(1, 0o600)"),
+    (confine.BEHIND_LANDLOCK, "list shared memory", "os.listdir('/dev/shm')"),
+    (SAFE, "open a terminal", "open('/dev/ptmx')"),
     (FILTERED, "open a network socket", "socket.socket()"),
     (FILTERED, "start a process", "os.fork() or os._exit(0)"),
     (FILTERED, "run a program", "os.execv('/bin/true', ['true'])"),
     (FILTERED, "signal its parent", "os.kill(os.getppid() or -1, 0)"),
+    (FILTERED, "have a descriptor signal its parent", "fcntl.fcntl(1, 8, os.getppid())"),
     (FILTERED, "make memory outside its limit", "os.memfd_create('x')"),
     (FILTERED, "trace a process", "trace(16, os.getppid(), 0, 0)"),
     (FILTERED, "leave its namespaces", "leave(0x10000000)"),
 )
 CELL = """
-import ctypes, os, socket
+import ctypes, fcntl, os, socket
 import colorsys  # not preloaded: the library tree has to be readable
+library = os.stat(os.__file__)
+times = (library.st_atime_ns, library.st_mtime_ns)
 libc = ctypes.CDLL(None, use_errno=True)
 def trace(*args):
     if libc.ptrace(*args) != 0: raise OSError(ctypes.get_errno(), "refused")

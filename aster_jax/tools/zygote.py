@@ -97,25 +97,34 @@ def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
             namespaces.build_root(libraries)
         become_first_process(control)
         return ("/",)  # the root holds nothing but libraries
-    return (*namespaces.SYSTEM, *libraries, "/dev")
+    # Not all of /dev: below it lie other programs' memory, terminals and accelerators.
+    return (*namespaces.SYSTEM, *libraries, *namespaces.DEVICES)
 
 
 def settle_layers(tier: str, readable: tuple[str, ...]) -> tuple[dict, tuple[str, ...] | None]:
     """(state of each layer, what Landlock leaves readable or None without Landlock).
 
     In A tiers the private root already hides everything, and an old kernel may lack the
-    second lock; in B tiers Landlock is the lock, and its absence is an OSError.
+    second lock; in B tiers Landlock is the lock, and its absence is an OSError. One that
+    lets files be emptied is a RuntimeError in B2: they would be this user's, while a uid of
+    B1 owns none.
     """
     layers = dict.fromkeys(("root", "network", "processes"), tier in confine.IN_NAMESPACES)
     layers |= {"own_uid": tier in confine.OWN_UID, "seccomp": tier != "D", "landlock": False}
     if tier in config.SAFE_TIERS:
         try:
-            layers["landlock"] = f"ABI {landlock.find_abi()}"
+            abi = landlock.find_abi()
         except OSError as error:
-            if tier not in confine.IN_NAMESPACES:
+            if tier in confine.BEHIND_LANDLOCK:
                 raise
             layers["landlock"] = f"unavailable: {error}"
-            readable = None
+            return layers, None
+        if tier == "B2" and abi < landlock.TRUNCATE_ABI:
+            raise RuntimeError(
+                f"Landlock here has ABI {abi}, which does not stop a file of this user from "
+                f"being emptied; ABI {landlock.TRUNCATE_ABI} does (kernel 6.2)"
+            )
+        layers["landlock"] = f"ABI {abi}"
     return layers, readable
 
 
@@ -193,7 +202,8 @@ class Nursery:
     def __init__(self, control: Control, settings: dict, tier: str, readable: tuple[str, ...]):
         self.control, self.settings, self.tier = control, settings, tier
         ask = settings["checkpoints"]
-        program = seccomp.build(seccomp.SOMEBODY, ask) if tier != "D" else b""
+        guard = tier in confine.BEHIND_LANDLOCK
+        program = seccomp.build(seccomp.SOMEBODY, ask, guard) if tier != "D" else b""
         self.walls = (readable, program)
         # Made once here: what a session would make it would have to hold privately.
         self.interpreter = cell.Interpreter(settings["last_value"])

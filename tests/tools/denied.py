@@ -1,7 +1,8 @@
 """Runs the hostile cells on a host made poorer: `python -m tests.tools.denied MODE GROUPS`.
 
-A seccomp filter installed here, before anything starts, makes the namespace or the
-Landlock calls fail as in a container or on an old kernel. One line per group is printed:
+A seccomp filter installed here, before anything starts, makes the namespace calls fail as
+in a container, these and the changes of user as for an ordinary user in one, or the Landlock
+calls as on an old kernel. One line per group is printed:
 passed, skipped (with the tier that makes no such claim) or FAILED.
 """
 
@@ -14,9 +15,14 @@ from aster_jax.tools import seccomp
 
 NAMESPACES = {name: seccomp.ESCAPES[name] for name in (
     "unshare", "setns", "mount", "umount2", "pivot_root", "mount_setattr", "chroot")}
+USER = NAMESPACES | {name: seccomp.IDENTITY[name] for name in (
+    "setuid", "setresuid", "setgid", "setresgid", "setgroups")}
 LANDLOCK = {name: (444 + index, 444 + index) for index, name in enumerate(
     ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"))}
-MODES = {"namespaces": (NAMESPACES, errno.EPERM), "landlock": (LANDLOCK, errno.ENOSYS)}
+MODES = {
+    "namespaces": (NAMESPACES, errno.EPERM), "user": (USER, errno.EPERM),
+    "landlock": (LANDLOCK, errno.ENOSYS),
+}
 
 
 def main(mode: str, wanted: str) -> int:

@@ -1,4 +1,4 @@
-"""The hostile cells again on a poorer host: namespaces denied, Landlock denied."""
+"""The hostile cells again on a poorer host: namespaces, root's rights or Landlock denied."""
 
 import pathlib
 import subprocess
@@ -21,12 +21,12 @@ def run_denied(mode: str, groups: str) -> None:
     assert done.stdout.startswith("tier ") and "passed" in done.stdout
 
 
-@pytest.mark.parametrize("mode", ["namespaces", "landlock"])
+@pytest.mark.parametrize("mode", ["namespaces", "user", "landlock"])
 def test_quick_groups(mode):
     run_denied(mode, "quick")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["namespaces", "landlock"])
+@pytest.mark.parametrize("mode", ["namespaces", "user", "landlock"])
 def test_all_groups(mode):
     run_denied(mode, "all")

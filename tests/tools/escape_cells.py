@@ -1,7 +1,7 @@
 """Groups 36 to 50 of the hostile cells: secrets, network, escapes, sabotage, text.
 
-`{answers}` and `{token}` in a cell are replaced by the path of a planted world-readable
-file and the text of a secret that the test put into its own environment and a fake home.
+`{answers}`, `{shared}` and `{home}` in a cell are replaced by the path of a planted
+world-readable file, of another one in shared memory, and of a folder with a secret in it.
 """
 
 from tests.tools.hostile_cells import Group, after, bad, dead, gone, ok
@@ -30,6 +30,16 @@ for pid in (os.listdir('/proc') if os.path.isdir('/proc') else []):
 print('foreign:', found)
 """
 
+# Changes to a file by its path, none of which needs to open it for writing.
+CHANGES = (
+    "chmod({answers!r}, 0)", "chown({answers!r}, os.getuid(), os.getgid())",
+    "utime({answers!r}, (0, 0))", "setxattr({answers!r}, 'user.x', b'1')",
+    "removexattr({answers!r}, 'user.x')", "truncate({answers!r}, 0)",
+    "open({answers!r}, os.O_RDONLY | os.O_TRUNC)", "open({answers!r}, 3 | os.O_TRUNC)",
+    "chmod({shared!r}, 0)", "truncate({shared!r}, 0)",
+)
+PIPE = "import fcntl, os, struct\nr, w = os.pipe()\n"
+
 SECRETS = (
     Group(36, "no host variable in the environment", ((
         ok("import os\nprint(sorted(os.environ))", "['HOME', 'LANG', 'PATH', 'TZ']\n"),
@@ -42,7 +52,10 @@ SECRETS = (
             contains="foreign: []")),), tiers=SAFE),
     Group(38, "planted files are out of reach", (after(
         bad("open({answers!r}).read()", "denied", "error"),
-        bad("open({home!r} + '/token').read()", "denied", "error")),), tiers=SAFE),
+        bad("open({home!r} + '/token').read()", "denied", "error"),
+        bad("open({shared!r}).read()", "denied", "error", contains="[Errno"),
+        *(bad(f"import os\nos.{call}", "denied", "error", contains="[Errno")
+          for call in CHANGES)),), tiers=SAFE),
     Group(39, "no network of any kind", (after(
         bad("import socket\nsocket.create_connection(('127.0.0.1', 80))", "denied"),
         bad("import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "denied"),
@@ -68,7 +81,12 @@ SECRETS = (
         bad("import os\nos.kill(-1, 9)", "denied"),
         bad("import os\nos.kill(os.getppid(), 9)", "denied"),
         bad("import os\nfor pid in range(2, 400):\n    if pid != os.getpid(): os.kill(pid, 9)",
-            "denied")),)),
+            "denied"),
+        bad(PIPE + "fcntl.fcntl(r, 8, os.getppid())", "denied"),  # F_SETOWN
+        bad(PIPE + "fcntl.fcntl(r, 10, 9)", "denied"),  # F_SETSIG
+        bad(PIPE + "fcntl.fcntl(r, 15, struct.pack('ii', 1, os.getppid()))", "denied"),
+        bad(PIPE + "fcntl.ioctl(r, 0x8901, struct.pack('i', os.getppid()))", "denied"),
+        bad(PIPE + "fcntl.ioctl(r, 0x8902, struct.pack('i', os.getppid()))", "denied")),)),
     Group(44, "limits stay", (after(
         bad("import resource\nh = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
             "resource.setrlimit(resource.RLIMIT_AS, (h + 1, h + 1))", "error", "denied",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 from aster_jax.tools import Executor, ToolConfig
 from tests.tools import escape_cells, hostile_cells
@@ -24,6 +25,12 @@ class Bench:
         for name in ("answers.txt", "token"):
             (folder / name).write_text("secret")
             os.chmod(folder / name, 0o644)
+        self.shared = tempfile.NamedTemporaryFile(dir="/dev/shm")
+        self.values["shared"] = self.shared.name
+        pathlib.Path(self.shared.name).write_text("secret")
+        os.chmod(self.shared.name, 0o644)
+        paths = (self.values["answers"], self.values["shared"])
+        self.planted = {path: describe(path) for path in paths}
         os.environ["ASTER_SECRET"] = "secret"
         self.pools = {name: Executor(config) for name, config in POOLS.items()}
         self.canaries = {name: pool.open(seed=1) for name, pool in self.pools.items()}
@@ -34,6 +41,7 @@ class Bench:
     def close(self) -> None:
         """Ends both pools."""
         del os.environ["ASTER_SECRET"]
+        self.shared.close()
         for pool in self.pools.values():
             pool.close()
 
@@ -63,7 +71,9 @@ class Bench:
         assert len(result.text) < 70_000, about
 
     def check_others(self, group, pool) -> None:
-        """The canary answers with its own state, and no process is left that should not be."""
+        """The canary has its own state, planted files are as they were, no process is left."""
+        for path, before in self.planted.items():
+            assert describe(path) == before, f"group {group.number} changed {path}"
         canary = self.canaries[group.pool]
         result = pool.run(canary, "kept")
         if result.status == "call_limit":
@@ -80,6 +90,13 @@ class Bench:
                 break
             pool.run(canary, "import time; time.sleep(0.02); kept = 41")
         assert not left, f"processes left after group {group.number}: {left}"
+
+
+def describe(path: str) -> tuple:
+    """What nobody may change about a planted file."""
+    found = os.stat(path)
+    content = pathlib.Path(path).read_bytes()
+    return found.st_mode, found.st_uid, found.st_mtime_ns, os.listxattr(path), content
 
 
 def known_pids(report: dict) -> set[int]:
