@@ -24,7 +24,8 @@ def causal_segments(segments_BS: jax.Array, order_T: jax.Array | None = None) ->
     order_S = jnp.arange(segments_BS.shape[1])
     order_T = order_S if order_T is None else order_T
     causal_TS = order_T[:, None] >= order_S[None, :]
-    same_BTS = segments_BS[:, order_T][:, :, None] == segments_BS[:, None, :]
+    segments_BT = jnp.take(segments_BS, order_T, axis=1)
+    same_BTS = segments_BT[:, :, None] == segments_BS[:, None, :]
     return causal_TS[None] & same_BTS
 
 
