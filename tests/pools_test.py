@@ -50,6 +50,7 @@ def test_files_never_train_on_what_is_held_out(tmp_path):
 
 def test_a_repeated_question_is_used_once_and_said(tmp_path):
     c = config.default()
+    c.rl.prompts = 2
     c.problems.source = write(tmp_path / "train.jsonl", (1, 2, 1, 3, 1))
     c.problems.heldout = write(tmp_path / "held.jsonl", (7, 8, 8))
     assert [p.answer for p in pools.select(c, "train", 9)] == ["2", "3", "4"]
