@@ -263,7 +263,7 @@ def test_the_slots_are_updated_in_place(build, params):
 
 
 def test_impossible_sizes_are_refused(tiny, eight_devices):
-    with pytest.raises(ValueError, match=r"prefill_buckets=\(8, 4\) must ascend"):
+    with pytest.raises(ValueError, match=r"prefill_buckets=\(8, 4\) must be ascending"):
         dataclasses.replace(sizes(4, 1), prefill_buckets=(8, 4))
     with pytest.raises(ValueError, match="at least 1"):
         sizes(0, 1)
