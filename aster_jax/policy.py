@@ -99,8 +99,7 @@ def check(run: workdir.Run) -> None:
         raise ValueError(f"model.style={c.model.style!r}; choose one of {chat.STYLES}")
     cfg = expected_config(run)
     _check_memory(run, cfg)
-    params = jax.eval_shape(lambda: transformer.init_params(cfg, jax.random.key(0)))
-    meshes.shardings(params, run.mesh)
+    meshes.shardings(transformer.abstract_params(cfg), run.mesh)
     if c.rollout.capacity > cfg.max_positions:
         raise ValueError(
             f"rollout.capacity={c.rollout.capacity} exceeds the {cfg.max_positions} positions "

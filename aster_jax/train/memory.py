@@ -23,8 +23,8 @@ def needed_bytes(
 
     Training holds parameters, gradients and two moments in the parameter dtype, spread
     over fsdp x tensor, and of a microbatch, `micro` = (rows, tokens of a row), what enters
-    every layer and the float32 scores of one block of queries. A rollout holds parameters and moments too, the weights once more
-    in its own dtype, and all pages of the cache.
+    every layer and the float32 scores of one block of queries. A rollout holds parameters
+    and moments too, the weights once more in its own dtype, and all pages of the cache.
     """
     count = transformer.count_params(cfg)
     shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
