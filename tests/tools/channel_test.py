@@ -53,7 +53,15 @@ def test_a_future_resolves_while_a_longer_call_is_waited_for(tools):
     assert left.result(5).text == "3\n"
 
 
-def test_an_interrupted_wait_leaves_the_channel_whole(tools):
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a process that a shell started behind itself ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_wait_leaves_the_channel_whole(tools, interruptible):
     session, other = tools.open(), tools.open()
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
