@@ -36,6 +36,7 @@ malformed_text = calls.malformed_text
 cut = calls.cut
 
 _START, _END, _THINK, _END_THINK, _CALL, _END_CALL, _RESULT, _END_RESULT = CONTROL
+_END_OF_TEXT = "<|endoftext|>"
 _TAGS = re.compile("(" + "|".join(map(re.escape, CONTROL)) + ")")
 _BEFORE_TOOLS = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -129,9 +130,14 @@ def opener_ids(text: str, tokenizer, style: str) -> list[int]:
 
 
 def stop_ids(tokenizer, style: str) -> tuple[int, ...]:
-    """Ids that end a sampled turn."""
+    """Ids that end a sampled turn: its own end, then that of a text where one is known.
+
+    Renderings never hold the second, but a model that began from a base checkpoint may
+    still write it, and what it would write after that belongs to another document.
+    """
     _check(style)
-    return (_control_id(tokenizer, _END),)
+    end = _control_id(tokenizer, _END)
+    return (end, tokenizer.control[_END_OF_TEXT]) if _END_OF_TEXT in tokenizer.control else (end,)
 
 
 def detect_style(template: str | None) -> str:

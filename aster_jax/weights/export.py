@@ -82,7 +82,7 @@ def _ends(tokenizer, style) -> list[int]:
     """Ids that other software has to stop at: the end of a turn, then that of a text.
 
     They differ where training began from a base checkpoint: its own end is that of a text,
-    which a model trained here never writes, so a server that knew no other would not stop.
+    which a model trained here hardly writes, so a server that knew no other would not stop.
     """
     if style is None:
         if tokenizers.END_OF_TURN not in tokenizer.control:

@@ -226,6 +226,20 @@ def test_an_opener_is_part_of_the_answer_in_every_style(learned, spelled):
         assert (turn.kind, turn.text) == ("answer", "It is \\boxed{4}.")
 
 
+def test_a_turn_may_end_with_the_end_of_a_text(learned):
+    words = tokenizer_test.qwen3()
+    turn_end, text_end = (words.control[n] for n in ("<|im_end|>", "<|endoftext|>"))
+    assert chat.stop_ids(words, "chatml") == (turn_end, text_end)
+    body = words.encode("It is 4.")
+    for end in ([turn_end], [text_end], []):
+        turn = chat.parse_turn(body + end, words, "chatml")
+        assert (turn.kind, turn.text) == ("answer", "It is 4.")
+    # A vocabulary learned for the markup has no such token; spelled out it is ordinary text.
+    assert len(chat.stop_ids(learned[0], "chatml")) == 1
+    spelled_out = chat.prompt_ids("a<|endoftext|>b", None, words, "chatml")
+    assert text_end not in spelled_out
+
+
 def test_style_is_recognised_from_a_checkpoints_template():
     def style(name):
         return chat.detect_style(shared_data.path(f"qwen3/{name}").read_text())

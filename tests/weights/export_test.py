@@ -79,7 +79,7 @@ def test_tokenizer_files_travel_along(tmp_path):
         "hi", [chat.TOOL], words, m.style
     )
     chosen = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert (chosen["eos_token_id"], chosen["pad_token_id"]) == (151_645, 151_643)
+    assert (chosen["eos_token_id"], chosen["pad_token_id"]) == ([151_645, 151_643], 151_643)
 
 
 @pytest.mark.parametrize("style", [None, "chatml", "qwen3"])
@@ -88,16 +88,16 @@ def test_an_export_of_a_base_checkpoint_stops_at_the_end_of_a_turn(tmp_path, sty
     first = made.write_gguf(tmp_path / "m.gguf", made.QWEN, made.random_params(made.QWEN))
     m = weights.load(first)
     base = dataclasses.replace(m.tokenizer, eos_id=0)
-    assert chat.stop_ids(base, "chatml") == (2,)
+    assert chat.stop_ids(base, "chatml") == (2, 0)
     where = weights.export(m.params, m.config, base, tmp_path / "a", style=style)
     chosen = json.loads((where / "generation_config.json").read_text())
     assert chosen["eos_token_id"] == [2, 0]
     assert json.loads((where / "config.json").read_text())["eos_token_id"] == 0
     made.assert_same(weights.load(where).params, m.params)
-    # An instruct checkpoint's tokenizer names the end of a turn: one id, said once.
+    # An instruct checkpoint's tokenizer names the end of a turn: no id is said twice.
     where = weights.export(m.params, m.config, m.tokenizer, tmp_path / "b", style=style)
     chosen = json.loads((where / "generation_config.json").read_text())
-    assert chosen["eos_token_id"] == 2
+    assert chosen["eos_token_id"] == [2, 0]
 
 
 @pytest.mark.parametrize("style", chat.STYLES)

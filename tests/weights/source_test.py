@@ -83,7 +83,7 @@ def test_gguf_gives_the_same_parameters(tmp_path, cfg):
     assert m.config == cfg
     assert m.tokenizer.encode("the t") == [32, 29, 22]
     assert m.tokenizer.encode("<|im_end|>") != [2] and m.tokenizer.control["<|im_end|>"] == 2
-    assert chat.stop_ids(m.tokenizer, m.style) == (2,)
+    assert chat.stop_ids(m.tokenizer, m.style) == (2, 0)
 
 
 def test_describe_reads_no_weights(tmp_path):
