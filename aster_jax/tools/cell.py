@@ -2,7 +2,8 @@
 
 This code shares its process with model-written code, so it defends its *correctness*, not
 a secret: it keeps private references to everything it calls, and a soft time-out is
-raised only while the cell's own frames are running, never inside the harness.
+raised only while the cell's own frames are running, never inside the harness. A cell that
+prints without end is in the harness nearly always: its time-out comes out of its next write.
 """
 
 import __future__
@@ -15,6 +16,7 @@ import linecache
 import pprint
 import socket
 import sys
+import threading
 import types
 
 from aster_jax.tools import streams
@@ -28,6 +30,7 @@ for _name in __future__.all_feature_names:
     FUTURE_FLAGS |= getattr(__future__, _name).compiler_flag
 _Expression, _Expr, ONLY_AST = ast.Expression, ast.Expr, ast.PyCF_ONLY_AST
 _lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierror
+_thread = threading.get_ident
 MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE = 16, 4, 2000
 CONVERT = {
     "str": str, "repr": repr, "aster": str,
@@ -63,7 +66,7 @@ class Interpreter:
         exec(SHOW, self.shown)
         self.harness = (globals(), vars(streams))  # frames a time-out must not hit
         self.sources = {}
-        self.armed = False
+        self.armed = self.late = False
 
     def run(self, code: str, limit_s: float, out, err) -> dict:
         """Runs `code` for at most `limit_s` seconds; text goes to `out` and `err`.
@@ -126,21 +129,28 @@ class Interpreter:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         _signal.signal(_signal.SIGALRM, self.on_alarm)
-        self.armed = True
+        self.armed, self.late, self.thread = True, False, _thread()
         _signal.setitimer(_signal.ITIMER_REAL, limit_s, REFIRE_S)
 
     def stop_timer(self) -> None:
         """No interrupt of this cell can arrive after this."""
-        self.armed = False
+        self.armed = self.late = False
         _signal.setitimer(_signal.ITIMER_REAL, 0)
 
     def on_alarm(self, number, frame) -> None:
-        """Interrupts the cell, but never the harness: the alarm comes again soon."""
+        """Interrupts the cell, but never the harness: `before_write` makes up for that."""
         if not self.armed or frame is None:
             return
         if any(frame.f_globals is mine for mine in self.harness):
+            self.late = True
             return
         raise TimeLimit
+
+    def before_write(self) -> None:
+        """Raises the time-out that came amid an earlier write; nothing of this one is taken."""
+        if self.late and _thread() == self.thread:  # alarms are for the main thread alone
+            self.late = False
+            raise TimeLimit
 
     def explain(self, error: BaseException, limit_s: float, err) -> dict:
         """Status and traceback of an exception that left the cell."""

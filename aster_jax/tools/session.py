@@ -41,8 +41,8 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
     listener = confine.enter(tier, order, settings, *walls)
     null = os.dup(0)
     sinks = [
-        streams.Sink(OUT, 1, settings["output_tail_bytes"]),
-        streams.Sink(ERR, 2, settings["output_tail_bytes"]),
+        streams.Sink(OUT, 1, settings["output_tail_bytes"], interpreter.before_write),
+        streams.Sink(ERR, 2, settings["output_tail_bytes"], interpreter.before_write),
     ]
     gc.enable()
     say_ready(listener)

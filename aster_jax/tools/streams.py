@@ -17,10 +17,14 @@ _write = os.write
 
 
 class Sink(io.RawIOBase):
-    """The raw end of one stream, over a descriptor that only the harness knows."""
+    """The raw end of one stream, over a descriptor that only the harness knows.
 
-    def __init__(self, descriptor: int, number: int, tail_bytes: int):
+    `before_write` is called first in every write and may raise: nothing is taken then.
+    """
+
+    def __init__(self, descriptor: int, number: int, tail_bytes: int, before_write):
         self.descriptor, self.number, self.tail_bytes = descriptor, number, tail_bytes
+        self.before_write = before_write
         self.seen, self.dropped, self.block = 0, 0, bytearray()
 
     def writable(self) -> bool:
@@ -33,6 +37,7 @@ class Sink(io.RawIOBase):
 
     def write(self, data) -> int:
         """Sends, gathers or drops, depending on how much the cell has printed."""
+        self.before_write()
         size, view = len(data), memoryview(data)
         self.seen += size
         if self.seen > SENT_BYTES:  # from here on only the end of what is printed counts

@@ -139,6 +139,26 @@ def test_queue_time_is_outside_the_limit_of_a_cell():
     assert results[-1].queue_s > 1.0 > results[-1].wall_s
 
 
+def test_a_cell_that_prints_when_its_time_is_over_keeps_its_variables():
+    """The alarm nearly always comes amid a write; eight times, since it may come between two."""
+    config = dataclasses.replace(SMALL, wall_limit_s=0.1)
+    with Executor(config) as executor:
+        session = executor.open(seed=0)
+        executor.run(session, "kept = 41\nrow = 'y' * 10**6")
+        for _ in range(8):
+            result = executor.run(session, "while True:\n    print(row)")
+            assert (result.status, result.state) == ("timeout", "kept"), result
+        in_thread = (
+            "import threading\nimport time\nseen = []\n"
+            "def flood():\n    while len(seen) < 2:\n        print(row)\n"
+            "thread = threading.Thread(target=flood)\nthread.start()\n"
+            "try:\n    while True:\n        print(1)\n"
+            "except BaseException as error:\n    seen += [type(error).__name__] * 2\n"
+            "thread.join()\nseen[:1], kept"
+        )
+        assert executor.run(session, in_thread).text.endswith("(['TimeLimit'], 41)\n")
+
+
 def test_a_full_queue_is_overload_and_not_the_models_fault():
     config = dataclasses.replace(SMALL, max_running=1, queue_limit_s=0.2)
     with Executor(config) as executor:

@@ -176,6 +176,7 @@ RESOURCES = (
         (SET, Step("print('x' * 10**8)", ("ok",), "bytes dropped"), KEPT),)),
     Group(33, "floods without end", (
         after(bad("while True:\n    print('y' * 100)", "timeout", contains="bytes dropped")),
+        after(bad("y = 'y' * 10**6\nwhile True:\n    print(y)", "timeout", contains="dropped")),
         (dead("import os\nwhile True:\n    os.write(1, b'z' * 65536)", "output_limit"), ok("1", "1\n"))),
         "strict"),
     Group(34, "sudden deaths", (
