@@ -14,7 +14,7 @@ setup(
         "safetensors", "scipy", "sentencepiece", "sympy", "tokenizers",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis"],
+        "test": ["pytest", "pytest-xdist", "hypothesis"],
         "hub": ["huggingface_hub"],
         "peers": ["jupyter_client", "ipykernel", "transformers", "torch"],
     },

@@ -24,6 +24,18 @@ from aster_jax.model import config, transformer  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Test files that look at the same run of the smoke experiment (tests/smoke_run.py).
+ONE_SMOKE_RUN = {"pipeline_smoke_test", "resume_test"}
+
+
+def pytest_collection_modifyitems(items):
+    """With `-n 2`, a file's tests stay in one process: they share what was compiled."""
+    for item in items:
+        shared = item.path.stem in ONE_SMOKE_RUN
+        group = "smoke_run" if shared else str(item.path.relative_to(item.config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> config.ModelConfig:
     """A Qwen3-like model with every feature: grouped heads, head size of its own, QK-norm."""

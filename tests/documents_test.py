@@ -182,6 +182,6 @@ def test_the_tree_in_the_readmes_is_true():
 
 
 def test_the_readme_tells_the_one_test_command_and_continuous_integration_runs_it():
-    command = "python -m pytest"
+    command = "python -m pytest -n 2\n"
     assert command in (ROOT / "README.md").read_text("utf-8")
     assert command.removeprefix("python ") in (ROOT / ".ci" / "run").read_text("utf-8")
