@@ -86,8 +86,10 @@ def _forward(cfg, temperature, w, hidden_RD, targets_R):
     sums = (jnp.full_like(zeros_R, -jnp.inf), zeros_R, zeros_R, zeros_R)
     top_R, total_R, weighted_R, chosen_R = _fold(cfg, add, sums)
     logz_R = top_R + jnp.log(total_R)
+    # Less the maximum first: log Z is rounded to the size of the scores, not of the log-prob.
+    logp_R = (chosen_R - top_R) - jnp.log(total_R)
     # H = log Z - E[score].
-    outputs = (chosen_R - logz_R, logz_R - weighted_R / total_R)
+    outputs = (logp_R, logz_R - weighted_R / total_R)
     return outputs, (w, hidden_RD, targets_R, logz_R)
 
 

@@ -46,6 +46,19 @@ def test_equals_the_naive_log_softmax(tiny, params, monkeypatch, blocks, tempera
     np.testing.assert_allclose(entropy[1, 1:], entropies[1, :-1], atol=1e-4)
 
 
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_large_scores_cost_no_precision(tiny, monkeypatch, blocks):
+    """One score of 100 among 84s, then all 100: float32 near 100 is only exact to 4e-6."""
+    monkeypatch.setattr(logprobs, "BLOCK", blocks[0])
+    monkeypatch.setattr(logprobs, "RUNS", blocks[1])
+    V = tiny.vocab_size
+    w_VD = jnp.zeros((V, tiny.d_model)).at[:, 0].set(84.0).at[5, 0].set(100.0).at[:, 1].set(100.0)
+    hidden_RD = jnp.eye(2, tiny.d_model)
+    logp_R, _ = logprobs._blocked(tiny, 1.0, w_VD, hidden_RD, jnp.array([5, 5]))
+    expected = [-np.log1p((V - 1) * np.exp(-16.0)), -np.log(V)]
+    np.testing.assert_allclose(logp_R, expected, rtol=0, atol=3e-7)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradients_equal_the_naive_ones(tiny, params, monkeypatch, tied):
     if not tied:
