@@ -30,7 +30,7 @@ for _name in __future__.all_feature_names:
     FUTURE_FLAGS |= getattr(__future__, _name).compiler_flag
 _Expression, _Expr, ONLY_AST = ast.Expression, ast.Expr, ast.PyCF_ONLY_AST
 _lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierror
-_thread = threading.get_ident
+_get_ident = threading.get_ident
 MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE = 16, 4, 2000
 CONVERT = {
     "str": str, "repr": repr, "aster": str,
@@ -129,7 +129,7 @@ class Interpreter:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         _signal.signal(_signal.SIGALRM, self.on_alarm)
-        self.armed, self.late, self.thread = True, False, _thread()
+        self.armed, self.late, self.thread = True, False, _get_ident()
         _signal.setitimer(_signal.ITIMER_REAL, limit_s, REFIRE_S)
 
     def stop_timer(self) -> None:
@@ -148,7 +148,7 @@ class Interpreter:
 
     def before_write(self) -> None:
         """Raises the time-out that came amid an earlier write; nothing of this one is taken."""
-        if self.late and _thread() == self.thread:  # alarms are for the main thread alone
+        if self.late and _get_ident() == self.thread:  # alarms are for the main thread alone
             self.late = False
             raise TimeLimit
 

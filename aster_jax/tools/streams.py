@@ -54,10 +54,11 @@ class Sink(io.RawIOBase):
         return size
 
     def send(self) -> None:
-        """Writes out what is gathered."""
-        while self.block:
-            count = _write(self.descriptor, self.block)
-            del self.block[:count]
+        """Writes out what is gathered; threads of the cell may go on gathering meanwhile."""
+        block, self.block = self.block, bytearray()
+        rest = memoryview(block)
+        while rest:
+            rest = rest[_write(self.descriptor, rest) :]
 
     def close(self) -> None:
         """Does nothing: a stream object the cell closes or drops leaves the pipe alone."""
