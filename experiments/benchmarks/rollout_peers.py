@@ -106,6 +106,29 @@ def tunix_turns(python, model_dir, workload, rollouts: int, turns: int, repeats:
     return run_script(python, "rollout_tunix.py", model_dir, workload, rollouts, turns, repeats)
 
 
+def transformers_logprobs(python, model_dir, tokens, threads: int) -> dict[str, np.ndarray]:
+    """Log-probs of given tokens by three paths of transformers, float64 [R, S] each.
+
+    Args:
+      python, model_dir, threads: as above.
+      tokens: path of an .npz with ids, int32 [R, S], padded on the right with any id.
+
+    Returns:
+      cached: float32, all rows at once, token by token on the library's cache.
+      whole: float32, one forward over whole rows.
+      exact: the same in float64 throughout, but for the rotary angles.
+      Entry t describes token t given those before it, entry 0 is 0.
+
+    Raises:
+      ValueError, RuntimeError: as above.
+    """
+    check_interpreter(python, TORCH)
+    out = pathlib.Path(tokens).with_suffix(".transformers.npz")
+    run_script(python, "rollout_transformers_logprobs.py", model_dir, tokens, out, threads)
+    with np.load(out) as held:
+        return dict(held)
+
+
 def check_interpreter(python, packages: dict[str, str]) -> None:
     """Refuse an interpreter that is not there or lacks a module; `packages`: module -> package."""
     try:

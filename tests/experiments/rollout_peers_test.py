@@ -1,6 +1,6 @@
 """The rollout benchmark's peers: what is refused, what is parsed, and the peers themselves.
 
-The last two need other environments than the tests': name their interpreters in TORCH_PYTHON
+The last three need other environments than the tests': name their interpreters in TORCH_PYTHON
 and TUNIX_PYTHON (see experiments/benchmarks/rollout_peers.py); without them they are skipped.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aster_jax import weights
-from aster_jax.model import config, transformer
+from aster_jax.model import config, logprobs, transformer
 from experiments.benchmarks import rollout_peers as peers
 
 CFG = config.ModelConfig(
@@ -136,6 +136,19 @@ def test_transformers_generates_the_forced_tokens(model_dir, tmp_path):
     assert len(found["tokens_per_s"]) == len(found["seconds"]) == 2
     np.testing.assert_allclose(np.multiply(found["tokens_per_s"], found["seconds"]), 18)
     assert found["versions"].keys() == {"python", "torch", "transformers"}
+
+
+def test_transformers_logprobs_are_ours_on_the_same_tokens(model_dir, tmp_path):
+    python = _peer("TORCH_PYTHON", peers.TORCH)
+    ids_RS = np.random.default_rng(0).integers(3, 64, (3, 20)).astype(np.int32)
+    np.savez(tmp_path / "ids.npz", ids=ids_RS)
+    found = peers.transformers_logprobs(python, model_dir, tmp_path / "ids.npz", 1)
+    assert all(x.shape == (3, 20) and not x[:, 0].any() for x in found.values())
+    loaded = weights.load(str(model_dir))
+    positions_RS, ones_RS = np.tile(np.arange(20), (3, 1)), np.ones_like(ids_RS)
+    ours, _ = logprobs.score(loaded.params, ids_RS, positions_RS, ones_RS, cfg=loaded.config)
+    for x in found.values():
+        np.testing.assert_allclose(x, ours, atol=2e-5)
 
 
 def test_tunix_makes_a_call_per_turn(model_dir, tmp_path):

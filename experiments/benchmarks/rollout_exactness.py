@@ -1,0 +1,85 @@
+"""How far the log-probs of sampling are from those recomputed over whole sequences.
+
+The same tokens for all: ours are sampled with the engine and recomputed as the trainer does,
+transformers computes them one token at a time on its cache and in one forward. Its forward
+in float64 shows how much of a difference is rounding, and on which side.
+"""
+
+import numpy as np
+
+from aster_jax.model import logprobs
+from aster_jax.rollout import Engine
+from experiments.benchmarks import rollout_peers
+
+QUESTIONS = [
+    f"What is {a} times {a + 19}? Explain it step by step, then tell a story about the number."
+    for a in range(12, 28)
+]
+MICRO_ROWS = 4
+
+
+def sample(model, seed: int) -> dict[str, np.ndarray]:
+    """32 answers at temperature 1: ids and what sampling stored, rows padded on the right.
+
+    Returns:
+      ids, lengths: int32 [R, S] and [R].
+      sampled: bool [R, S], True where the model drew the token.
+      stored: float32 [R, S], log-probs of the sampled tokens.
+      recomputed: the same by the trainer's forward.
+    """
+    engine = Engine(model, slots=32, capacity=512)
+    made = engine.generate(QUESTIONS, samples=2, seed=seed, response_tokens=192)
+    lengths_R = np.array([len(t.tokens) for t in made], np.int32)
+    inside_RS = np.arange(-(-lengths_R.max() // 64) * 64) < lengths_R[:, None]
+    ids_RS = np.zeros(inside_RS.shape, np.int32)
+    sampled_RS, stored_RS = np.zeros_like(inside_RS), np.zeros(inside_RS.shape, np.float32)
+    for row, t in enumerate(made):
+        at = (row, slice(len(t.tokens)))
+        ids_RS[at], sampled_RS[at], stored_RS[at] = t.tokens, t.loss_mask, t.logprobs
+    positions_RS = np.tile(np.arange(ids_RS.shape[1], dtype=np.int32), (len(made), 1))
+    arrays = (ids_RS, positions_RS, inside_RS.astype(np.int32))
+    parts = [
+        logprobs.score(model.params, *(a[i : i + MICRO_ROWS] for a in arrays), cfg=model.config)[0]
+        for i in range(0, len(made), MICRO_ROWS)
+    ]
+    return {
+        "ids": ids_RS, "lengths": lengths_R, "sampled": sampled_RS, "stored": stored_RS,
+        "recomputed": np.concatenate([np.asarray(part) for part in parts]),
+    }  # fmt: skip
+
+
+def compare(model, seeds: int, torch_python: str, directory, threads: int) -> list[tuple]:
+    """(what, ours, transformers') for each pair of paths; theirs is None without its interpreter.
+
+    Differences are arrays over the sampled tokens of all seeds. Ours against float64 need
+    transformers too.
+    """
+    pairs = {}
+    for seed in range(seeds):
+        found = sample(model, seed)
+        at = found["sampled"]
+        stored, recomputed = (found[k][at].astype(np.float64) for k in ("stored", "recomputed"))
+        ours, theirs = {"sampling against recomputation": stored - recomputed}, {}
+        if torch_python:
+            path = directory / f"exactness-{seed}.npz"
+            np.savez(path, ids=found["ids"], lengths=found["lengths"])
+            peer = rollout_peers.transformers_logprobs(
+                torch_python, directory / "model", path, threads
+            )
+            cached, whole, exact = (peer[k][at] for k in ("cached", "whole", "exact"))
+            theirs["sampling against recomputation"] = cached - whole
+            ours["sampling against float64"] = stored - exact
+            theirs["sampling against float64"] = cached - exact
+            ours["recomputation against float64"] = recomputed - exact
+            theirs["recomputation against float64"] = whole - exact
+        for what, difference in ours.items():
+            pairs.setdefault(what, []).append((difference, theirs.get(what)))
+    return [
+        (what, *(None if parts[0] is None else np.concatenate(parts) for parts in zip(*seen, strict=True)))
+        for what, seen in pairs.items()
+    ]  # fmt: skip
+
+
+def said(difference: np.ndarray) -> str:
+    """Largest and root mean square."""
+    return f"{np.abs(difference).max():.1e}, rms {np.sqrt((difference**2).mean()):.1e}"
