@@ -127,7 +127,26 @@ def _update(run, policy, state, scored, train_step, stage, at):
         pick = max if name.endswith("_max") else np.mean
         values[name] = float(pick([m[name] for m in measured]))
     values["rl/updates"] = len(built)
+    if not built:
+        values |= _mismatch(run, policy, state, scored, group_ids)
     return state, values
+
+
+def _mismatch(run, policy, state, scored, group_ids) -> dict:
+    """How far rollout and trainer log-probs are apart in a step that makes no update.
+
+    Over all its trajectories; an update measures the ones that it trains on.
+    """
+    c = run.config.rl
+    weights = batches.token_weights(scored, group_ids, c.normalise)
+    max_micro = -(-len(scored) // c.micro_rows)
+    made = batches.build(
+        scored, np.ones(len(scored)), weights, c.row_tokens, c.micro_rows, max_micro
+    )
+    batch = _with_old_logprobs(run, policy, state, *made)
+    apart_BT = np.abs(batch.old_logprobs_BT - batch.rollout_logprobs_BT) * (batch.weights_BT > 0)
+    mean = np.sum(apart_BT * batch.weights_BT) / np.sum(batch.weights_BT)
+    return {"rl/logp_diff_mean": float(mean), "rl/logp_diff_max": float(apart_BT.max())}
 
 
 def _informative(advantages, group_ids) -> float:
