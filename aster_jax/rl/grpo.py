@@ -98,10 +98,15 @@ def policy_loss(
         "clip_frac": mean(clipped > plain),
         "dual_clip_frac": mean((worst > bound) & (advantage < 0)),
         "ppo_kl": mean(-log_ratio),
-        "logp_diff_mean": mean(jnp.abs(mismatch)),
-        "logp_diff_max": jnp.max(jnp.abs(mismatch)),
+        **logp_diff(old_logp, rollout_logp, weights),
     }
     return mean(loss), metrics
+
+
+def logp_diff(old_logp: jax.Array, rollout_logp: jax.Array, weights: jax.Array) -> dict:
+    """Weighted sum and maximum of how far trainer and rollout are apart, where weights are not 0."""
+    apart = jnp.where(weights > 0, jnp.abs(old_logp - rollout_logp), 0.0)
+    return {"logp_diff_mean": jnp.sum(weights * apart), "logp_diff_max": jnp.max(apart)}
 
 
 def loss_fn(

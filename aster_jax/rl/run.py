@@ -144,9 +144,8 @@ def _mismatch(run, policy, state, scored, group_ids) -> dict:
         scored, np.ones(len(scored)), weights, c.row_tokens, c.micro_rows, max_micro
     )
     batch = _with_old_logprobs(run, policy, state, *made)
-    apart_BT = np.abs(batch.old_logprobs_BT - batch.rollout_logprobs_BT) * (batch.weights_BT > 0)
-    mean = np.sum(apart_BT * batch.weights_BT) / np.sum(batch.weights_BT)
-    return {"rl/logp_diff_mean": float(mean), "rl/logp_diff_max": float(apart_BT.max())}
+    apart = grpo.logp_diff(batch.old_logprobs_BT, batch.rollout_logprobs_BT, batch.weights_BT)
+    return _normalised({f"rl/{name}": float(x) for name, x in apart.items()}, batch)
 
 
 def _informative(advantages, group_ids) -> float:

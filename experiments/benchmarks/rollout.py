@@ -18,8 +18,8 @@ f  log-probs stored in sampling against the trainer's, and transformers' own two
    the tokens of as many seeds as there are repeats
 
 How to make the peers' environments is in `rollout_peers.py`; without them b and c are
-printed as skipped, and f without its peer. The load average stands beside the table: other work on the machine
-slows all contenders, so look at the ratios.
+printed as skipped, and f without its peer. The load average stands beside the table: other
+work on the machine slows all contenders, so look at the ratios.
 """
 
 import functools
@@ -181,14 +181,20 @@ def slow_tool(model) -> list[dict]:
 
 def same_logprobs(model, directory) -> list[dict]:
     """Part f: largest difference and root mean square over all sampled tokens."""
-    found = exactness.compare(model, REPEATS.value, TORCH.value, directory, THREADS)
     rows = []
-    for what, ours, theirs in found:
-        largest, of_paths = float(np.abs(ours).max()), what == "sampling against recomputation"
-        text = f"{ours.size} tokens, log-probs in float32: {what}"
-        other = "skipped: no --torch_python" if theirs is None else exactness.said(theirs)
+    for what, *differences in exactness.compare(
+        model, REPEATS.value, TORCH.value, directory, THREADS
+    ):
+        found = {
+            name: exactness.measure(x)
+            for name, x in zip(("ours", "transformers"), differences, strict=True)
+            if x is not None
+        }
+        said = [f"{x['largest']:.1e}, rms {x['rms']:.1e}" for x in found.values()]
+        largest, of_paths = found["ours"]["largest"], what == "sampling against recomputation"
+        text = f"{found['ours']['tokens']} tokens, log-probs in float32: {what}"
         rows.append({
-            **row("f", text, exactness.said(ours), other, None, None, {}),
+            **row("f", text, *[*said, "skipped: no --torch_python"][:2], None, None, found),
             "required": f"<= {LARGEST_F:.0e}" if of_paths else "",
             "holds": largest <= LARGEST_F if of_paths else None,
         })  # fmt: skip

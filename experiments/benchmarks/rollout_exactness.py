@@ -7,6 +7,7 @@ in float64 shows how much of a difference is rounding, and on which side.
 
 import numpy as np
 
+from aster_jax.data import packing
 from aster_jax.model import logprobs
 from aster_jax.rollout import Engine
 from experiments.benchmarks import rollout_peers
@@ -19,33 +20,25 @@ MICRO_ROWS = 4
 
 
 def sample(model, seed: int) -> dict[str, np.ndarray]:
-    """32 answers at temperature 1: ids and what sampling stored, rows padded on the right.
+    """32 answers at temperature 1, one per row of S tokens.
 
     Returns:
-      ids, lengths: int32 [R, S] and [R].
-      sampled: bool [R, S], True where the model drew the token.
-      stored: float32 [R, S], log-probs of the sampled tokens.
+      tokens: int32 [R, S], padded on the right.
+      mask: float32 [R, S], 1 where the model drew the token.
+      stored: float32 [R, S], log-probs that sampling kept.
       recomputed: the same by the trainer's forward.
     """
     engine = Engine(model, slots=32, capacity=512)
     made = engine.generate(QUESTIONS, samples=2, seed=seed, response_tokens=192)
-    lengths_R = np.array([len(t.tokens) for t in made], np.int32)
-    inside_RS = np.arange(-(-lengths_R.max() // 64) * 64) < lengths_R[:, None]
-    ids_RS = np.zeros(inside_RS.shape, np.int32)
-    sampled_RS, stored_RS = np.zeros_like(inside_RS), np.zeros(inside_RS.shape, np.float32)
-    for row, t in enumerate(made):
-        at = (row, slice(len(t.tokens)))
-        ids_RS[at], sampled_RS[at], stored_RS[at] = t.tokens, t.loss_mask, t.logprobs
-    positions_RS = np.tile(np.arange(ids_RS.shape[1], dtype=np.int32), (len(made), 1))
-    arrays = (ids_RS, positions_RS, inside_RS.astype(np.int32))
-    parts = [
+    sequences = [{"tokens": t.tokens, "mask": t.loss_mask, "stored": t.logprobs} for t in made]
+    length = -(-max(len(t.tokens) for t in made) // 64) * 64
+    rows = packing.layout(sequences, [[i] for i in range(len(made))], length)
+    arrays = [rows[name] for name in ("tokens", "positions", "segments")]
+    recomputed = [
         logprobs.score(model.params, *(a[i : i + MICRO_ROWS] for a in arrays), cfg=model.config)[0]
         for i in range(0, len(made), MICRO_ROWS)
     ]
-    return {
-        "ids": ids_RS, "lengths": lengths_R, "sampled": sampled_RS, "stored": stored_RS,
-        "recomputed": np.concatenate([np.asarray(part) for part in parts]),
-    }  # fmt: skip
+    return {**rows, "recomputed": np.concatenate(recomputed)}
 
 
 def compare(model, seeds: int, torch_python: str, directory, threads: int) -> list[tuple]:
@@ -57,12 +50,12 @@ def compare(model, seeds: int, torch_python: str, directory, threads: int) -> li
     pairs = {}
     for seed in range(seeds):
         found = sample(model, seed)
-        at = found["sampled"]
+        at = found["mask"] > 0
         stored, recomputed = (found[k][at].astype(np.float64) for k in ("stored", "recomputed"))
         ours, theirs = {"sampling against recomputation": stored - recomputed}, {}
         if torch_python:
             path = directory / f"exactness-{seed}.npz"
-            np.savez(path, ids=found["ids"], lengths=found["lengths"])
+            np.savez(path, ids=found["tokens"])
             peer = rollout_peers.transformers_logprobs(
                 torch_python, directory / "model", path, threads
             )
@@ -80,6 +73,9 @@ def compare(model, seeds: int, torch_python: str, directory, threads: int) -> li
     ]  # fmt: skip
 
 
-def said(difference: np.ndarray) -> str:
-    """Largest and root mean square."""
-    return f"{np.abs(difference).max():.1e}, rms {np.sqrt((difference**2).mean()):.1e}"
+def measure(difference: np.ndarray) -> dict[str, float]:
+    """Tokens, largest difference and root mean square."""
+    return {
+        "tokens": difference.size, "largest": float(np.abs(difference).max()),
+        "rms": float(np.sqrt((difference**2).mean())),
+    }  # fmt: skip

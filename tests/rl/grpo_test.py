@@ -190,3 +190,9 @@ def small_batch():
         old_logprobs_BT=logp,
         rollout_logprobs_BT=logp,
     )
+
+
+def test_logp_diff_by_hand():
+    old, rollout = jnp.array([-1.0, -2.0, jnp.nan]), jnp.array([-1.5, -2.0, 0.0])
+    found = grpo.logp_diff(old, rollout, jnp.array([0.25, 0.75, 0.0]))
+    assert found == {"logp_diff_mean": 0.125, "logp_diff_max": 0.5}
