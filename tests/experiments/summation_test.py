@@ -25,5 +25,7 @@ def test_pieces_and_float64_round_where_they_should(matmul, input_axis):
 def test_pieces_sum_all_inputs(matmul, input_axis, pieces):
     x_MI = jnp.arange(24.0).reshape(3, 8)
     w_IO = jnp.arange(16.0).reshape(8, 2)
+    weight = w_IO.T if input_axis else w_IO
     summed = summation.in_pieces(matmul, pieces, input_axis)
-    assert (summed(x_MI, w_IO.T if input_axis else w_IO) == x_MI @ w_IO).all()
+    assert (summed(x_MI, weight) == x_MI @ w_IO).all()
+    assert (summed(x_MI, jnp.split(weight, pieces, input_axis)) == x_MI @ w_IO).all()
