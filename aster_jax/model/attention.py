@@ -6,6 +6,7 @@ The reference path in plain XLA, and the way to the kernels. Scores and softmax 
 import jax
 import jax.numpy as jnp
 
+from aster_jax.model import cache as kv
 from aster_jax.model import kernels
 
 # Not -inf: a row that may attend to nothing (padding) must give finite numbers.
@@ -75,16 +76,15 @@ def attend(
 
 def attend_pages(
     q_BTNH: jax.Array,
-    k_KZSH: jax.Array,
-    v_KZSH: jax.Array,
+    cached: kv.Layer,
     table_BW: jax.Array,
     positions_BT: jax.Array,
     kernel: str = "xla",
 ) -> jax.Array:
     """The same over pages: a query at position p sees the entries 0..p of its row's table.
 
-    `kernel` (as in `ModelConfig.attention`) computes single queries; more of a row at once
-    are always computed here.
+    `kernel` (as in `ModelConfig.attention`) computes single queries, of a cache whose heads
+    are first; more of a row at once are always computed here.
 
     One page of every row at a time, as far as the longest row goes, with the softmax
     accumulated in float32. A page that a query may not see leaves its sums exactly as
@@ -93,9 +93,9 @@ def attend_pages(
     """
     B, T, N, H = q_BTNH.shape
     if kernel != "xla" and T == 1:
-        args = (q_BTNH[:, 0], k_KZSH, v_KZSH, table_BW, positions_BT[:, 0])
+        args = (q_BTNH[:, 0], cached.keys, cached.values, table_BW, positions_BT[:, 0])
         return kernels.decode(kernel, *args)[:, None].astype(q_BTNH.dtype)
-    K, _, S, _ = k_KZSH.shape
+    K, S = cached.heads, cached.page_tokens
     G = N // K
     q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, K, G, H)
     q_BKRH = q_BTKGH.transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, H)
@@ -106,8 +106,8 @@ def attend_pages(
     def add_page(j, sums):
         highest_BKR, total_BKR, out_BKRH = sums
         pages_B = jax.lax.dynamic_index_in_dim(table_BW, j, axis=1, keepdims=False)
-        v_BKSH = _page(v_KZSH, pages_B)
-        scores_BKRS = _matmul("BKRH,BKSH->BKRS", q_BKRH, _page(k_KZSH, pages_B))
+        k_BKHS, v_BKSH = kv.page(cached, pages_B)
+        scores_BKRS = _matmul("BKRH,BKHS->BKRS", q_BKRH, k_BKHS)
         seen_B1RS = j * S + order_111S <= last_B1R[..., None]
         scores_BKRS = jnp.where(seen_B1RS, scores_BKRS, MASKED)
         new_BKR = jnp.maximum(highest_BKR, scores_BKRS.max(axis=-1))
@@ -127,17 +127,6 @@ def attend_pages(
     out_BKRH = out_BKRH / jnp.maximum(total_BKR, 1e-30)[..., None]
     out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
-
-
-def _page(x_KZSH, pages_B):
-    """One page of every row, [B, K, S, H].
-
-    Rows first, and times one: XLA's CPU backend divides the copy among threads along the
-    first axis, and a bare copy becomes scalar moves. Both are exact.
-    """
-    there_B = (pages_B < x_KZSH.shape[1]).astype(x_KZSH.dtype)
-    x_BKSH = x_KZSH.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
-    return x_BKSH * there_B[:, None, None, None]
 
 
 def _matmul(equation, x, y):

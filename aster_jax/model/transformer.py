@@ -48,8 +48,8 @@ class Block(nn.Module):
             keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
             out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT)
         else:
-            cached = kv.write(*cached, k_BTKH, v_BTKH, table_BW, positions_BT)
-            pages = (*cached, table_BW, positions_BT)
+            cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
+            pages = (cached, table_BW, positions_BT)
             out_BTNH = attention.attend_pages(q_BTNH, *pages, c.attention)
         return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), cached
 
@@ -183,12 +183,12 @@ def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
 def _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW):
     if not isinstance(params["layers"], tuple):
         params = for_decoding(params)
-    pairs = []
-    for layer, *pair in zip(params["layers"], cache.k_KZSH, cache.v_KZSH, strict=True):
-        args = (x_BTD, positions_BT, None, pair, table_BW)
-        x_BTD, pair = Block(cfg).apply({"params": layer}, *args)
-        pairs.append(pair)
-    return x_BTD, kv.KVCache(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+    written = []
+    for layer, cached in zip(params["layers"], cache.layers, strict=True):
+        args = (x_BTD, positions_BT, None, cached, table_BW)
+        x_BTD, cached = Block(cfg).apply({"params": layer}, *args)
+        written.append(cached)
+    return x_BTD, kv.KVCache(tuple(written))
 
 
 def logits(params: dict, cfg: config.ModelConfig, hidden_BTD: jax.Array) -> jax.Array:

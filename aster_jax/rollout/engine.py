@@ -330,13 +330,12 @@ def programs(
     abstract = jax.eval_shape(empty)
 
     def layout(cached):
-        specs = jax.tree.map(lambda _: rows, abstract)
-        return specs.replace(cache=jax.tree.map(lambda _: cached, abstract.cache))
+        return jax.tree.map(lambda _: rows, abstract).replace(cache=cached)
 
     # Partial: the axes that are split by hand. Whole: what each array's layout is.
-    partial = layout(PartitionSpec(None, meshes.BATCH_AXES))
+    partial = layout(kv.specs(abstract.cache, meshes.BATCH_AXES))
     heads = meshes.kv_heads_axis(cfg, mesh)
-    whole = layout(PartitionSpec(heads, meshes.BATCH_AXES, None, None))
+    whole = layout(kv.specs(abstract.cache, meshes.BATCH_AXES, heads))
     weights = meshes.rollout_shardings(cfg, mesh)
 
     def named(specs):

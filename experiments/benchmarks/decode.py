@@ -150,7 +150,7 @@ def compare(cfg: config.ModelConfig, kernel: str, slots: engine.Slots, table: ja
     """Largest difference between the kernel and the reference on the first layer's cache."""
     B = table.shape[0]
     q = jax.random.normal(jax.random.key(1), (B, 1, cfg.num_heads, cfg.head_dim), DTYPE)
-    args = (q, slots.cache.k_KZSH[0], slots.cache.v_KZSH[0], table, slots.length_B[:, None])
+    args = (q, slots.cache.layers[0], table, slots.length_B[:, None])
     attend = jax.jit(attention.attend_pages, static_argnames="kernel")
     both = [attend(*args, kernel=name).astype(jnp.float32) for name in (kernel, "xla")]
     return float(jnp.abs(both[0] - both[1]).max())

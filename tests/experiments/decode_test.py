@@ -61,4 +61,4 @@ def test_a_wrong_kernel_is_noticed(monkeypatch):
     cache = decode.kv.init(cfg, one.sizes.pool_pages(1), 16, "bfloat16")
     slots = decode.rewind(decode.engine.Slots(cache, *[None] * 5), one)
     assert decode.compare(cfg, "gpu", slots, decode.page_table(one)) > decode.CLOSE
-    assert jax.tree.leaves(slots.cache)[0].shape == (2, 6, 16, 16)
+    assert jax.tree.leaves(slots.cache)[0].shape == (6, 2, 16, 16)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aster_jax.model import attention
+from aster_jax.model import attention, cache
 
 
 def test_one_query_two_keys_by_hand():
@@ -102,31 +102,36 @@ def test_memory_of_long_rows_grows_with_their_length_only(monkeypatch):
 def paged(lengths, T, seed=0):
     """Queries at the last T positions of rows whose keys lie on scattered pages of 4."""
     B, W, S, K, H = len(lengths), 5, 4, 2, 8
-    keys = jax.random.split(jax.random.key(seed), 3)
+    keys = jax.random.split(jax.random.key(seed), 4)
     q_BTNH = jax.random.normal(keys[0], (B, T, 4, H))
-    k_KZSH, v_KZSH = jax.random.normal(keys[1], (2, K, B * W, S, H))
+    k_ZKHS = jax.random.normal(keys[1], (B * W, K, H, S))
+    v_ZKSH = jax.random.normal(keys[3], (B * W, K, S, H))
     table_BW = jax.random.permutation(keys[2], B * W).reshape(B, W)
     positions_BT = jnp.asarray(lengths)[:, None] - T + jnp.arange(T)[None]
-    return q_BTNH, k_KZSH, v_KZSH, table_BW, positions_BT
+    return q_BTNH, cache.Layer(k_ZKHS, v_ZKSH, heads_first=False), table_BW, positions_BT
 
 
 @pytest.mark.parametrize("T", [1, 3])
 def test_pages_give_what_the_same_keys_side_by_side_give(T):
-    q, k, v, table, positions = paged([3, 4, 5, 8, 9, 20], T)
-    k_BKHS = k[:, table].transpose(1, 0, 4, 2, 3).reshape(6, 2, 8, 20)
-    v_BKSH = v[:, table].transpose(1, 0, 2, 3, 4).reshape(6, 2, 20, 8)
+    q, cached, table, positions = paged([3, 4, 5, 8, 9, 20], T)
+    k_BKHS = cached.keys[table].transpose(0, 2, 3, 1, 4).reshape(6, 2, 8, 20)
+    v_BKSH = cached.values[table].transpose(0, 2, 1, 3, 4).reshape(6, 2, 20, 8)
     mask_BTS = jnp.arange(20)[None, None] <= positions[:, :, None]
     expected = attention.attend(q, k_BKHS, v_BKSH, mask_BTS)
-    out = attention.attend_pages(q, k, v, table, positions)
+    out = attention.attend_pages(q, cached, table, positions)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    keys = cached.keys.transpose(1, 0, 3, 2)
+    heads_first = cache.Layer(keys, cached.values.swapaxes(0, 1), heads_first=True)
+    out = attention.attend_pages(q, heads_first, table, positions)
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
 def test_a_long_neighbour_changes_no_bit_and_padding_is_finite():
-    q, k, v, table, positions = paged([6, 7, 20], 2)
-    out = attention.attend_pages(q, k, v, table, positions)
+    q, cached, table, positions = paged([6, 7, 20], 2)
+    out = attention.attend_pages(q, cached, table, positions)
     short = positions.at[2].set(jnp.asarray([0, 20]))
-    again = attention.attend_pages(q, k, v, table.at[2, 1:].set(15), short)
+    again = attention.attend_pages(q, cached, table.at[2, 1:].set(15), short)
     np.testing.assert_array_equal(again[:2], out[:2])
     assert np.isfinite(again).all() and not again[2, 1].any()
-    nobody = attention.attend_pages(q, k, v, jnp.full_like(table, 15), jnp.full_like(positions, 20))
+    nobody = attention.attend_pages(q, cached, jnp.full_like(table, 15), jnp.full_like(positions, 20))
     assert not nobody.any()

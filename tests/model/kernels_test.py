@@ -42,7 +42,8 @@ def rows(lengths, groups, dtype, heads=2, size=128, seed=0):
     table_BW = jax.random.permutation(keys[3], B * W).reshape(B, W)
     held_B = -(-jnp.asarray(lengths) // S)
     table_BW = jnp.where(jnp.arange(W)[None] < held_B[:, None], table_BW, B * W)
-    return q_BTNH, k_KZSH, v_KZSH, table_BW, jnp.asarray(lengths, jnp.int32)[:, None] - 1
+    cached = cache.Layer(k_KZSH, v_KZSH, heads_first=True)
+    return q_BTNH, cached, table_BW, jnp.asarray(lengths, jnp.int32)[:, None] - 1
 
 
 def check_close(a, b):
@@ -78,19 +79,19 @@ def test_a_kernel_equals_the_reference_over_several_blocks(interpreted, monkeypa
 @pytest.mark.parametrize("kernel", ["gpu", "tpu"])
 @pytest.mark.parametrize("padding", [(0,), (2, 3), (5, 6), range(7)], ids=str)
 def test_padding_rows_see_nothing_and_change_nobody(interpreted, kernel, padding):
-    q, k, v, table, positions = rows(LENGTHS, 2, "bfloat16")
+    q, cached, table, positions = rows(LENGTHS, 2, "bfloat16")
     at = jnp.asarray(list(padding))
-    table, positions = table.at[at].set(k.shape[1]), positions.at[at].set(BEYOND)
+    table, positions = table.at[at].set(cached.pages), positions.at[at].set(BEYOND)
     with interpreted(kernel)():
-        out = attention.attend_pages(q, k, v, table, positions, kernel)
+        out = attention.attend_pages(q, cached, table, positions, kernel)
     assert not np.asarray(out[at], np.float32).any()
-    check_close(out, attention.attend_pages(q, k, v, table, positions))
+    check_close(out, attention.attend_pages(q, cached, table, positions))
 
 
 def test_several_queries_of_a_row_stay_with_the_reference():
-    q, k, v, table, positions = rows(LENGTHS[2:], 2, "float32", size=16)
+    q, cached, table, positions = rows(LENGTHS[2:], 2, "float32", size=16)
     three = jnp.concatenate([q, q, q], axis=1), positions + jnp.arange(-2, 1)[None]
-    args = (three[0], k, v, table, three[1])
+    args = (three[0], cached, table, three[1])
     # Neither kernel could run here: there is no GPU or TPU, and nothing is interpreted.
     for kernel in ("gpu", "tpu"):
         np.testing.assert_array_equal(
@@ -110,18 +111,18 @@ def test_heads_are_split_over_an_axis_left_to_the_compiler(interpreted, heads, e
     P = jax.sharding.PartitionSpec
     args = rows((1, 9, 40, 17), 2, "bfloat16", heads=heads)
     data, pages = P(("data", "fsdp")), P(None, ("data", "fsdp"))
-    q, k, v, _, positions = args
+    q, cached, _, positions = args
     # Every device's part has its own page numbers.
     table = jnp.tile(jnp.arange(W)[None], (4, 1))
     split = jax.shard_map(
         lambda *part: attention.attend_pages(*part, "gpu"),
-        mesh=eight_devices, in_specs=(data, pages, pages, data, data), out_specs=data,
+        mesh=eight_devices, in_specs=(data, pages, data, data), out_specs=data,
         axis_names={"data", "fsdp"}, check_vma=False,
     )  # fmt: skip
     with interpreted("gpu")():
-        out = jax.jit(split)(q, k, v, table, positions)
+        out = jax.jit(split)(q, cached, table, positions)
     table = table + W * jnp.arange(4)[:, None]
-    check_close(out, attention.attend_pages(q, k, v, table, positions))
+    check_close(out, attention.attend_pages(q, cached, table, positions))
 
 
 def play(cfg):
@@ -212,7 +213,8 @@ def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype):
     """What is accepted gets past Pallas's checks for a GPU; compiling needs the GPU itself."""
     N, K, H = heads
     assert kernels.choose("gpu", "gpu", dataclasses.replace(QWEN, head_dim=H), dtype, page, (4, 7))
-    shapes = [((4, 1, N, H), dtype), *[((K, 28, page, H), dtype)] * 2, ((4, 7), int), ((4, 1), int)]
-    args = [jax.ShapeDtypeStruct(shape, jnp.dtype(d)) for shape, d in shapes]
+    shapes = [((4, 1, N, H), dtype), ((K, 28, page, H), dtype), ((4, 7), int), ((4, 1), int)]
+    q, keys, *rest = [jax.ShapeDtypeStruct(shape, jnp.dtype(d)) for shape, d in shapes]
+    args = q, cache.Layer(keys, keys, heads_first=True), *rest
     traced = jax.jit(functools.partial(attention.attend_pages, kernel="gpu")).trace(*args)
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
