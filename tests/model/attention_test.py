@@ -126,6 +126,30 @@ def test_pages_give_what_the_same_keys_side_by_side_give(T):
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("T", [1, 3])
+def test_rows_in_groups_give_what_they_give_together(T, monkeypatch):
+    args = paged([3, 4, 5, 8, 9, 20], T)
+    together = attention.attend_pages(*args)
+    for rows in (1, 2, 3, 4):  # 4 does not divide them
+        monkeypatch.setattr(attention, "ROWS_AT_ONCE", rows)
+        np.testing.assert_allclose(attention.attend_pages(*args), together, atol=1e-6)
+
+
+def test_a_group_goes_no_further_than_its_longest_row(monkeypatch):
+    """Fetches of pages, counted: the short group of two ends after one, the other after five."""
+    monkeypatch.setattr(attention, "ROWS_AT_ONCE", 2)
+    fetched, page = [], cache.page
+
+    def counted(cached, pages_B):
+        jax.debug.callback(lambda pages: fetched.append(len(pages)), pages_B)
+        return page(cached, pages_B)
+
+    monkeypatch.setattr(cache, "page", counted)
+    jax.block_until_ready(attention.attend_pages(*paged([3, 4, 9, 20], 1)))
+    jax.effects_barrier()
+    assert fetched == [2] * (1 + 5)
+
+
 def test_a_long_neighbour_changes_no_bit_and_padding_is_finite():
     q, cached, table, positions = paged([6, 7, 20], 2)
     out = attention.attend_pages(q, cached, table, positions)

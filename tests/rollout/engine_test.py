@@ -234,6 +234,22 @@ def test_rows_that_wait_write_and_advance_nothing(build, params):
     greedy.end()
 
 
+def test_rows_of_like_length_lie_side_by_side(build, params):
+    """And every row's tokens are still its own."""
+    greedy = build(3, 8, GREEDY)
+    ids = drive.prompts([30, 4, 17], 48, seed=5)
+    greedy.begin(params, KEY)
+    starts = {slot: device.Start(x[-1], 8, slot, 0) for slot, x in enumerate(ids)}
+    drive.write(greedy, [(slot, 0, x[:-1]) for slot, x in enumerate(ids)], starts)
+    drained, at = greedy.decode([0, 1, 2])
+    assert sorted(at, key=at.get) == [1, 2, 0]
+    tokens_AK = jax.device_get(drained).tokens_AK
+    greedy.end()
+    for slot, x in enumerate(ids):
+        alone = drive.play(greedy, params, KEY, [(x, slot, 0)], left=8)[0]
+        assert tokens_AK[at[slot]].tolist() == alone.tokens
+
+
 def test_nothing_compiles_after_the_warm_up(tiny, params, one_device):
     """Every length, row count and turn runs in the programs that were compiled at first."""
     fresh = device.Device(tiny, sizes(5, 4), SAMPLED, (47,), one_device)
