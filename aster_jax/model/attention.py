@@ -14,7 +14,8 @@ MASKED = -1e30
 # Queries of a row whose scores are there at once in training: 32 heads of a row of 32,768
 # tokens take 137 GB of scores altogether, and 4.3 GB so many at a time.
 MOST_QUERIES = 1024
-# Rows whose pages are fetched together: what 16 rows hold on a page stays in a core's cache.
+# Rows whose pages are fetched together. Fewer are more steps for the host's threads; more wait
+# for the longest among more.
 ROWS_AT_ONCE = 16
 
 

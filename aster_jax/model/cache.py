@@ -43,6 +43,10 @@ class Layer:
         """Tokens that one page holds."""
         return self.values.shape[2]
 
+    def at(self, pages: jax.Array) -> tuple:
+        """The index of whole pages in either array."""
+        return (slice(None), pages) if self.heads_first else (pages,)
+
 
 @flax.struct.dataclass
 class KVCache:
@@ -137,11 +141,9 @@ def page(layer: Layer, pages_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     there_B111 = (pages_B < layer.pages)[:, None, None, None]
 
     def fetch(x):
-        if layer.heads_first:
-            x_B = x.at[:, pages_B].get(mode="clip").swapaxes(0, 1)
-        else:
-            x_B = x.at[pages_B].get(mode="clip")
-        return x_B * there_B111.astype(x.dtype)
+        found = x.at[layer.at(pages_B)].get(mode="clip")
+        found_B = found.swapaxes(0, 1) if layer.heads_first else found
+        return found_B * there_B111.astype(x.dtype)
 
     keys, v_BKSH = fetch(layer.keys), fetch(layer.values)
     return keys.swapaxes(2, 3) if layer.heads_first else keys, v_BKSH
@@ -154,11 +156,9 @@ def copy(cache: KVCache, sources_P: jax.Array, targets_P: jax.Array) -> KVCache:
     """
 
     def one(layer):
-        before = (slice(None),) if layer.heads_first else ()
-
         def move(x):
-            moved = x.at[*before, sources_P].get(mode="clip")
-            return x.at[*before, targets_P].set(moved, mode="drop")
+            moved = x.at[layer.at(sources_P)].get(mode="clip")
+            return x.at[layer.at(targets_P)].set(moved, mode="drop")
 
         return layer.replace(keys=move(layer.keys), values=move(layer.values))
 
