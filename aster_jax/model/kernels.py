@@ -1,4 +1,4 @@
-"""Decode attention over pages by the Pallas kernels that ship with JAX, for GPU and TPU.
+"""Decode attention over pages by Pallas kernels: ours on a GPU, the one of JAX on a TPU.
 
 `attention.attend_pages` hands over to `decode` where the model's options name a kernel. One
 query per row; everything else about pages is as in the XLA reference there, which both
@@ -10,19 +10,16 @@ import re
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.gpu import paged_attention as gpu
 from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.sharding import PartitionSpec
 
-from aster_jax.model import config
+from aster_jax.model import config, gpu_attention
 
-# Keys that a kernel loads at once. On a TPU longer blocks hide the latency of fetching
-# pages one by one; on a GPU a block's keys and values have to fit the shared memory.
-GPU_BLOCK_TOKENS, TPU_BLOCK_TOKENS = 64, 512
-# A row is split until so many blocks of threads are under way, or into so many parts; more
-# parts cost more sums of parts, written and read again. Chosen by count, not measured.
-GPU_BLOCKS, GPU_MOST_SPLITS = 2048, 32
-GPU_MOST_PAGE_TOKENS = 128
+# Keys that the TPU kernel loads at once: longer blocks hide the latency of fetching pages
+# one by one.
+TPU_BLOCK_TOKENS = 512
+# Of a tensor core's tile, and of what two pages may take of the shared memory.
+GPU_PAGE_TOKENS = (16, 128)
 GPU_LEAST_CAPABILITY = 8.0  # of Triton in XLA; earlier ones fail when they compile
 # The page table lies in scalar memory: 1 MiB, of which the kernel needs some itself.
 TPU_TABLE_BYTES = (1 << 20) - (1 << 14)
@@ -47,7 +44,7 @@ def decode(
     W = table_BW.shape[1]
     inside_B = (positions_B >= 0) & (positions_B < W * S)
     lengths_B = jnp.where(inside_B, positions_B + 1, 0).astype(jnp.int32)
-    run = {"gpu": _gpu, "tpu": _tpu}[kernel]
+    run = {"gpu": gpu_attention.attend, "tpu": _tpu}[kernel]
     # Empty entries are never seen, but a kernel fetches whole blocks of pages.
     table_BW = jnp.minimum(table_BW, Z - 1)
     q_BNH = (q_BNH * H**-0.5).astype(k_KZSH.dtype)
@@ -61,16 +58,6 @@ def decode(
             out_specs=queries, axis_names=set(free), check_vma=False,
         )  # fmt: skip
     return run(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B)
-
-
-def _gpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
-    block = max(1, GPU_BLOCK_TOKENS // k_KZSH.shape[2])
-    splits = GPU_BLOCKS // (q_BNH.shape[0] * k_KZSH.shape[0])
-    splits = max(1, min(splits, GPU_MOST_SPLITS, -(-table_BW.shape[1] // block)))
-    return gpu.paged_attention(
-        q_BNH, k_KZSH, v_KZSH, _widen(table_BW, block * splits), lengths_B,
-        pages_per_compute_block=block, k_splits=splits,
-    )  # fmt: skip
 
 
 def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
@@ -117,10 +104,10 @@ def choose(
             "choose 'auto' or 'xla'"
         )
     if platform not in _OBSTACLES:
-        return "xla", f"no kernel ships for {platform}"
+        return "xla", f"there is no kernel for {platform}"
     why_not = _OBSTACLES[platform](cfg.head_dim, dtype, page_tokens, table, capability)
     if not why_not:
-        return platform, "the kernel that ships with JAX"
+        return platform, "a kernel for this platform"
     if wanted == "auto":
         return "xla", why_not
     raise ValueError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
@@ -133,9 +120,10 @@ def _gpu_obstacle(head_dim, dtype, page_tokens, table, capability):
             f"the GPU kernel needs compute capability {GPU_LEAST_CAPABILITY} (Ampere), "
             f"this device has {capability}"
         )
-    if page_tokens & (page_tokens - 1) or page_tokens > GPU_MOST_PAGE_TOKENS:
+    least, most = GPU_PAGE_TOKENS
+    if page_tokens & (page_tokens - 1) or not least <= page_tokens <= most:
         return (
-            f"the GPU kernel takes pages of a power of two up to {GPU_MOST_PAGE_TOKENS} tokens, "
+            f"the GPU kernel takes pages of a power of two from {least} to {most} tokens, "
             f"not rollout.page_tokens={page_tokens}; change it"
         )
     if head_dim & (head_dim - 1) or head_dim < 16:

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def cell(batch, context, capacity=0):
-    return decode.Cell(batch, context, 8, 2, 16, capacity, "auto")
+    return decode.Cell(batch, context, context, 8, 2, 16, max(capacity, context), "auto")
 
 
 def test_the_command_runs_at_a_tiny_shape():
@@ -32,7 +32,7 @@ def test_the_command_runs_at_a_tiny_shape():
         rate, step, floor = map(float, row[4:7])
         np.testing.assert_allclose(rate * step, 1000 * int(row[1]), rtol=0.05)
         assert floor > 0 and float(row[8]) == 0
-    assert "attention: no kernel ships for cpu" in done.stdout
+    assert "attention: there is no kernel for cpu" in done.stdout
 
 
 def test_what_does_not_fit_is_said_and_left_out(capsys):

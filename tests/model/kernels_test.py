@@ -1,4 +1,4 @@
-"""The kernels that ship with JAX: equal to the XLA reference, and refused where they cannot be.
+"""The decode kernels: equal to the XLA reference, and refused where they cannot be.
 
 No device here has them, so Pallas interprets them: the GPU kernel by its own argument, the
 TPU kernel (asynchronous copies and semaphores included) in JAX's TPU interpret mode.
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from aster_jax.model import attention, cache, config, kernels, transformer
+from aster_jax.model import attention, cache, config, gpu_attention, kernels, transformer
 
 W, S = 5, 8
 # Around page edges, a single token, and a full table; then padding.
@@ -27,8 +27,8 @@ STEP = {"float32": 2e-6, "bfloat16": 2**-7}
 @pytest.fixture
 def interpreted(monkeypatch):
     """A function from a kernel's name to the context in which a CPU can run it."""
-    plain = kernels.gpu.paged_attention
-    monkeypatch.setattr(kernels.gpu, "paged_attention", functools.partial(plain, interpret=True))
+    plain = gpu_attention.attend
+    monkeypatch.setattr(gpu_attention, "attend", functools.partial(plain, interpret=True))
     return {"gpu": contextlib.nullcontext, "tpu": pltpu.force_tpu_interpret_mode}.__getitem__
 
 
@@ -66,13 +66,25 @@ def test_a_kernel_equals_the_reference(interpreted, kernel, dtype, groups):
     check_close(out, attention.attend_pages(*args))
 
 
-@pytest.mark.parametrize("kernel, dtype", KINDS)
-def test_a_kernel_equals_the_reference_over_several_blocks(interpreted, monkeypatch, kernel, dtype):
-    """Blocks of two pages: three a row with the last one widened, in three parts on a GPU."""
-    monkeypatch.setattr(kernels, f"{kernel.upper()}_BLOCK_TOKENS", 2 * S)
+def test_the_tpu_kernel_equals_the_reference_over_several_blocks(interpreted, monkeypatch):
+    """Blocks of two pages: three a row, with the last one widened."""
+    monkeypatch.setattr(kernels, "TPU_BLOCK_TOKENS", 2 * S)
+    args = rows(LENGTHS, 3, "bfloat16")
+    with interpreted("tpu")():
+        out = attention.attend_pages(*args, "tpu")
+    check_close(out, attention.attend_pages(*args))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", STEP)
+def test_the_gpu_kernel_equals_the_reference_in_any_number_of_parts(
+    interpreted, monkeypatch, dtype, parts
+):
+    """Rows of 1 to 5 pages: parts of like length, shorter last ones, and empty ones."""
+    monkeypatch.setattr(gpu_attention, "MOST_PARTS", parts)
     args = rows(LENGTHS, 3, dtype)
-    with interpreted(kernel)():
-        out = attention.attend_pages(*args, kernel)
+    with interpreted("gpu")():
+        out = attention.attend_pages(*args, "gpu")
     check_close(out, attention.attend_pages(*args))
 
 
@@ -193,6 +205,7 @@ def test_a_gpu_older_than_ampere_decodes_by_xla():
         ("cpu", QWEN, BF16, "'gpu' needs gpu devices, these are cpu"),
         ("gpu", QWEN, ("bfloat16", 48, (64, 128)), "page_tokens=48; change it, or choose 'xla'"),
         ("gpu", QWEN, ("bfloat16", 256, (64, 128)), "page_tokens=256"),
+        ("gpu", QWEN, ("bfloat16", 8, (64, 128)), "from 16 to 128 tokens.*page_tokens=8"),
         ("gpu", dataclasses.replace(QWEN, head_dim=96), BF16, "head_dim=96"),
         ("tpu", SMOL, BF16, "head_dim=64"),
         ("tpu", QWEN, ("float32", 32, (64, 128)), "rollout.dtype='float32'.*'bfloat16'"),
@@ -208,7 +221,7 @@ def test_a_kernel_asked_for_and_not_to_be_had_is_an_error(platform, cfg, sizes, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("page, heads", [(8, (9, 3, 64)), (32, (32, 8, 128)), (128, (4, 4, 16))])
+@pytest.mark.parametrize("page, heads", [(16, (9, 3, 64)), (32, (32, 8, 128)), (128, (4, 4, 16))])
 def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype):
     """What is accepted gets past Pallas's checks for a GPU; compiling needs the GPU itself."""
     N, K, H = heads

@@ -1,0 +1,136 @@
+"""Decode attention on a GPU by itself: our kernel beside the one that ships with JAX.
+
+    python -m experiments.benchmarks.paged_attention [--repeats 5]
+
+Random bfloat16 pages of one layer with 8 key/value heads of 128 (Qwen3), tables that could
+hold 32,768 tokens. JAX's kernel runs with several numbers of splits, warps and pages per
+block, of which the fastest counts; ours runs as it is, and in other numbers of parts. Gigabytes per second are those of
+live keys and values. Both are compared with the XLA reference, ours in float32 and for
+other pages too. Made for a GPU by hand.
+"""
+
+import functools
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax.experimental.pallas.ops.gpu import paged_attention as shipped
+
+from aster_jax.model import attention, gpu_attention
+from aster_jax.model import cache as kv
+from experiments.benchmarks import decode
+
+REPEATS = flags.DEFINE_integer("repeats", 5, "timings of which the fastest counts")
+
+HEADS, SIZE, CAPACITY = 8, 128, 32_768
+# Calls in one timing: the host's part of it is then small.
+CALLS = 10
+# Rows, tokens of each and query heads per key/value head. "ragged": 200 to 32,768 tokens,
+# most of them short, as in a batch of rollouts.
+SHAPES = (
+    (64, 4096, 4), (64, 1024, 2), (64, "ragged", 4), (256, 1024, 4), (8, 32_768, 4),
+    (1, 32_768, 4), (1, 1024, 4),
+)  # fmt: skip
+PARTS = (1, 4, 8, 32, 64)
+TRIED = tuple(itertools.product((1, 4, 16, 64), (4, 8), (1, 2)))
+
+
+def lengths(rows: int, tokens: int | str) -> jax.Array:
+    """Live tokens of every row."""
+    if tokens != "ragged":
+        return jnp.full((rows,), tokens, jnp.int32)
+    return jnp.geomspace(200, CAPACITY, rows).astype(jnp.int32)
+
+
+def make(rows, tokens, groups, dtype="bfloat16", page=64):
+    """(q_BNH, cache of one layer, table_BW, lengths_B), pages in a random order."""
+    lengths_B = lengths(rows, tokens)
+    held_B = -(-lengths_B // page)
+    pool = int(held_B.sum())
+    keys = jax.random.split(jax.random.key(0), 4)
+    q_BNH = jax.random.normal(keys[0], (rows, HEADS * groups, SIZE), dtype)
+    k, v = (jax.random.normal(key, (HEADS, pool, page, SIZE), dtype) for key in keys[1:3])
+    order = jax.random.permutation(keys[3], pool)
+    first_B1 = (jnp.cumsum(held_B) - held_B)[:, None]
+    column_1W = jnp.arange(CAPACITY // page)[None]
+    table_BW = order.at[first_B1 + column_1W].get(mode="clip")
+    table_BW = jnp.where(column_1W < held_B[:, None], table_BW, pool - 1).astype(jnp.int32)
+    return q_BNH, kv.Layer(k, v, heads_first=True), table_BW, lengths_B
+
+
+def difference(out_BNH, q_BNH, layer, table_BW, lengths_B) -> float:
+    """Largest distance of a kernel's result for scaled queries from the reference's."""
+    reference = jax.jit(attention.attend_pages)(
+        q_BNH[:, None] * SIZE**0.5, layer, table_BW, lengths_B[:, None] - 1
+    )
+    return float(jnp.abs(out_BNH.astype(jnp.float32) - reference[:, 0].astype(jnp.float32)).max())
+
+
+def measure(attend, q_BNH, layer, table_BW, lengths_B) -> float:
+    """Seconds per call at best, calls chained so that none can be left out."""
+
+    @jax.jit
+    def chain(q_BNH, *args):
+        def one(_, q_BNH):
+            return (q_BNH + attend(q_BNH, *args) * 1e-3).astype(q_BNH.dtype)
+
+        return jax.lax.fori_loop(0, CALLS, one, q_BNH)
+
+    args = q_BNH, layer.keys, layer.values, table_BW, lengths_B
+    chain(*args).block_until_ready()
+    taken = []
+    for _ in range(REPEATS.value):
+        begun = time.perf_counter()
+        chain(*args).block_until_ready()
+        taken.append(time.perf_counter() - begun)
+    return min(taken) / CALLS
+
+
+def jax_kernel(splits, warps, block):
+    """The kernel that ships with JAX, as one of the ways to call it."""
+    return functools.partial(
+        shipped.paged_attention, k_splits=splits, num_warps=warps, pages_per_compute_block=block
+    )
+
+
+def compare(rows, tokens, groups, bandwidth) -> None:
+    """Prints one shape: ours, the shipped one at its best, ours in other numbers of parts."""
+    args = make(rows, tokens, groups)
+    live = int(args[3].sum()) * 2 * HEADS * SIZE * 2
+    off = difference(gpu_attention.attend(args[0], args[1].keys, args[1].values, *args[2:]), *args)
+    ours = measure(gpu_attention.attend, *args)
+    theirs = {how: measure(jax_kernel(*how), *args) for how in TRIED}
+    best = min(theirs, key=theirs.get)
+    print(f"{rows:4d} {tokens!s:>7} {groups:6d} {1e6 * ours:9.1f} {live / ours / 1e9:7.0f} "
+          f"{live / ours / bandwidth:8.1%} {off:10.5f} {1e6 * theirs[best]:9.1f} "
+          f"{live / theirs[best] / 1e9:7.0f} {theirs[best] / ours:7.2f}  {best}", flush=True)  # fmt: skip
+    plain = gpu_attention.BLOCKS, gpu_attention.MOST_PARTS
+    in_parts = {}
+    for parts in PARTS:
+        gpu_attention.BLOCKS, gpu_attention.MOST_PARTS = rows * HEADS * parts, parts
+        in_parts[parts] = 1e6 * measure(lambda *a: gpu_attention.attend(*a), *args)
+    gpu_attention.BLOCKS, gpu_attention.MOST_PARTS = plain
+    print("     ours by parts: " + ", ".join(f"{p}: {t:.1f} us" for p, t in in_parts.items()))
+
+
+def main(argv) -> None:
+    """Bandwidth, exactness for other pages and in float32, then every shape."""
+    del argv
+    if jax.default_backend() != "gpu":
+        raise app.UsageError(f"needs a GPU, this is {jax.default_backend()}")
+    bandwidth = decode.measure_bandwidth(1 << 32)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, copies {bandwidth / 1e9:.0f} GB/s")
+    for dtype, page in itertools.product(("float32", "bfloat16"), (16, 32, 64, 128)):
+        args = make(5, "ragged", 3, dtype, page)
+        out = gpu_attention.attend(args[0], args[1].keys, args[1].values, *args[2:])
+        print(f"pages of {page}, {dtype}: |ours - xla| {difference(out, *args):.2g}", flush=True)
+    print(f"{'rows':>4} {'tokens':>7} {'groups':>6} {'ours us':>9} {'GB/s':>7} {'of copy':>8} "
+          f"{'|o - xla|':>10} {'JAX us':>9} {'GB/s':>7} {'JAX/ours':>7}  (splits, warps, block)")  # fmt: skip
+    for shape in SHAPES:
+        compare(*shape, bandwidth)
+
+
+if __name__ == "__main__":
+    app.run(main)
