@@ -1,12 +1,12 @@
 """Decode attention on a GPU by itself: our kernel beside the one that ships with JAX.
 
-    python -m experiments.benchmarks.paged_attention [--repeats 5]
+    python -m experiments.benchmarks.paged_attention
 
 Random bfloat16 pages of one layer with 8 key/value heads of 128 (Qwen3), tables that could
 hold 32,768 tokens. JAX's kernel runs with several numbers of splits, warps and pages per
-block, of which the fastest counts; ours runs as it is, and in other numbers of parts. Gigabytes per second are those of
-live keys and values. Both are compared with the XLA reference, ours in float32 and for
-other pages too. Made for a GPU by hand.
+block, of which the fastest counts; ours runs as it is, and in other numbers of parts.
+Gigabytes per second are those of live keys and values. Ours is compared with the XLA
+reference, in float32 and for other pages too. Made for a GPU by hand.
 """
 
 import functools
@@ -15,18 +15,16 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app
 from jax.experimental.pallas.ops.gpu import paged_attention as shipped
 
 from aster_jax.model import attention, gpu_attention
 from aster_jax.model import cache as kv
 from experiments.benchmarks import decode
 
-REPEATS = flags.DEFINE_integer("repeats", 5, "timings of which the fastest counts")
-
 HEADS, SIZE, CAPACITY = 8, 128, 32_768
-# Calls in one timing: the host's part of it is then small.
-CALLS = 10
+# Calls in one timing, for the host's part to be small, and timings: the fastest counts.
+CALLS, REPEATS = 10, 5
 # Rows, tokens of each and query heads per key/value head. "ragged": 200 to 32,768 tokens,
 # most of them short, as in a batch of rollouts.
 SHAPES = (
@@ -81,7 +79,7 @@ def measure(attend, q_BNH, layer, table_BW, lengths_B) -> float:
     args = q_BNH, layer.keys, layer.values, table_BW, lengths_B
     chain(*args).block_until_ready()
     taken = []
-    for _ in range(REPEATS.value):
+    for _ in range(REPEATS):
         begun = time.perf_counter()
         chain(*args).block_until_ready()
         taken.append(time.perf_counter() - begun)
