@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton
 
 # A row is split until so many blocks of threads are under way, or into so many parts: enough
 # for every multiprocessor when rows are few, or when one is much longer than the others.
-BLOCKS, MOST_PARTS = 2048, 64
+BLOCKS, MOST_PARTS = 2048, 32
 WARPS, STAGES = 4, 2
 LEAST_QUERIES = 16  # of a tensor core's tile; a smaller group of heads is padded up to it
 UNSEEN = -1e30

@@ -59,11 +59,13 @@ def make(rows, tokens, groups, dtype="bfloat16", page=64):
 
 
 def difference(out_BNH, q_BNH, layer, table_BW, lengths_B) -> float:
-    """Largest distance of a kernel's result for scaled queries from the reference's."""
-    reference = jax.jit(attention.attend_pages)(
-        q_BNH[:, None] * SIZE**0.5, layer, table_BW, lengths_B[:, None] - 1
-    )
-    return float(jnp.abs(out_BNH.astype(jnp.float32) - reference[:, 0].astype(jnp.float32)).max())
+    """Largest distance of a kernel's result for scaled queries from float32's reference."""
+    q_BNH, layer = jax.tree.map(lambda x: x.astype(jnp.float32), (q_BNH, layer))
+    with jax.default_matmul_precision("highest"):  # XLA's own choice on a GPU is tf32
+        reference = jax.jit(attention.attend_pages)(
+            q_BNH[:, None] * SIZE**0.5, layer, table_BW, lengths_B[:, None] - 1
+        )
+    return float(jnp.abs(out_BNH.astype(jnp.float32) - reference[:, 0]).max())
 
 
 def measure(attend, q_BNH, layer, table_BW, lengths_B) -> float:
