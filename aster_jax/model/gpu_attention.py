@@ -2,10 +2,10 @@
 
 `kernels.decode` hands over to `attend`. Reading keys and values once is what decoding costs,
 so a block of threads reads one whole page per step, at an address it knows before: the
-kernel that ships with JAX fetches by a vector of page numbers and reads 1.6 to 1.9 times
-slower (rollout/README.md has both). A row's pages are dealt out evenly over the parts it
-is split into, whatever its table could hold; their sums are put together at the end
-("Flash-Decoding", 2023).
+kernel that ships with JAX gathers by a vector of page numbers and takes 1.2 to 1.8 times as
+long (`experiments.benchmarks.paged_attention`; figures in rollout/README.md). A row's
+pages are dealt out evenly over the parts it is split into, whatever its table could hold;
+their sums are put together at the end ("Flash-Decoding", 2023).
 """
 
 import functools

@@ -220,6 +220,12 @@ def test_a_kernel_asked_for_and_not_to_be_had_is_an_error(platform, cfg, sizes, 
     assert kernels.choose("auto", platform, cfg, *sizes)[0] == "xla"
 
 
+def h100():
+    """A described GPU: from jax 0.11 on, Triton is lowered to for some device only."""
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    return jax.sharding.AbstractMesh((), (), abstract_device=device)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("page, heads", [(16, (9, 3, 64)), (32, (32, 8, 128)), (128, (4, 4, 16))])
 def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype):
@@ -229,5 +235,7 @@ def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype):
     shapes = [((4, 1, N, H), dtype), ((K, 28, page, H), dtype), ((4, 7), int), ((4, 1), int)]
     q, keys, *rest = [jax.ShapeDtypeStruct(shape, jnp.dtype(d)) for shape, d in shapes]
     args = q, cache.Layer(keys, keys, heads_first=True), *rest
-    traced = jax.jit(functools.partial(attention.attend_pages, kernel="gpu")).trace(*args)
-    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    attend = jax.jit(functools.partial(attention.attend_pages, kernel="gpu"))
+    with jax.sharding.use_abstract_mesh(h100()):
+        lowered = attend.trace(*args).lower(lowering_platforms=("cuda",))
+    assert "triton" in lowered.as_text()
