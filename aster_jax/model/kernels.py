@@ -45,7 +45,7 @@ def decode(
     inside_B = (positions_B >= 0) & (positions_B < W * S)
     lengths_B = jnp.where(inside_B, positions_B + 1, 0).astype(jnp.int32)
     run = {"gpu": gpu_attention.attend, "tpu": _tpu}[kernel]
-    # Empty entries are never seen, but a kernel fetches whole blocks of pages.
+    # Empty entries are never seen, but the TPU kernel fetches whole blocks of pages.
     table_BW = jnp.minimum(table_BW, Z - 1)
     q_BNH = (q_BNH * H**-0.5).astype(k_KZSH.dtype)
     mesh = jax.sharding.get_abstract_mesh()

@@ -110,7 +110,7 @@ def compare(rows, tokens, groups, bandwidth) -> None:
     in_parts = {}
     for parts in PARTS:
         gpu_attention.BLOCKS, gpu_attention.MOST_PARTS = rows * HEADS * parts, parts
-        in_parts[parts] = 1e6 * measure(lambda *a: gpu_attention.attend(*a), *args)
+        in_parts[parts] = 1e6 * measure(gpu_attention.attend, *args)
     gpu_attention.BLOCKS, gpu_attention.MOST_PARTS = plain
     print("     ours by parts: " + ", ".join(f"{p}: {t:.1f} us" for p, t in in_parts.items()))
 
