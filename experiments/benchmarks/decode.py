@@ -122,7 +122,8 @@ def make_weights(cfg: config.ModelConfig, programs: engine.Programs) -> dict:
     return programs.adopt(jax.jit(transformer.init_params, static_argnums=0)(cfg, jax.random.key(0)))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+# Kept though it is not read: only then is its memory that of the result.
+@functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
 def _fill(x, key):
     # In pieces: while they are made, random numbers take several times their own memory.
     keys = jax.random.split(key, x.shape[0])
