@@ -34,7 +34,8 @@ class Timeline:
     Programs run in the order they were dispatched. Each leaves a small marker array that
     is there when it has run; the host, which waits for results anyway, waits for every
     marker in turn and so sees where one program ends and the next begins. A program that
-    ended while the host was elsewhere counts until the host looked.
+    ended while the host was elsewhere counts until the host looked. It begins when its call
+    does: on a GPU a call with a loop in it comes back only when the loop has run.
     """
 
     def __init__(self, clock: Clock, stats: collections.Counter):
@@ -42,9 +43,13 @@ class Timeline:
         self._under_way = collections.deque()
         self._free_at = None
 
-    def dispatched(self, kind: str, marker: jax.Array) -> None:
-        """A program of this kind ("prefill", "decode") was enqueued."""
-        self._under_way.append((kind, marker, self._clock.now()))
+    def now(self) -> float:
+        """To be read before a program is called."""
+        return self._clock.now()
+
+    def dispatched(self, kind: str, marker: jax.Array, called: float) -> None:
+        """A program of this kind ("prefill", "decode") was called at that time."""
+        self._under_way.append((kind, marker, called))
 
     def wait(self, marker: jax.Array) -> None:
         """Until the program with this marker has run, and all before it.
@@ -54,12 +59,12 @@ class Timeline:
         if not any(mark is marker for _, mark, _ in self._under_way):
             return
         while self._under_way:
-            kind, mark, enqueued = self._under_way.popleft()
+            kind, mark, called = self._under_way.popleft()
             jax.block_until_ready(mark)
             now = self._clock.now()
             if self._free_at is not None:
-                self._stats["device_idle_s"] += max(0.0, enqueued - self._free_at)
-            self._stats[f"{kind}_s"] += now - max(enqueued, self._free_at or enqueued)
+                self._stats["device_idle_s"] += max(0.0, called - self._free_at)
+            self._stats[f"{kind}_s"] += now - max(called, self._free_at or called)
             self._free_at = now
             if mark is marker:
                 return

@@ -131,8 +131,9 @@ class Rollout:
         slots = self._rows.ready()
         if not slots:
             return False
+        called = self._timeline.now()
         drained, rows = self._device.decode(slots)
-        self._timeline.dispatched("decode", drained.steps)
+        self._timeline.dispatched("decode", drained.steps, called)
         owners = {slot: (self._rows.live[slot], self._rows.epoch(slot)) for slot in slots}
         for live, _ in owners.values():
             live.flying += 1

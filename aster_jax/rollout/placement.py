@@ -179,11 +179,13 @@ class Placement:
         for plan in scheduler.chunk_rounds(
             writes, d.prefill_rows, d.config.prefill_buckets, d.pages.shard
         ):
-            self._timeline.dispatched("prefill", d.prefill(plan, starts))
+            called = self._timeline.now()
+            self._timeline.dispatched("prefill", d.prefill(plan, starts), called)
             self._stats["prefill_calls"] += 1
         starts = {f.slot: self._start(self.live[f.slot]) for f in self._forks}
+        called = self._timeline.now()
         for marker in d.share(self._forks, starts):
-            self._timeline.dispatched("prefill", marker)
+            self._timeline.dispatched("prefill", marker, called)
         self._forks.clear()
 
     def _start(self, live) -> device.Start:
