@@ -5,9 +5,10 @@
 
 The engine's own decode program on one device, random weights in bfloat16, every row at the
 end of its context. A step has to read the weights once and every row's keys and values
-once; these bytes over the copy bandwidth measured here are the floor, and the last column
-is the floor over the time taken. The kernel is first compared with the XLA reference on
-the same cache. A combination that memory does not hold is said and left out. As in a run,
+once; these bytes over the copy bandwidth measured here are the floor, and `of floor` is the
+floor over the time taken. `call` says after which part of the time the call came back, the
+host being free for the rest. The kernel is first compared with the XLA reference on the
+same cache. A combination that memory does not hold is said and left out. As in a run,
 one program serves all contexts of a batch: its rows could grow to the longest context, and
 its pool holds the longest that memory does. Made for a GPU or TPU by hand; `--models tiny`
 runs anywhere.
@@ -183,14 +184,16 @@ def measure(cfg: config.ModelConfig, cell: Cell, bandwidth: float) -> dict:
             f"{kernel} attention differs from the reference by {difference:.4f}, more than "
             f"{CLOSE:.4f}: {cell}"
         )
-    rows, taken = jnp.arange(cell.batch), []
+    rows, taken, called = jnp.arange(cell.batch), [], []
     for i in range(cell.repeats + 1):
         slots = jax.block_until_ready(rewind(slots, cell))
         begun = time.perf_counter()
         slots, drained = programs.decode(weights, slots, rows, table)
+        returned = time.perf_counter() - begun
         jax.block_until_ready((slots, drained))
         if i:  # the first one compiles
             taken.append(time.perf_counter() - begun)
+            called.append(returned / taken[-1])
     if int(drained.count_A.min()) != cell.steps:
         raise ValueError(f"a row decoded {int(drained.count_A.min())} of {cell.steps} tokens")
     if programs.decode._cache_size() != 1:
@@ -201,7 +204,8 @@ def measure(cfg: config.ModelConfig, cell: Cell, bandwidth: float) -> dict:
     return {
         "tokens_per_s": cell.batch / step, "step_ms": 1e3 * step,
         "floor_ms": 1e3 * read / bandwidth, "fraction": read / bandwidth / step,
-        "attention": kernel, "why": why, "difference": difference,
+        "called": statistics.median(called), "attention": kernel, "why": why,
+        "difference": difference,
     }  # fmt: skip
 
 
@@ -209,7 +213,7 @@ def show(names: list[str], cells: list[Cell], memory: int, bandwidth: float) -> 
     """Measures and prints every model and cell; returns what was measured."""
     made = []
     print(f"{'model':12} {'batch':>5} {'context':>7} {'by':>4} {'tokens/s':>10} {'ms/step':>9} "
-          f"{'floor ms':>9} {'of floor':>8} {'|kernel - xla|':>14}", flush=True)  # fmt: skip
+          f"{'floor ms':>9} {'of floor':>8} {'call':>6} {'|kernel - xla|':>14}", flush=True)  # fmt: skip
     for name in names:
         cfg = TINY if name == "tiny" else config.PRESETS[name]
         for _, group in itertools.groupby(cells, key=lambda cell: cell.batch):
@@ -225,7 +229,7 @@ def show(names: list[str], cells: list[Cell], memory: int, bandwidth: float) -> 
                 made.append(got)
                 print(f"{head} {got['attention']:>4} {got['tokens_per_s']:10.0f} "
                       f"{got['step_ms']:9.3f} {got['floor_ms']:9.3f} {got['fraction']:8.1%} "
-                      f"{got['difference']:14.5f}", flush=True)  # fmt: skip
+                      f"{got['called']:6.1%} {got['difference']:14.5f}", flush=True)  # fmt: skip
             jax.clear_caches()
             engine.programs.cache_clear()
     return made

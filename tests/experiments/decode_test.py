@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aster_jax.model import config
@@ -31,7 +32,7 @@ def test_the_command_runs_at_a_tiny_shape():
     for row in rows:  # tokens/s x ms/step = 1,000 x batch, up to what is printed
         rate, step, floor = map(float, row[4:7])
         np.testing.assert_allclose(rate * step, 1000 * int(row[1]), rtol=0.05)
-        assert floor > 0 and float(row[8]) == 0
+        assert floor > 0 and 0 < float(row[8].rstrip("%")) <= 100 and float(row[9]) == 0
     assert "attention: there is no kernel for cpu" in done.stdout
 
 
@@ -41,6 +42,12 @@ def test_what_does_not_fit_is_said_and_left_out(capsys):
     # 147,456 bytes per token x 256 x 32,768 tokens
     assert "does not fit" in said and "keys and values 1237.0 GB" in said and "80.0 GB" in said
     assert decode.lacking(config.PRESETS["qwen3_4b"], cell(64, 1024), int(80e9)) == ""
+
+
+def test_filling_the_cache_takes_no_second_one():
+    empty = jnp.zeros((3, 4, 5))
+    filled = decode._fill(empty, jax.random.key(0))
+    assert empty.is_deleted() and len(np.unique(filled)) == 60
 
 
 def test_every_row_has_pages_of_its_own_and_none_beyond_its_context():
