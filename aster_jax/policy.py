@@ -62,9 +62,7 @@ def describe(run: workdir.Run) -> Policy:
             f"model.source {m.source!r} has no tokenizer; put its tokenizer.json or "
             "tokenizer.model beside the weights"
         )
-    cfg = dataclasses.replace(
-        known.config, param_dtype=m.param_dtype, compute_dtype=m.compute_dtype, remat=m.remat
-    )
+    cfg = dataclasses.replace(known.config, **_how(m))
     return Policy(cfg, known.tokenizer, m.style, tools)
 
 
@@ -82,10 +80,13 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
         tie_embeddings=True,
         qk_norm=True,
         max_positions=1 << 20,
-        param_dtype=m.param_dtype,
-        compute_dtype=m.compute_dtype,
-        remat=m.remat,
+        **_how(m),
     )
+
+
+def _how(m) -> dict:
+    """The keys of `model` that say how any model is computed, whatever its sizes."""
+    return {k: m[k] for k in ("param_dtype", "compute_dtype", "accum_dtype", "remat")}
 
 
 def check(run: workdir.Run) -> None:

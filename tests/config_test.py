@@ -29,6 +29,7 @@ def test_the_defaults_are_valid():
         ("rl.normalise", "token", "rl.normalise='token'; choose one of"),
         ("rl.truncated", "drop", "rl.truncated='drop'"),
         ("demos.style", "long", "demos.style='long'"),
+        ("model.accum_dtype", "bfloat16", "model.accum_dtype='bfloat16'; choose one of"),
         ("eval.checkpoints", ("base", "rl3"), r"eval.checkpoints has \['rl3'\]; known are base"),
         ("rl.minibatches", 0, "rl.minibatches=0 must be at least 1"),
         ("sft.micro_rows", 0, "sft.micro_rows=0 must be at least 1"),

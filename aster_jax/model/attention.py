@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from aster_jax.model import cache as kv
-from aster_jax.model import kernels
+from aster_jax.model import kernels, matmul
 
 # Not -inf: a row that may attend to nothing (padding) must give finite numbers.
 MASKED = -1e30
@@ -34,7 +34,11 @@ def causal_segments(segments_BS: jax.Array, order_T: jax.Array | None = None) ->
 
 
 def attend_packed(
-    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array
+    q_BTNH: jax.Array,
+    k_BKHS: jax.Array,
+    v_BKSH: jax.Array,
+    segments_BT: jax.Array,
+    accum_dtype: str = "float32",
 ) -> jax.Array:
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
@@ -43,7 +47,7 @@ def attend_packed(
     """
     B, T, N, H = q_BTNH.shape
     if T <= MOST_QUERIES:
-        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BT))
+        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BT), accum_dtype)
     parts = -(-T // MOST_QUERIES)
     q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, parts * MOST_QUERIES - T), (0, 0), (0, 0)))
     split = q_BTNH.reshape(B, parts, MOST_QUERIES, N, H).swapaxes(0, 1)
@@ -52,27 +56,33 @@ def attend_packed(
     @jax.checkpoint
     def one(part):
         q_BTNH, order_T = part
-        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BT, order_T))
+        mask_BTS = causal_segments(segments_BT, order_T)
+        return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
 
     out = jax.lax.map(one, (split, order))
     return out.swapaxes(0, 1).reshape(B, parts * MOST_QUERIES, N, H)[:, :T]
 
 
 def attend(
-    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array
+    q_BTNH: jax.Array,
+    k_BKHS: jax.Array,
+    v_BKSH: jax.Array,
+    mask_BTS: jax.Array,
+    accum_dtype: str = "float32",
 ) -> jax.Array:
     """softmax(q k / sqrt(H)) v with N query heads sharing K key/value heads."""
     B, T, N, H = q_BTNH.shape
     K = k_BKHS.shape[1]
     G = N // K
     q_BKRH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, H)
-    scores_BKRS = jnp.einsum(
-        "BKRH,BKHS->BKRS", q_BKRH * H**-0.5, k_BKHS, preferred_element_type=jnp.float32
+    scores_BKRS = matmul.einsum(
+        "BKRH,BKHS->BKRS", q_BKRH * H**-0.5, k_BKHS, accum_dtype, jnp.float32
     )
     scores_BKTGS = scores_BKRS.reshape(B, K, T, G, -1)
     scores_BKTGS = jnp.where(mask_BTS[:, None, :, None, :], scores_BKTGS, MASKED)
     weights_BKRS = jax.nn.softmax(scores_BKTGS, axis=-1).reshape(scores_BKRS.shape)
-    out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", weights_BKRS.astype(v_BKSH.dtype), v_BKSH)
+    weights_BKRS = weights_BKRS.astype(v_BKSH.dtype)
+    out_BKRH = matmul.einsum("BKRS,BKSH->BKRH", weights_BKRS, v_BKSH, accum_dtype)
     out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
 
@@ -83,11 +93,12 @@ def attend_pages(
     table_BW: jax.Array,
     positions_BT: jax.Array,
     kernel: str = "xla",
+    accum_dtype: str = "float32",
 ) -> jax.Array:
     """The same over pages: a query at position p sees the entries 0..p of its row's table.
 
     `kernel` (as in `ModelConfig.attention`) computes single queries, of a cache whose heads
-    are first; more of a row at once are always computed here.
+    are first, and has its own sums; more of a row at once are always computed here.
 
     One page of every row at a time, `ROWS_AT_ONCE` rows as far as the longest of them
     goes, with the softmax accumulated in float32. A page that a query may not see leaves
@@ -101,12 +112,13 @@ def attend_pages(
         return kernels.decode(kernel, *args)[:, None].astype(q_BTNH.dtype)
     rows = (q_BTNH, table_BW, positions_BT)
     if B <= ROWS_AT_ONCE or B % ROWS_AT_ONCE:
-        return _attend_pages(cached, *rows)
+        return _attend_pages(accum_dtype, cached, *rows)
     groups = jax.tree.map(lambda x: x.reshape(-1, ROWS_AT_ONCE, *x.shape[1:]), rows)
-    return jax.lax.map(lambda some: _attend_pages(cached, *some), groups).reshape(q_BTNH.shape)
+    out = jax.lax.map(lambda some: _attend_pages(accum_dtype, cached, *some), groups)
+    return out.reshape(q_BTNH.shape)
 
 
-def _attend_pages(cached, q_BTNH, table_BW, positions_BT):
+def _attend_pages(accum_dtype, cached, q_BTNH, table_BW, positions_BT):
     B, T, N, H = q_BTNH.shape
     K, S = cached.heads, cached.page_tokens
     G = N // K
@@ -120,13 +132,14 @@ def _attend_pages(cached, q_BTNH, table_BW, positions_BT):
         highest_BKR, total_BKR, out_BKRH = sums
         pages_B = jax.lax.dynamic_index_in_dim(table_BW, j, axis=1, keepdims=False)
         k_BKHS, v_BKSH = kv.page(cached, pages_B)
-        scores_BKRS = _matmul("BKRH,BKHS->BKRS", q_BKRH, k_BKHS)
+        scores_BKRS = matmul.einsum("BKRH,BKHS->BKRS", q_BKRH, k_BKHS, accum_dtype, jnp.float32)
         seen_B1RS = j * S + order_111S <= last_B1R[..., None]
         scores_BKRS = jnp.where(seen_B1RS, scores_BKRS, MASKED)
         new_BKR = jnp.maximum(highest_BKR, scores_BKRS.max(axis=-1))
         weights_BKRS = jnp.where(seen_B1RS, jnp.exp(scores_BKRS - new_BKR[..., None]), 0.0)
         kept_BKR = jnp.exp(highest_BKR - new_BKR)
-        added_BKRH = _matmul("BKRS,BKSH->BKRH", weights_BKRS.astype(v_BKSH.dtype), v_BKSH)
+        narrow_BKRS = weights_BKRS.astype(v_BKSH.dtype)
+        added_BKRH = matmul.einsum("BKRS,BKSH->BKRH", narrow_BKRS, v_BKSH, accum_dtype, jnp.float32)
         return (
             new_BKR,
             total_BKR * kept_BKR + weights_BKRS.sum(axis=-1),
@@ -140,7 +153,3 @@ def _attend_pages(cached, q_BTNH, table_BW, positions_BT):
     out_BKRH = out_BKRH / jnp.maximum(total_BKR, 1e-30)[..., None]
     out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
-
-
-def _matmul(equation, x, y):
-    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

@@ -6,6 +6,8 @@ functions take it as a static argument.
 
 import dataclasses
 
+ACCUM_DTYPES = ("float32", "float64")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -14,7 +16,8 @@ class ModelConfig:
     `qk_norm` is the per-head RMSNorm on queries and keys that Qwen3 has and Llama has
     not; it is the only difference in their maths. `num_heads * head_dim` need not equal
     `d_model`. `param_dtype` is what the optimiser holds, `compute_dtype` what matmuls
-    run in; norms, softmax and log-softmax are always float32. `attention` is what
+    run in; norms, softmax and log-softmax are always float32. `accum_dtype` is what the
+    forward's matmuls add up in (`matmul.py`). `attention` is what
     computes single queries over the cache's pages: "xla" (the reference), or the kernel
     for "gpu" or "tpu".
     """
@@ -33,6 +36,7 @@ class ModelConfig:
     max_positions: int
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
+    accum_dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
 
@@ -44,6 +48,8 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even for rotary positions")
+        if self.accum_dtype not in ACCUM_DTYPES:
+            raise ValueError(f"accum_dtype={self.accum_dtype!r}; choose one of {ACCUM_DTYPES}")
 
 
 _QWEN3 = dict(

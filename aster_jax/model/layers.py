@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import config
+from aster_jax.model import config, matmul
 
 
 class Einsum(nn.Module):
@@ -25,6 +25,7 @@ class Einsum(nn.Module):
     fan_in: int
     param_dtype: str
     compute_dtype: str
+    accum_dtype: str
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
@@ -33,11 +34,12 @@ class Einsum(nn.Module):
             rows_OI = self.get_variable("params", "rows").astype(dtype)
             _, w_axes, out_axes = re.split(",|->", equation)
             outputs = [n for axis, n in zip(w_axes, self.shape, strict=True) if axis in out_axes]
-            y_BTO = times_rows(x.astype(dtype).reshape(*x.shape[:2], -1), rows_OI)
+            x_BTI = x.astype(dtype).reshape(*x.shape[:2], -1)
+            y_BTO = times_rows(x_BTI, rows_OI, self.accum_dtype)
             return y_BTO.reshape(*x.shape[:2], *outputs)
         init = nn.initializers.normal(stddev=self.fan_in**-0.5)
         w = self.param("w", init, self.shape, jnp.dtype(self.param_dtype))
-        return jnp.einsum(equation, x.astype(dtype), w.astype(dtype))
+        return matmul.einsum(equation, x.astype(dtype), w.astype(dtype), self.accum_dtype)
 
 
 def as_rows(w: jax.Array, input_axes: int) -> jax.Array:
@@ -45,14 +47,14 @@ def as_rows(w: jax.Array, input_axes: int) -> jax.Array:
     return w.reshape(math.prod(w.shape[:input_axes]), -1).T
 
 
-def times_rows(x_BTI: jax.Array, rows_OI: jax.Array, dtype=None) -> jax.Array:
+def times_rows(x_BTI: jax.Array, rows_OI: jax.Array, accum_dtype: str, dtype=None) -> jax.Array:
     """x rows^T, [B, T, O], with the weight as the first operand; `dtype` is the result's.
 
     XLA's CPU matmul copies its second operand into another order on every call. For the
     few rows of a decode step that costs more than the products themselves, unless the
     second operand is the small one: the layers take half the time at 8 to 32 rows.
     """
-    y_OBT = jnp.einsum("OI,BTI->OBT", rows_OI, x_BTI, preferred_element_type=dtype)
+    y_OBT = matmul.einsum("OI,BTI->OBT", rows_OI, x_BTI, accum_dtype, dtype)
     return y_OBT.transpose(1, 2, 0)
 
 

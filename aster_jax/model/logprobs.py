@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import config, transformer
+from aster_jax.model import config, matmul, transformer
 
 # Vocabulary entries per block, in multiples of the model's width: [tokens, block] in float32
 # is the largest temporary. Smaller blocks would spend their time on adding up the gradient
@@ -121,7 +121,9 @@ def _matmul(equation, a, b):
 
 
 def _scores(cfg, temperature, w_CD, hidden_RD):
-    return _matmul("RD,CD->RC", hidden_RD.astype(w_CD.dtype), w_CD) / temperature
+    hidden_RD = hidden_RD.astype(w_CD.dtype)
+    scores_RC = matmul.einsum("RD,CD->RC", hidden_RD, w_CD, cfg.accum_dtype, jnp.float32)
+    return scores_RC / temperature
 
 
 # The vocabulary in blocks: G runs, each `size` long and beginning `at` a run's start.

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import attention, config, layers
+from aster_jax.model import attention, config, layers, matmul
 from aster_jax.model import cache as kv
 
 
@@ -30,7 +30,7 @@ class Block(nn.Module):
         return layers.RMSNorm(size, self.cfg.rms_norm_eps, self.cfg.param_dtype, name=name)
 
     def _einsum(self, name, shape, fan_in):
-        dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype)
+        dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype, self.cfg.accum_dtype)
         return layers.Einsum(shape, fan_in, *dtypes, name=name)
 
     def _attend(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
@@ -46,11 +46,11 @@ class Block(nn.Module):
         k_BTKH = layers.rotate(k_BTKH, positions_BT, c)
         if cached is None:
             keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
-            out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT)
+            out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT, c.accum_dtype)
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
-            out_BTNH = attention.attend_pages(q_BTNH, *pages, c.attention)
+            out_BTNH = attention.attend_pages(q_BTNH, *pages, c.attention, c.accum_dtype)
         return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), cached
 
     def _mlp(self, x_BTD):
@@ -69,7 +69,8 @@ def _final_norm(cfg):
 
 
 def _unembed(cfg):
-    return layers.Einsum((cfg.d_model, cfg.vocab_size), cfg.d_model, cfg.param_dtype, "float32")
+    dtypes = (cfg.param_dtype, "float32", cfg.accum_dtype)
+    return layers.Einsum((cfg.d_model, cfg.vocab_size), cfg.d_model, *dtypes)
 
 
 def init_params(cfg: config.ModelConfig, key: jax.Array) -> dict:
@@ -196,6 +197,7 @@ def logits(params: dict, cfg: config.ModelConfig, hidden_BTD: jax.Array) -> jax.
     hidden_BTD = hidden_BTD.astype(jnp.dtype(cfg.compute_dtype))
     if cfg.tie_embeddings or "rows" in params["unembed"]:
         rows_VD = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["rows"]
-        return layers.times_rows(hidden_BTD, rows_VD.astype(hidden_BTD.dtype), jnp.float32)
+        rows_VD = rows_VD.astype(hidden_BTD.dtype)
+        return layers.times_rows(hidden_BTD, rows_VD, cfg.accum_dtype, jnp.float32)
     w_DV = params["unembed"]["w"].astype(hidden_BTD.dtype)
-    return jnp.einsum("BTD,DV->BTV", hidden_BTD, w_DV, preferred_element_type=jnp.float32)
+    return matmul.einsum("BTD,DV->BTV", hidden_BTD, w_DV, cfg.accum_dtype, jnp.float32)

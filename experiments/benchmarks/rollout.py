@@ -15,13 +15,15 @@ c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout ti
 d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
 e  64 rows of which half wait a second per call: how long the device is idle
 f  log-probs stored in sampling against the trainer's, and transformers' own two paths, over
-   the tokens of as many seeds as there are repeats
+   the tokens of as many seeds as there are repeats; by float32 sums and by float64 ones
+   (`model.accum_dtype`), and what these cost
 
 How to make the peers' environments is in `rollout_peers.py`; without them b and c are
 printed as skipped, and f without its peer. The load average stands beside the table: other
 work on the machine slows all contenders, so look at the ratios.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -180,25 +182,54 @@ def slow_tool(model) -> list[dict]:
 
 
 def same_logprobs(model, directory) -> list[dict]:
-    """Part f: largest difference and root mean square over all sampled tokens."""
+    """Part f: largest difference and root mean square over all sampled tokens, and the cost."""
+    rows, models = [], {x: summing_in(model, x) for x in ("float32", "float64")}
+    for accum, summed in models.items():
+        for what, *differences in exactness.compare(
+            summed, REPEATS.value, TORCH.value, directory, THREADS
+        ):
+            found = {
+                name: exactness.measure(x)
+                for name, x in zip(("ours", "transformers"), differences, strict=True)
+                if x is not None
+            }
+            said = [f"{x['largest']:.1e}, rms {x['rms']:.1e}" for x in found.values()]
+            largest, of_paths = found["ours"]["largest"], what == "sampling against recomputation"
+            text = f"{found['ours']['tokens']} tokens, log-probs, sums in {accum}: {what}"
+            rows.append({
+                **row("f", text, *[*said, "skipped: no --torch_python"][:2], None, None, found),
+                "required": f"<= {LARGEST_F:.0e}" if of_paths else "",
+                "holds": largest <= LARGEST_F if of_paths else None,
+            })  # fmt: skip
+    return [*rows, *cost_of_sums(models)]
+
+
+def summing_in(model, accum: str):
+    """The model with that `model.accum_dtype`."""
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, accum_dtype=accum))
+
+
+def cost_of_sums(models: dict) -> list[dict]:
+    """Sampling as in part b, and the trainer's work, with either kind of sums."""
     rows = []
-    for what, *differences in exactness.compare(
-        model, REPEATS.value, TORCH.value, directory, THREADS
-    ):
-        found = {
-            name: exactness.measure(x)
-            for name, x in zip(("ours", "transformers"), differences, strict=True)
-            if x is not None
+    for batch in (32, 64):
+        work = workloads.make(64, np.full((batch, 1), 64), 1, seed=batch)
+        stages = {
+            name: workloads.Stage(summed, work, slots=batch, steps=32)
+            for name, summed in models.items()
         }
-        said = [f"{x['largest']:.1e}, rms {x['rms']:.1e}" for x in found.values()]
-        largest, of_paths = found["ours"]["largest"], what == "sampling against recomputation"
-        text = f"{found['ours']['tokens']} tokens, log-probs in float32: {what}"
-        rows.append({
-            **row("f", text, *[*said, "skipped: no --torch_python"][:2], None, None, found),
-            "required": f"<= {LARGEST_F:.0e}" if of_paths else "",
-            "holds": largest <= LARGEST_F if of_paths else None,
-        })  # fmt: skip
-    return rows
+        found = timed({name: stage.play for name, stage in stages.items()})
+        plain, exact = (middle(found[name], "wall_s") for name in ("float32", "float64"))
+        rows.append((f"{batch} rows, single turn", plain, exact, found))
+    trained = {name: exactness.training_seconds(x, REPEATS.value) for name, x in models.items()}
+    for what in trained["float32"]:
+        plain, exact = (trained[name][what] for name in ("float32", "float64"))
+        rows.append((f"trainer's {what} of 4 x 512 tokens", plain, exact, trained))
+    return [
+        row("f", f"{what}: sums in float64 against float32", f"{exact:.2f} s", f"{plain:.2f} s",
+            plain / exact, None, found)
+        for what, plain, exact, found in rows
+    ]  # fmt: skip
 
 
 def row(part, what, ours, other, ratio, required, found) -> dict:

@@ -3,8 +3,14 @@
 The same tokens for all: ours are sampled with the engine and recomputed as the trainer does,
 transformers computes them one token at a time on its cache and in one forward. Its forward
 in float64 shows how much of a difference is rounding, and on which side.
+`model.accum_dtype` float64 takes most of ours away; what that costs is measured beside it.
 """
 
+import functools
+import statistics
+import time
+
+import jax
 import numpy as np
 
 from aster_jax.data import packing
@@ -71,6 +77,29 @@ def compare(model, seeds: int, torch_python: str, directory, threads: int) -> li
         (what, *(None if parts[0] is None else np.concatenate(parts) for parts in zip(*seen, strict=True)))
         for what, seen in pairs.items()
     ]  # fmt: skip
+
+
+def training_seconds(model, repeats: int) -> dict[str, float]:
+    """Log-probs of 4 rows of 512 tokens, and those with their gradient; compiled before."""
+    shape = (MICRO_ROWS, 512)
+    tokens_BT = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
+    arrays = (tokens_BT, np.broadcast_to(np.arange(512), shape), np.ones(shape, np.int32))
+
+    def total(params):
+        return logprobs.token_logprobs(params, model.config, *arrays)[0].sum()
+
+    work = {
+        "log-probs": lambda: logprobs.score(model.params, *arrays, cfg=model.config),
+        "gradient": functools.partial(jax.jit(jax.grad(total)), model.params),
+    }
+    seconds = {name: [] for name in work}
+    for repeat in range(repeats + 1):
+        for name, play in work.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(play())
+            if repeat:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def measure(difference: np.ndarray) -> dict[str, float]:

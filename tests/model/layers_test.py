@@ -66,7 +66,7 @@ def test_neighbours_differ_at_large_positions_in_bfloat16(tiny):
 
 
 def test_einsum_runs_in_the_compute_dtype_and_starts_at_fan_in_scale():
-    module = layers.Einsum((64, 64), 64, "float32", "bfloat16")
+    module = layers.Einsum((64, 64), 64, "float32", "bfloat16", "float32")
     made = module.init(jax.random.key(0), "BD,DF->BF", jnp.ones((1, 64)))
     assert made["params"]["w"].dtype == jnp.float32
     assert float(made["params"]["w"].std()) == pytest.approx(64**-0.5, rel=0.05)
@@ -87,10 +87,12 @@ def test_a_weight_as_rows_by_hand():
     rows_OI = layers.as_rows(w, 2)
     np.testing.assert_array_equal(rows_OI, [[1, 10], [2, 20], [3, 30]])
     heads_BTNH = jnp.asarray([[[[1.0, 0.5]]]])
-    module = layers.Einsum((1, 2, 3), 2, "float32", "float32")
-    for params in ({"w": w}, {"rows": rows_OI}):
-        out_BTD = module.apply({"params": params}, "BTNH,NHD->BTD", heads_BTNH)
-        np.testing.assert_allclose(out_BTD, [[[6, 12, 18]]])
-    scores_BTO = layers.times_rows(jnp.asarray([[[1.0, 0.5]]], jnp.bfloat16), rows_OI, jnp.float32)
-    assert scores_BTO.dtype == jnp.float32
-    np.testing.assert_allclose(scores_BTO, [[[6, 12, 18]]])
+    half = jnp.asarray([[[1.0, 0.5]]], jnp.bfloat16)
+    for accum in ("float32", "float64"):
+        module = layers.Einsum((1, 2, 3), 2, "float32", "float32", accum)
+        for params in ({"w": w}, {"rows": rows_OI}):
+            out_BTD = module.apply({"params": params}, "BTNH,NHD->BTD", heads_BTNH)
+            np.testing.assert_allclose(out_BTD, [[[6, 12, 18]]])
+        scores_BTO = layers.times_rows(half, rows_OI, accum, jnp.float32)
+        assert scores_BTO.dtype == jnp.float32
+        np.testing.assert_allclose(scores_BTO, [[[6, 12, 18]]])

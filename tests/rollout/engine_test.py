@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aster_jax import mesh as meshes
-from aster_jax.model import logprobs
+from aster_jax.model import logprobs, transformer
 from aster_jax.rollout import device, engine, sampling
 from tests.rollout import drive
 
@@ -85,6 +85,23 @@ def test_reported_log_probs_are_the_trainers(tiny, params, requests, reference):
         worst = max(worst, np.abs(expected - out.logprobs).max())
         assert out.logprobs == out.raw
     assert worst < 2e-5
+
+
+def test_float64_sums_leave_less_between_sampling_and_the_trainer(tiny, requests, one_device):
+    """Sums of 512 and 1,024 products, spread like a trained model's: mostly their rounding."""
+    gaps = {}
+    for accum in ("float32", "float64"):
+        cfg = dataclasses.replace(tiny, d_model=512, d_ff=1024, accum_dtype=accum)
+        wide = transformer.init_params(cfg, jax.random.key(7))
+        wide["embed"]["w"] *= 5
+        run = device.Device(cfg, sizes(16, 8), SAMPLED, (), one_device)
+        outs = drive.play(run, wide, KEY, requests[:6], left=20)
+        gaps[accum] = np.concatenate([
+            trainer(wide, cfg, prompt + out.tokens)[len(prompt) :] - out.logprobs
+            for (prompt, _, _), out in zip(requests, outs, strict=False)
+        ])  # fmt: skip
+    rms = {accum: float(np.sqrt((gap**2).mean())) for accum, gap in gaps.items()}
+    assert 0 < rms["float64"] < 0.5 * rms["float32"], rms
 
 
 @pytest.mark.parametrize(
