@@ -104,8 +104,9 @@ def _backward(cfg, temperature, kept, cotangents):
         probs_RC = jnp.exp(_scores(cfg, temperature, w_CD, hidden_RD) - logz_R[:, None])
         hits_RC = _hits(cfg, at, size, targets_R)
         d_RC = (scale_R[:, None] * (hits_RC - probs_RC)).astype(dtype)
-        dhidden_RD += _matmul("RC,CD->RD", d_RC, w_CD)
-        dw_CD = _matmul("RC,RD->CD", d_RC, hidden_RD.astype(dtype))
+        float32 = ("float32", jnp.float32)
+        dhidden_RD += matmul.einsum("RC,CD->RD", d_RC, w_CD, *float32)
+        dw_CD = matmul.einsum("RC,RD->CD", d_RC, hidden_RD.astype(dtype), *float32)
         return _paste(cfg, dw, dw_CD, at, size), dhidden_RD
 
     grads = (_view(cfg, jnp.zeros_like(w)), jnp.zeros(hidden_RD.shape, jnp.float32))
@@ -114,10 +115,6 @@ def _backward(cfg, temperature, kept, cotangents):
 
 
 _blocked.defvjp(_forward, _backward)
-
-
-def _matmul(equation, a, b):
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 def _scores(cfg, temperature, w_CD, hidden_RD):

@@ -1,7 +1,7 @@
 """The matmul of the forward: one einsum, and what its products are added up in.
 
-Weights, attention and the scores over the vocabulary all come here. Backward passes that
-are written out by hand do not: gradients are summed in float32 whatever the config says.
+Weights, attention and the scores over the vocabulary all come here. Gradients add up in
+float32 whatever the config says.
 """
 
 import functools

@@ -36,6 +36,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from aster_jax import weights
+from aster_jax.model.config import ACCUM_DTYPES
 from experiments.benchmarks import rollout_exactness as exactness
 from experiments.benchmarks import rollout_peers
 from experiments.benchmarks import rollout_workload as workloads
@@ -183,7 +184,7 @@ def slow_tool(model) -> list[dict]:
 
 def same_logprobs(model, directory) -> list[dict]:
     """Part f: largest difference and root mean square over all sampled tokens, and the cost."""
-    rows, models = [], {x: summing_in(model, x) for x in ("float32", "float64")}
+    rows, models = [], {x: summing_in(model, x) for x in ACCUM_DTYPES}
     for accum, summed in models.items():
         for what, *differences in exactness.compare(
             summed, REPEATS.value, TORCH.value, directory, THREADS
