@@ -1,7 +1,6 @@
 """Token log-probabilities: the shift by one, segments, blocks, temperature, gradients."""
 
 import dataclasses
-import functools
 import re
 
 import jax
