@@ -9,6 +9,8 @@ import difflib
 
 from ml_collections import ConfigDict
 
+from aster_jax.errors import InputError
+
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 CHECKPOINTS = ("base", "sft", "rl1", "rl2")
 BUDGETS = ("turn_tokens", "response_tokens", "context_tokens")
@@ -203,11 +205,11 @@ def validate(c: ConfigDict) -> None:
 def _validate_names(c):
     unknown = [s for s in c.stages if s not in STAGES]
     if unknown:
-        raise ValueError(f"stages has {unknown}; known stages are {', '.join(STAGES)}")
+        raise InputError(f"stages has {unknown}; known stages are {', '.join(STAGES)}")
     if list(c.stages) != [s for s in STAGES if s in c.stages]:
-        raise ValueError(f"stages={tuple(c.stages)} must keep the order {', '.join(STAGES)}")
+        raise InputError(f"stages={tuple(c.stages)} must keep the order {', '.join(STAGES)}")
     if not c.name:
-        raise ValueError("name is empty; the experiment file must set c.name")
+        raise InputError("name is empty; the experiment file must set c.name")
     for section, name, choices in (
         ("rl", "normalise", ("group", "batch")),
         ("rl", "truncated", ("keep", "mask")),
@@ -216,12 +218,12 @@ def _validate_names(c):
         ("rollout", "attention", ("auto", "xla", "gpu", "tpu")),
     ):
         if c[section][name] not in choices:
-            raise ValueError(f"{section}.{name}={c[section][name]!r}; choose one of {choices}")
+            raise InputError(f"{section}.{name}={c[section][name]!r}; choose one of {choices}")
     unknown = [s for s in c.eval.checkpoints if s not in CHECKPOINTS]
     if unknown:
-        raise ValueError(f"eval.checkpoints has {unknown}; known are {', '.join(CHECKPOINTS)}")
+        raise InputError(f"eval.checkpoints has {unknown}; known are {', '.join(CHECKPOINTS)}")
     if c.rollout.ahead not in (0, 1, 2):
-        raise ValueError(f"rollout.ahead={c.rollout.ahead}; choose 0, 1 or 2 dispatches")
+        raise InputError(f"rollout.ahead={c.rollout.ahead}; choose 0, 1 or 2 dispatches")
 
 
 def _validate_counts(c):
@@ -234,10 +236,10 @@ def _validate_counts(c):
     }.items():  # fmt: skip
         for name in names:
             if c[section][name] < 1:
-                raise ValueError(f"{section}.{name}={c[section][name]} must be at least 1")
+                raise InputError(f"{section}.{name}={c[section][name]} must be at least 1")
     for section, whole, part in (("rl", "prompts", "minibatches"), ("sft", "rows", "micro_rows")):
         if c[section][whole] % c[section][part]:
-            raise ValueError(
+            raise InputError(
                 f"{section}.{whole}={c[section][whole]} must be a multiple of "
                 f"{section}.{part}={c[section][part]}"
             )
@@ -246,19 +248,19 @@ def _validate_counts(c):
 def _validate_sizes(c):
     for name in ("rl1", "rl2", "eval"):
         if c[name].context_tokens > c.rollout.capacity:
-            raise ValueError(
+            raise InputError(
                 f"{name}.context_tokens={c[name].context_tokens} exceeds "
                 f"rollout.capacity={c.rollout.capacity}; raise the capacity"
             )
     for name in ("rl1", "rl2"):
         if c[name].context_tokens > c.rl.row_tokens:
-            raise ValueError(
+            raise InputError(
                 f"{name}.context_tokens={c[name].context_tokens} exceeds "
                 f"rl.row_tokens={c.rl.row_tokens}: a trajectory must fit a training row"
             )
     page = c.rollout.page_tokens
     if c.rollout.pool_tokens // page < -(-c.rollout.capacity // page):
-        raise ValueError(
+        raise InputError(
             f"rollout.pool_tokens={c.rollout.pool_tokens} holds less than one row of "
             f"rollout.capacity={c.rollout.capacity} tokens in pages of {page}; raise the pool"
         )
@@ -267,12 +269,12 @@ def _validate_sizes(c):
 def _validate_sampling(rollout):
     """The loss is of the distribution at `temperature`, whole; nothing else can be trained."""
     if rollout.temperature <= 0:
-        raise ValueError(
+        raise InputError(
             f"rollout.temperature={rollout.temperature}: greedy members of a group are all the "
             "same and teach nothing; give a positive one"
         )
     if rollout.top_p < 1 or rollout.top_k:
-        raise ValueError(
+        raise InputError(
             f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k}: the policy loss is of "
             "the whole distribution; train with top_p=1 and top_k=0 (eval has its own)"
         )

@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from aster_jax import config as configs
 from aster_jax import mesh, policy, pools, workdir
 from aster_jax.demos import run as demos
+from aster_jax.errors import InputError
 from aster_jax.eval import run as evaluation
 from aster_jax.report import run as report
 from aster_jax.rl import filter as rl_filter
@@ -45,13 +46,13 @@ def main(argv: list[str]) -> None:
     """Run the stages of one experiment."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     if len(argv) > 1:
-        raise ValueError(f"unexpected arguments {argv[1:]}; flags start with --")
+        raise InputError(f"unexpected arguments {argv[1:]}; flags start with --")
     if _CONFIG.value is None:
-        raise ValueError("no experiment given; add --config experiments/quickstart.py")
+        raise InputError("no experiment given; add --config experiments/quickstart.py")
     c = _CONFIG.value
     configs.validate(c)
     if jax.process_count() > 1:
-        raise ValueError(
+        raise InputError(
             f"{jax.process_count()} processes share this run; only one process with all of its "
             "own devices is supported so far, so a slice of several hosts cannot run any "
             "experiment yet: start it on one host (launch/README.md names slices of one)"

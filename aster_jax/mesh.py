@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from aster_jax.errors import InputError
 from aster_jax.model import config, transformer
 
 AXES = ("data", "fsdp", "tensor")
@@ -36,7 +37,7 @@ def build(data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
     if data == -1:
         data = len(devices) // (fsdp * tensor)
     if data * fsdp * tensor != len(devices) or data < 1:
-        raise ValueError(
+        raise InputError(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not use the "
             f"{len(devices)} devices present; choose factors of {len(devices)}"
         )
@@ -68,7 +69,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         if re.search(pattern, path):
             break
     else:
-        raise ValueError(f"no sharding rule matches parameter {path!r}; add it to mesh.RULES")
+        raise InputError(f"no sharding rule matches parameter {path!r}; add it to mesh.RULES")
     entries = list(spec) + [None] * (len(shape) - len(spec))
     for axis, name in enumerate(entries):
         if name is None or shape[axis] % mesh.shape[name] == 0:
@@ -76,7 +77,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         if re.search(r"(^|/)layers/[kv]/w$", path) and name == "tensor":
             entries[axis] = None  # few key/value heads: replicate them
             continue
-        raise ValueError(
+        raise InputError(
             f"axis {axis} of {path} ({shape[axis]}) does not divide over mesh axis "
             f"{name}={mesh.shape[name]}; choose a {name} size that divides it"
         )

@@ -11,6 +11,7 @@ import jax
 from aster_jax import mesh as meshes
 from aster_jax import weights, workdir
 from aster_jax.data import chat, tokenizer
+from aster_jax.errors import InputError
 from aster_jax.model import config as model_config
 from aster_jax.model import transformer
 from aster_jax.train import checkpoint, memory, optim, step
@@ -58,7 +59,7 @@ def describe(run: workdir.Run) -> Policy:
         return Policy(_scratch_config(m, words.vocab_size), words, m.style, tools)
     known = _known(m.source)
     if known.tokenizer is None:
-        raise ValueError(
+        raise InputError(
             f"model.source {m.source!r} has no tokenizer; put its tokenizer.json or "
             "tokenizer.model beside the weights"
         )
@@ -97,12 +98,12 @@ def check(run: workdir.Run) -> None:
     """
     c = run.config
     if c.model.style not in chat.STYLES:
-        raise ValueError(f"model.style={c.model.style!r}; choose one of {chat.STYLES}")
+        raise InputError(f"model.style={c.model.style!r}; choose one of {chat.STYLES}")
     cfg = expected_config(run)
     _check_memory(run, cfg)
     meshes.shardings(transformer.abstract_params(cfg), run.mesh)
     if c.rollout.capacity > cfg.max_positions:
-        raise ValueError(
+        raise InputError(
             f"rollout.capacity={c.rollout.capacity} exceeds the {cfg.max_positions} positions "
             f"that model.source {c.model.source!r} was made for; lower it and the contexts"
         )
@@ -115,7 +116,7 @@ def check(run: workdir.Run) -> None:
     shards = meshes.batch_shards(run.mesh)
     for section, stages in (("sft", {"sft"}), ("rl", {"rl1", "rl2"})):
         if stages & set(c.stages) and c[section].micro_rows % shards:
-            raise ValueError(
+            raise InputError(
                 f"{section}.micro_rows={c[section].micro_rows} must be a multiple of the {shards} "
                 "devices along data x fsdp"
             )

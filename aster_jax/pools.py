@@ -7,6 +7,7 @@ RL, "probe" for accuracy probes during SFT, "heldout" for evaluation only.
 from aster_jax import tools, types
 from aster_jax.data import problems
 from aster_jax.demos import families
+from aster_jax.errors import InputError
 
 
 UNCOUNTED_CALLS = 100_000  # an interpreter's own limit; the episode's budget counts calls
@@ -25,7 +26,7 @@ def check(config) -> list[str]:
     select(config, "heldout", 1)
     found = len(select(config, "train", config.problems.num_train))
     if {"rl1", "rl2"} & set(config.stages) and found < config.rl.prompts:
-        raise ValueError(
+        raise InputError(
             f"there are {found} training problems (those of problems.heldout left out), a step "
             f"needs rl.prompts={config.rl.prompts}; add problems or lower rl.prompts"
         )

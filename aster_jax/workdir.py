@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aster_jax.config import STAGES
+from aster_jax.errors import InputError
 from aster_jax.train import metrics
 
 
@@ -56,7 +57,7 @@ class Run:
     def summary(self, stage: str) -> dict:
         """The numbers a finished stage left; an error when it has not run."""
         if not self.is_finished(stage):
-            raise ValueError(
+            raise InputError(
                 f"stage {stage!r} has not finished in {self.path}; add it to config.stages"
             )
         return json.loads((self.path / stage / "DONE.json").read_text())
@@ -74,7 +75,7 @@ def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) ->
         probe.write_text("")
         probe.unlink()
     except OSError as e:
-        raise ValueError(
+        raise InputError(
             f"workdir {path} cannot be written ({e.strerror}); give another one with --workdir"
         ) from e
     text = config.to_json_best_effort(indent=1, sort_keys=True) + "\n"
@@ -82,14 +83,14 @@ def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) ->
     if known.exists() and any((path / stage).exists() for stage in STAGES):
         differing = _differences(json.loads(known.read_text()), json.loads(text))
         if differing:
-            raise ValueError(
+            raise InputError(
                 f"workdir {path} was made with another config ({'; '.join(differing[:5])}); "
                 "give a new one with --workdir, or repeat the command it was made with"
             )
     else:
         free_gb = shutil.disk_usage(path).free / 1e9
         if free_gb < 0.5:
-            raise ValueError(f"workdir {path} has only {free_gb:.1f} GB free; at least 0.5 needed")
+            raise InputError(f"workdir {path} has only {free_gb:.1f} GB free; at least 0.5 needed")
     metrics.replace(known, text)
     return Run(config, path, mesh)
 

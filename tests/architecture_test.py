@@ -11,6 +11,7 @@ from tests import source_tree
 # From the bottom up. A module may import what stands below it, or beside it in its own
 # package. The longest matching name decides where a module stands.
 LAYERS = (
+    ("errors",),
     ("types", "config", "tools", "train.metrics"),
     ("model", "data", "reward"),
     ("mesh", "demos", "eval.passk"),
@@ -39,6 +40,7 @@ FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name
 # Wiring, and processes that only run as a whole: the test that runs them.
 TESTED_WHOLE = {
+    "errors.py": "main_test.py",
     "main.py": "pipeline_smoke_test.py",
     "policy.py": "pipeline_smoke_test.py",
     "pools.py": "pipeline_smoke_test.py",

@@ -5,6 +5,8 @@ Under `data/chat.py`, which adds the tags and offers these names to everyone els
 
 import json
 
+from aster_jax.errors import InputError
+
 # The one tool of SFT, RL and eval; key order is part of what the model reads.
 TOOL = {
     "type": "function",
@@ -81,5 +83,5 @@ def cut(text: str, tokenizer, limit: int) -> str:
 
 def _unique_keys(pairs):
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key is given twice")
+        raise InputError("a key is given twice")
     return dict(pairs)

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 from aster_jax.data import calls
 from aster_jax.data import template as templates
 from aster_jax.data import tokenizer as tokenizers
+from aster_jax.errors import InputError
 
 STYLES = ("qwen3_thinking_2507", "qwen3", "chatml")
 # Tags that a vocabulary trained for this markup should hold as control tokens.
@@ -189,7 +190,7 @@ def _pieces(messages, tools, style, add_generation_prompt) -> list[_Piece]:
         elif message["role"] in ("user", "system"):
             pieces += _turn(message["role"], message["content"])
         else:
-            raise ValueError(f"message {i} has role {message['role']!r}; known are system, "
+            raise InputError(f"message {i} has role {message['role']!r}; known are system, "
                              "user, assistant, tool")  # fmt: skip
     return pieces + (_opening(style) if add_generation_prompt else [])
 
@@ -287,13 +288,13 @@ def _encode(pieces, tokenizer) -> tuple[list[int], list[int]]:
 
 def _control_id(tokenizer: tokenizers.Tokenizer, name: str) -> int:
     if name not in tokenizer.control:
-        raise ValueError(f"the tokenizer has no control token {name}, which chat markup needs")
+        raise InputError(f"the tokenizer has no control token {name}, which chat markup needs")
     return tokenizer.control[name]
 
 
 def _check(style):
     if style not in STYLES:
-        raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(STYLES)}")
+        raise InputError(f"style={style!r} is unknown; choose one of {', '.join(STYLES)}")
 
 
 # Sampled ids -> a turn.

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from aster_jax import types
+from aster_jax.errors import InputError
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -19,7 +20,7 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     free: list[int] = []
     for i in order:
         if lengths[i] > row_tokens:
-            raise ValueError(
+            raise InputError(
                 f"a sequence of {lengths[i]} tokens does not fit a row of {row_tokens}; "
                 "raise row_tokens or filter long sequences first"
             )
@@ -63,7 +64,7 @@ def microbatches(rows: dict[str, np.ndarray], micro_rows: int, max_micro: int) -
     count = next(iter(rows.values())).shape[0]
     used = -(-count // micro_rows)
     if used > max_micro:
-        raise ValueError(f"{count} rows need {used} microbatches of {micro_rows}, not {max_micro}")
+        raise InputError(f"{count} rows need {used} microbatches of {micro_rows}, not {max_micro}")
 
     def pad(x):
         padded = np.zeros((max_micro * micro_rows, *x.shape[1:]), x.dtype)
@@ -77,7 +78,7 @@ def sft_batch(rows: dict[str, np.ndarray], micro_rows: int) -> tuple[types.SftBa
     """An SFT batch whose weights are the mask over the batch's trained tokens."""
     trained = rows["mask"].sum()
     if trained == 0:
-        raise ValueError("a batch has no trained token; check the demonstrations' loss mask")
+        raise InputError("a batch has no trained token; check the demonstrations' loss mask")
     count = rows["tokens"].shape[0]
     arrays, used = microbatches(rows, micro_rows, -(-count // micro_rows))
     batch = types.SftBatch(

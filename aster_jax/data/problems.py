@@ -18,6 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from aster_jax import types
+from aster_jax.errors import InputError
 
 _INSTRUCTION = re.compile(
     r"please reason step by step,? and put your final answer within \\boxed\{\}\.?"
@@ -38,29 +39,29 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
     answer, and for an empty file.
     """
     if duplicates not in ("reject", "drop"):
-        raise ValueError(f"duplicates={duplicates!r}: use 'reject' or 'drop'")
+        raise InputError(f"duplicates={duplicates!r}: use 'reject' or 'drop'")
     path = pathlib.Path(path)
     rows = _rows(path)
     if not rows:
-        raise ValueError(f"{path} holds no problems; give a file with at least one")
+        raise InputError(f"{path} holds no problems; give a file with at least one")
     found, first_row, answers, ids = [], {}, {}, {}
     for row, record in rows:
         problem = _problem(record, path, row)
         if problem.question in first_row:
             first = first_row[problem.question]
             if answers[problem.question] != problem.answer:
-                raise ValueError(
+                raise InputError(
                     f"{path} row {row} repeats the question of row {first} with another answer; "
                     "remove the wrong one"
                 )
             if duplicates == "drop":
                 continue
-            raise ValueError(
+            raise InputError(
                 f"{path} row {row} repeats the question of row {first}; "
                 "remove one, or load it with duplicates='drop'"
             )
         if problem.id in ids:
-            raise ValueError(
+            raise InputError(
                 f"{path} rows {ids[problem.id]} and {row} have the same id {problem.id!r} "
                 "and different questions; give them ids of their own"
             )
@@ -80,7 +81,7 @@ def num_repeats(path: str | pathlib.Path) -> int:
 def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:
     """(row number from 1, record) of every record in the file."""
     if not path.is_file():
-        raise ValueError(f"problem file {path} does not exist; check problems.source and heldout")
+        raise InputError(f"problem file {path} does not exist; check problems.source and heldout")
     try:
         if path.suffix == ".parquet":
             records = pyarrow.parquet.read_table(path).to_pylist()
@@ -89,26 +90,26 @@ def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:
         if path.suffix == ".json":
             records = json.loads(text)
             if not isinstance(records, list):
-                raise ValueError(f"{path} is not a JSON list of problems")
+                raise InputError(f"{path} is not a JSON list of problems")
             return list(enumerate(records, 1))
     except (pyarrow.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {e}") from e
+        raise InputError(f"{path} cannot be read as {path.suffix}: {e}") from e
     if path.suffix != ".jsonl":
-        raise ValueError(f"{path} is neither .jsonl, .json nor .parquet; convert it to one")
+        raise InputError(f"{path} is neither .jsonl, .json nor .parquet; convert it to one")
     rows = []
     for row, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append((row, json.loads(line)))
             except json.JSONDecodeError as e:
-                raise ValueError(f"{path} row {row} is not JSON: {e}") from e
+                raise InputError(f"{path} row {row} is not JSON: {e}") from e
     return rows
 
 
 def _problem(record, path: pathlib.Path, row: int) -> types.Problem:
     where = f"{path} row {row}"
     if not isinstance(record, dict):
-        raise ValueError(f"{where} is not an object with fields: {str(record)[:60]!r}")
+        raise InputError(f"{where} is not an object with fields: {str(record)[:60]!r}")
     question = _question(record, where)
     own = _own_id(record)
     digest = hashlib.sha256(question.encode()).hexdigest()[:12]
@@ -134,12 +135,12 @@ def _question(record: dict, where: str) -> str:
             if isinstance(m, dict) and {"role", "content"} <= set(m) and m["role"] == "user"
         ]
         if len(users) != 1 or not isinstance(users[0], str) or not users[0].strip():
-            raise ValueError(f"{where}: field 'prompt' must hold exactly one user message")
+            raise InputError(f"{where}: field 'prompt' must hold exactly one user message")
         return users[0]
     for field in ("problem", "question", "prompt"):
         if _is_text(record, field):
             return record[field].strip()
-    raise ValueError(
+    raise InputError(
         f"{where} has no question: none of the fields 'prompt', 'problem', 'question' holds text "
         f"(fields: {', '.join(record)})"
     )
@@ -153,20 +154,20 @@ def _answer(record: dict, where: str) -> str:
     else:
         field = next((f for f in ("answer", "final_answer", "expected_answer") if f in record), "")
         if not field:
-            raise ValueError(
+            raise InputError(
                 f"{where} has no answer; add a field 'answer' or 'reward_model.ground_truth', "
                 "or remove the row: a problem without an answer cannot be rewarded"
             )
         value = record[field]
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{where}: field {field!r} must be text or a number, got {value!r:.60}")
+        raise InputError(f"{where}: field {field!r} must be text or a number, got {value!r:.60}")
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
     text = str(value)
     if "#### " in text:
         text = text.rsplit("#### ", 1)[-1].replace(",", "")
     if not text.strip():
-        raise ValueError(f"{where}: field {field!r} is empty; fill it in or remove the row")
+        raise InputError(f"{where}: field {field!r} is empty; fill it in or remove the row")
     return text.strip()
 
 
@@ -226,7 +227,7 @@ def batch(num_problems: int, size: int, step: int, seed: int) -> list[int]:
     next epoch, so no problem is missed and none occurs twice in a step.
     """
     if not 1 <= size <= num_problems:
-        raise ValueError(
+        raise InputError(
             f"a step needs {size} different problems and there are {num_problems}; "
             "add problems or lower the number per step"
         )

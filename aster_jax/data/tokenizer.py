@@ -18,6 +18,8 @@ from typing import Protocol
 import sentencepiece
 import tokenizers
 
+from aster_jax.errors import InputError
+
 END_OF_TURN = "<|im_end|>"
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -144,10 +146,10 @@ def load(path) -> Tokenizer:
     if path.is_dir():
         found = [path / n for n in ("tokenizer.json", "tokenizer.model") if (path / n).exists()]
         if not found:
-            raise ValueError(f"{path} holds neither tokenizer.json nor tokenizer.model")
+            raise InputError(f"{path} holds neither tokenizer.json nor tokenizer.model")
         path = found[0]
     if not path.exists():
-        raise ValueError(f"tokenizer file {path} does not exist")
+        raise InputError(f"tokenizer file {path} does not exist")
     if path.suffix == ".json":
         return _from_json(path.read_text(encoding="utf-8"), _settings(path), str(path))
     return _from_proto(path.read_bytes(), str(path))
@@ -173,11 +175,11 @@ def from_gguf(fields: Mapping, path) -> BpeTokenizer:
 
     def read(key):
         if key not in fields:
-            raise ValueError(f"{path} has no {key}; it is not a GGUF file with a BPE vocabulary")
+            raise InputError(f"{path} has no {key}; it is not a GGUF file with a BPE vocabulary")
         return fields[key]
 
     if read("tokenizer.ggml.model") != "gpt2":
-        raise ValueError(
+        raise InputError(
             f"{path}: tokenizer {read('tokenizer.ggml.model')!r} is not supported, only 'gpt2' "
             "(byte-level BPE); convert the model to a Hugging Face directory"
         )
@@ -216,14 +218,14 @@ def train_sentencepiece(
     """
     control = list(control)
     if END_OF_TURN not in control:
-        raise ValueError(f"control={control} lacks {END_OF_TURN}, which ends every turn")
+        raise InputError(f"control={control} lacks {END_OF_TURN}, which ends every turn")
     cut = re.compile("|".join(re.escape(c) for c in control))
     # The trainer drops white space at the end of a text, and with it every piece that ends
     # in a newline; a digit, which never merges with anything, keeps it.
     runs = [run + "0" for text in texts for run in cut.split(text) if run]
     floor = 256 + 2 + len(control) + len(set("".join(runs)))
     if vocab_size < floor:
-        raise ValueError(
+        raise InputError(
             f"vocab_size={vocab_size} is too small: bytes, control tokens and the characters "
             f"of the texts alone need {floor}"
         )
@@ -268,10 +270,10 @@ def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:
     plain = tokenizers.Tokenizer.from_str(json.dumps(parsed))
     for name in control:
         if set(plain.encode(name, add_special_tokens=False).ids) & set(control.values()):
-            raise ValueError(f"{origin}: the text {name!r} cannot be told from its control token")
+            raise InputError(f"{origin}: the text {name!r} cannot be told from its control token")
     eos_id = _named_id(chosen, "eos_token", control, (END_OF_TURN, "<|endoftext|>", "</s>"))
     if eos_id is None:
-        raise ValueError(f"{origin}: no end-of-sequence token known; set eos_token in its config")
+        raise InputError(f"{origin}: no end-of-sequence token known; set eos_token in its config")
     pad_id = _named_id(chosen, "pad_token", control, ("<|endoftext|>", "<pad>"))
     return BpeTokenizer(
         vocab_size=max(full.get_vocab(with_added_tokens=True).values()) + 1,
@@ -285,7 +287,7 @@ def _named_id(chosen: dict, key: str, control: dict, otherwise: tuple) -> int | 
     if key in chosen and chosen[key] is not None:
         name = chosen[key]["content"] if isinstance(chosen[key], dict) else chosen[key]
         if name not in control:
-            raise ValueError(f"{key}={name!r} is not among the tokenizer's added tokens")
+            raise InputError(f"{key}={name!r} is not among the tokenizer's added tokens")
         return control[name]
     return next((control[n] for n in otherwise if n in control), None)
 
@@ -294,13 +296,13 @@ def _from_proto(proto: bytes, origin: str) -> SentencePieceTokenizer:
     try:
         sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
-        raise ValueError(f"{origin} is not a SentencePiece model: {error}") from error
+        raise InputError(f"{origin} is not a SentencePiece model: {error}") from error
     size = sp.get_piece_size()
     control = {sp.id_to_piece(i): i for i in range(size) if sp.is_control(i)}
     as_byte = {sp.id_to_piece(i): i for i in range(size) if sp.is_byte(i)}
     eos_id = control[END_OF_TURN] if END_OF_TURN in control else sp.eos_id()
     if eos_id < 0:
-        raise ValueError(f"{origin} has neither {END_OF_TURN} nor an end-of-sequence piece")
+        raise InputError(f"{origin} has neither {END_OF_TURN} nor an end-of-sequence piece")
     return SentencePieceTokenizer(
         vocab_size=size,
         pad_id=sp.pad_id() if sp.pad_id() >= 0 else eos_id,
@@ -325,7 +327,7 @@ def _splitter(pre: str, path) -> tuple:
         return tokenizers.normalizers.NFC(), split.Sequence(words)
     if pre == "gpt-2":
         return None, split.ByteLevel(add_prefix_space=False)
-    raise ValueError(
+    raise InputError(
         f"{path}: pre-tokeniser {pre!r} is not supported (smollm, qwen2, gpt-2); convert the "
         "model to a Hugging Face directory with a tokenizer.json"
     )

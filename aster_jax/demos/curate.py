@@ -17,6 +17,7 @@ import numpy as np
 
 from aster_jax import types
 from aster_jax.data import chat
+from aster_jax.errors import InputError
 from aster_jax.train import metrics
 
 
@@ -144,13 +145,13 @@ def save_demos(path: pathlib.Path, demos: Sequence[types.Demo]) -> None:
 def load_demos(path: pathlib.Path) -> list[types.Demo]:
     """What `save_demos` wrote. Raises ValueError when the file is missing or empty."""
     if not path.exists():
-        raise ValueError(f"{path} is missing; run the demos stage before sft")
+        raise InputError(f"{path} is missing; run the demos stage before sft")
     demos = [
         types.Demo(**{**r, "tokens": tuple(r["tokens"]), "loss_mask": tuple(r["loss_mask"])})
         for r in _records(path)
     ]
     if not demos:
-        raise ValueError(f"{path} holds no demonstrations; remove its folder and run demos again")
+        raise InputError(f"{path} holds no demonstrations; remove its folder and run demos again")
     return demos
 
 

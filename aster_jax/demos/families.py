@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 
 from aster_jax import types
+from aster_jax.errors import InputError
 
 # Share of the space of questions that each split owns, in sixteenths.
 SPLITS = {"demos": 4, "train": 6, "probe": 2, "heldout": 4}
@@ -50,7 +51,7 @@ def generate(family: str, seed: int, digits: int) -> types.Problem:
     """
     kind = _family(family)
     if not MIN_DIGITS <= digits <= MAX_DIGITS:
-        raise ValueError(
+        raise InputError(
             f"problems.digits={digits} is outside {MIN_DIGITS} to {MAX_DIGITS}; pick one inside"
         )
     rng = random.Random(f"{family}/{digits}/{seed}")
@@ -77,9 +78,9 @@ def problems(
     size (tens of thousands at the smallest).
     """
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+        raise InputError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if not families or len(set(families)) != len(families):
-        raise ValueError(f"families={families!r} must name each family once, and at least one")
+        raise InputError(f"families={families!r} must name each family once, and at least one")
     found, seen = [], set()
     drawn = dict.fromkeys(families, 0)
     for i in range(count):
@@ -90,7 +91,7 @@ def problems(
             if problem.id not in seen and split_of(problem.question) == split:
                 break
         else:
-            raise ValueError(
+            raise InputError(
                 f"family {family!r} has no more than {i // len(families)} questions with "
                 f"digits={digits} in split {split!r}; raise problems.digits or ask for fewer"
             )
@@ -116,7 +117,7 @@ def numbers(problem: types.Problem) -> tuple[int, ...]:
     """
     match = _pattern(problem.family).fullmatch(problem.question)
     if match is None:
-        raise ValueError(
+        raise InputError(
             f"problem {problem.id} does not read like family {problem.family!r}: "
             f"{problem.question!r}"
         )
@@ -125,7 +126,7 @@ def numbers(problem: types.Problem) -> tuple[int, ...]:
 
 def _family(name: str) -> Family:
     if name not in FAMILIES:
-        raise ValueError(f"family {name!r} is unknown; choose from {', '.join(FAMILIES)}")
+        raise InputError(f"family {name!r} is unknown; choose from {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 

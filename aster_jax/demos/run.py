@@ -7,6 +7,7 @@ and, for a model from scratch, `tokenizer/` with the vocabulary learned from the
 from aster_jax import pools, tools, types, weights, workdir
 from aster_jax.data import chat, tokenizer
 from aster_jax.demos import collect, curate, sharegpt
+from aster_jax.errors import InputError
 from aster_jax.reward import verify
 
 PREVIEW = 1  # demonstrations shown on the terminal
@@ -30,7 +31,7 @@ def run(run: workdir.Run) -> None:
     demos = [curate.render(t, words, c.model.style, schemas, limit) for t in kept]
     fitting = [i for i, d in enumerate(demos) if len(d.tokens) <= c.sft.row_tokens]
     if not fitting:
-        raise ValueError(
+        raise InputError(
             f"none of {len(demos)} demonstrations fits sft.row_tokens={c.sft.row_tokens}; the "
             f"shortest has {min(len(d.tokens) for d in demos)} tokens: raise it"
         )
@@ -62,7 +63,7 @@ def _from_expert(run) -> tuple[list[curate.Transcript], dict]:
     verdicts = _verdicts(c, transcripts)
     kept, dropped = curate.keep(transcripts, verdicts, c.demos.min_calls, c.demos.keep_errors)
     if len(kept) < MOST_DROPPED * len(asked):
-        raise ValueError(
+        raise InputError(
             f"the filters kept {len(kept)} of {len(asked)} demonstrations (dropped {dropped}); "
             "lower demos.min_calls, or look at the tool with `python -m aster_jax.tools doctor`"
         )

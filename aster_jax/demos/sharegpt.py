@@ -18,6 +18,7 @@ import pyarrow.parquet
 from aster_jax import types
 from aster_jax.data import chat
 from aster_jax.demos import curate
+from aster_jax.errors import InputError
 
 FAMILY = "sharegpt"
 _THOUGHT = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
@@ -39,13 +40,13 @@ def load(path: str | pathlib.Path) -> tuple[list[curate.Transcript], list[Skippe
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"demonstration file {path} does not exist; check demos.source")
+        raise InputError(f"demonstration file {path} does not exist; check demos.source")
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as e:
-        raise ValueError(f"{path} cannot be read as parquet: {e}") from e
+        raise InputError(f"{path} cannot be read as parquet: {e}") from e
     if "conversations" not in table.column_names:
-        raise ValueError(
+        raise InputError(
             f"{path} has no column 'conversations' (columns: {', '.join(table.column_names)})"
         )
     transcripts, skipped = [], []
@@ -57,7 +58,7 @@ def load(path: str | pathlib.Path) -> tuple[list[curate.Transcript], list[Skippe
             transcripts.append(read)
     if not transcripts:
         reason = f"; row {skipped[0].row}: {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"{path} holds no usable conversation{reason}")
+        raise InputError(f"{path} holds no usable conversation{reason}")
     return transcripts, skipped
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from aster_jax import tools, types
 from aster_jax.data import chat
 from aster_jax.demos import families, scripts
+from aster_jax.errors import InputError
 
 STYLES = ("dense", "sparse", "direct")
 REPAIR = "That failed. Fix it."
@@ -43,9 +44,9 @@ def plan(
     share outside [0, 1].
     """
     if style not in STYLES:
-        raise ValueError(f"demos.style={style!r} is unknown; choose one of {STYLES}")
+        raise InputError(f"demos.style={style!r} is unknown; choose one of {STYLES}")
     if not 0 <= slip_share <= 1:
-        raise ValueError(f"demos.slip_share={slip_share} is outside [0, 1]")
+        raise InputError(f"demos.slip_share={slip_share} is outside [0, 1]")
     if style != "dense":
         return Plan(style, None, think)
     rng = random.Random(f"slip/{seed}/{problem.id}")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.sharding import PartitionSpec
 
+from aster_jax.errors import InputError
 from aster_jax.model import config, gpu_attention
 
 # Keys that the TPU kernel loads at once: longer blocks hide the latency of fetching pages
@@ -99,7 +100,7 @@ def choose(
     if wanted == "xla":
         return "xla", "as configured"
     if wanted not in ("auto", platform):
-        raise ValueError(
+        raise InputError(
             f"rollout.attention={wanted!r} needs {wanted} devices, these are {platform}; "
             "choose 'auto' or 'xla'"
         )
@@ -110,7 +111,7 @@ def choose(
         return platform, "a kernel for this platform"
     if wanted == "auto":
         return "xla", why_not
-    raise ValueError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
+    raise InputError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
 
 
 def _gpu_obstacle(head_dim, dtype, page_tokens, table, capability):

@@ -10,6 +10,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+from aster_jax.errors import InputError
 from aster_jax.report import collapse
 
 RL_STAGES = ("rl1", "rl2")
@@ -53,7 +54,7 @@ def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
     """
     config_path = workdir / "config.json"
     if not config_path.exists():
-        raise ValueError(
+        raise InputError(
             f"{config_path} is missing: {workdir} is not the workdir of a run; "
             "give the directory that main was started with"
         )
@@ -83,7 +84,7 @@ def _episodes(paths, trajectories) -> tuple[list[collapse.Measured], list[dict]]
             try:
                 row = collapse.measure(record)
             except (KeyError, TypeError, AttributeError, IndexError) as e:
-                raise ValueError(f"{path}, line {number}: not an episode record ({e!r})") from e
+                raise InputError(f"{path}, line {number}: not an episode record ({e!r})") from e
             rows.append(row)
             kinds = cells.setdefault((row.checkpoint, row.arm), {})
             cell = kinds.setdefault((row.family, row.is_correct), [])
@@ -118,7 +119,7 @@ def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as e:
-                raise ValueError(
+                raise InputError(
                     f"{where}: not JSON ({e.msg}); the file was edited or a disk was full: "
                     "remove the line, or run the stage again"
                 ) from e
@@ -128,10 +129,10 @@ def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
 
 def _require(record, keys, where):
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected an object, found {type(record).__name__}")
+        raise InputError(f"{where}: expected an object, found {type(record).__name__}")
     missing = [k for k in keys if k not in record]
     if missing:
-        raise ValueError(f"{where}: keys {missing} are missing")
+        raise InputError(f"{where}: keys {missing} are missing")
 
 
 def _whole(path: pathlib.Path):
@@ -141,4 +142,4 @@ def _whole(path: pathlib.Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as e:
-        raise ValueError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from e
+        raise InputError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from e

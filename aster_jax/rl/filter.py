@@ -9,6 +9,7 @@ import json
 import pathlib
 
 from aster_jax import pools, types, workdir
+from aster_jax.errors import InputError
 from aster_jax.train import metrics
 
 
@@ -63,6 +64,6 @@ def run(run: workdir.Run) -> None:
 def keep(pool: list[types.Problem], path: pathlib.Path) -> list[types.Problem]:
     """The problems of `pool` that the filter's file keeps."""
     if not path.exists():
-        raise ValueError(f"{path} is missing; run the filter stage before rl2")
+        raise InputError(f"{path} is missing; run the filter stage before rl2")
     kept = {r["id"] for r in map(json.loads, path.read_text().splitlines()) if r["kept"]}
     return [p for p in pool if p.id in kept]

@@ -16,6 +16,7 @@ from aster_jax import mesh as meshes
 from aster_jax import policy as policies
 from aster_jax import pools, types, workdir
 from aster_jax.data import problems
+from aster_jax.errors import InputError
 from aster_jax.model import logprobs
 from aster_jax.rl import batch as batches
 from aster_jax.rl import filter as filters
@@ -64,7 +65,7 @@ def _pool(run, policy, stage) -> list[types.Problem]:
         pool = filters.keep(pool, run.directory("filter") / "kept.jsonl")
     pool = phase.fitting(run, policy, pool, stage)
     if len(pool) < c.rl.prompts:
-        raise ValueError(
+        raise InputError(
             f"{stage} has {len(pool)} problems, a step needs rl.prompts={c.rl.prompts}; "
             "add problems or lower rl.prompts"
         )

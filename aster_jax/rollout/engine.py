@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aster_jax import mesh as meshes
+from aster_jax.errors import InputError
 from aster_jax.model import cache as kv
 from aster_jax.model import config, kernels, transformer
 from aster_jax.rollout import sampling
@@ -55,12 +56,12 @@ class EngineConfig:
     def __post_init__(self):
         lengths = list(self.prefill_buckets)
         if not lengths or lengths != sorted(set(lengths)) or lengths[0] < 1:
-            raise ValueError(
+            raise InputError(
                 f"prefill_buckets={self.prefill_buckets} must be ascending lengths of at least 1"
             )
         sizes = (self.slots, self.capacity, self.page_tokens, self.pool_tokens)
         if min(*sizes, self.steps_per_dispatch, self.prefill_rows) < 1:
-            raise ValueError(f"all sizes of the engine must be at least 1: {self}")
+            raise InputError(f"all sizes of the engine must be at least 1: {self}")
 
     @property
     def row_pages(self) -> int:
@@ -278,12 +279,12 @@ def _empty(cfg, engine_cfg, shards) -> Slots:
 def check(engine_cfg: EngineConfig, shards: int) -> None:
     """ValueError where the sizes do not go with the number of devices along the data axes."""
     if engine_cfg.slots % shards:
-        raise ValueError(
+        raise InputError(
             f"rollout.slots={engine_cfg.slots} must be a multiple of the {shards} "
             "devices along data x fsdp; choose another number of slots"
         )
     if engine_cfg.pool_pages(shards) < engine_cfg.row_pages:
-        raise ValueError(
+        raise InputError(
             f"rollout.pool_tokens={engine_cfg.pool_tokens} gives each of {shards} devices "
             f"{engine_cfg.pool_pages(shards)} pages of {engine_cfg.page_tokens} tokens, a row of "
             f"rollout.capacity={engine_cfg.capacity} needs {engine_cfg.row_pages}; raise "

@@ -21,6 +21,7 @@ import jax
 
 from aster_jax import types
 from aster_jax.data import chat
+from aster_jax.errors import InputError
 from aster_jax.rollout import clock as clocks
 from aster_jax.rollout import device, engine, placement
 from aster_jax.rollout.live import Budgets, Live, Request, check, fresh
@@ -68,12 +69,12 @@ class Rollout:
         clock: clocks.Clock = clocks.REAL,
     ):
         if budgets.context_tokens > dev.config.capacity:
-            raise ValueError(
+            raise InputError(
                 f"context_tokens={budgets.context_tokens} is more than the engine's capacity "
                 f"of {dev.config.capacity} tokens per row; raise rollout.capacity"
             )
         if executor is None and budgets.max_calls:
-            raise ValueError(f"max_calls={budgets.max_calls} needs a tool executor; none given")
+            raise InputError(f"max_calls={budgets.max_calls} needs a tool executor; none given")
         self._device, self._executor = dev, executor
         self._tokenizer, self._style = tokenizer, style
         self._budgets, self._lockstep = budgets, lockstep

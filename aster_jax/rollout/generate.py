@@ -19,6 +19,7 @@ import jax
 from aster_jax import mesh as meshes
 from aster_jax import types
 from aster_jax.data import chat
+from aster_jax.errors import InputError
 from aster_jax.rollout import device, episode, live, sampling
 from aster_jax.rollout.engine import EngineConfig
 from aster_jax.rollout.engine import attention as attention_path
@@ -59,7 +60,7 @@ class Engine:
         mesh: jax.sharding.Mesh | None = None,
     ):
         if model.tokenizer is None:
-            raise ValueError(
+            raise InputError(
                 f"{model.path} has no tokenizer; put its tokenizer.json or tokenizer.model beside it"
             )
         self._model, self._style, self._ahead = model, style or model.style, ahead
@@ -105,7 +106,7 @@ class Engine:
             in place of a list.
         """
         if isinstance(questions, str):
-            raise ValueError(f"questions={questions!r} is one string; give a list of questions")
+            raise InputError(f"questions={questions!r} is one string; give a list of questions")
         schema = [chat.TOOL] if executor is not None else None
         asked = []
         for i, question in enumerate(questions):

@@ -5,6 +5,7 @@ import dataclasses
 import zlib
 
 from aster_jax import types
+from aster_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Budgets:
         # A row that may write nothing would never be decoded, and never end.
         for name in ("turn_tokens", "response_tokens", "context_tokens"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ def check(requests: list[Request], budgets: Budgets) -> None:
     """ValueError where a prompt is empty or fills the context."""
     for request in requests:
         if not 0 < len(request.given) < budgets.context_tokens:
-            raise ValueError(
+            raise InputError(
                 f"the prompt of problem {request.problem.id} has {len(request.given)} tokens, the "
                 f"context is {budgets.context_tokens}; filter such prompts first"
             )

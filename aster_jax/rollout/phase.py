@@ -14,6 +14,7 @@ import jax
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
 from aster_jax import pools, tools, types, workdir
+from aster_jax.errors import InputError
 from aster_jax.reward import verify
 from aster_jax.rollout import device, engine, episode, sampling
 
@@ -106,7 +107,7 @@ def fitting(
     if len(fits) < len(problems):
         text = f"of {len(problems)} problems have prompts that fill {section}.context_tokens={room}"
         if not fits:
-            raise ValueError(f"all {text}; raise it, and rollout.capacity with it")
+            raise InputError(f"all {text}; raise it, and rollout.capacity with it")
         run.say(section, f"{len(problems) - len(fits)} {text}; left out")
     return fits
 

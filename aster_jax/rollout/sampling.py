@@ -12,6 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from aster_jax.errors import InputError
+
 # Halvings of the threshold search; 2^-40 of the score range is below float32 resolution.
 BISECTIONS = 40
 # Entries of the vocabulary that are summed together first in a draw.
@@ -32,7 +34,7 @@ class Sampling:
 
     def __post_init__(self):
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
+            raise InputError(
                 f"temperature={self.temperature} (>= 0), top_p={self.top_p} (0 < p <= 1), "
                 f"top_k={self.top_k} (>= 0, 0 = off): give values in these ranges"
             )

@@ -11,6 +11,7 @@ from aster_jax import policy as policies
 from aster_jax import pools, workdir
 from aster_jax.data import packing
 from aster_jax.demos import curate
+from aster_jax.errors import InputError
 from aster_jax.rollout import phase, record
 from aster_jax.sft import loss
 from aster_jax.train import checkpoint, metrics, optim, step
@@ -36,7 +37,7 @@ def run(run: workdir.Run) -> None:
     demos = curate.load_demos(run.path / "demos" / "demos.jsonl")
     rows = packing.sft_rows(demos, c.row_tokens)
     if len(rows) < c.rows:
-        raise ValueError(
+        raise InputError(
             f"{len(demos)} demonstrations fill {len(rows)} rows, a step needs sft.rows={c.rows}; "
             "make more demonstrations or lower sft.rows"
         )

@@ -8,6 +8,7 @@ import pathlib
 
 import orbax.checkpoint as ocp
 
+from aster_jax.errors import InputError
 from aster_jax.train import step as steps
 
 
@@ -50,7 +51,7 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=args)
         except (ValueError, KeyError, FileNotFoundError) as e:
-            raise ValueError(
+            raise InputError(
                 f"checkpoint {self._manager.directory}/{step} does not fit this model or "
                 f"optimiser, or is damaged ({e}); delete it, or use another workdir"
             ) from e

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from aster_jax import mesh as meshes
+from aster_jax.errors import InputError
 from aster_jax.model import attention, cache, config, transformer
 
 GIB = 1 << 30
@@ -66,7 +67,7 @@ def check(
     most = max(needed["training"], needed["rollout"])
     limit, where = available_bytes()
     if most > limit:
-        raise ValueError(
+        raise InputError(
             f"a model of {transformer.count_params(cfg) / 1e9:.2f} B parameters needs at least "
             f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train with "
             f"{needed['activations'] / GIB:.1f} for a microbatch, "

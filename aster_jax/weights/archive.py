@@ -9,6 +9,8 @@ import pathlib
 import numpy as np
 import safetensors
 
+from aster_jax.errors import InputError
+
 
 class SafetensorsArchive:
     """A Hugging Face directory's model.safetensors, or its shards with their index.
@@ -27,7 +29,7 @@ class SafetensorsArchive:
         elif single.exists():
             where = None
         else:
-            raise ValueError(f"{directory} has neither {single.name} nor {index.name}")
+            raise InputError(f"{directory} has neither {single.name} nor {index.name}")
         names = [single.name] if where is None else sorted(set(where.values()))
         self._slices, self.shapes, self.origin = {}, {}, str(directory)
         self._files = []
@@ -36,19 +38,19 @@ class SafetensorsArchive:
             self._files.append(opened)
             for tensor in opened.keys():
                 if where is not None and (tensor not in where or where[tensor] != name):
-                    raise ValueError(f"{directory / name} holds {tensor}, which {index.name} "
+                    raise InputError(f"{directory / name} holds {tensor}, which {index.name} "
                                      "does not place there")  # fmt: skip
                 part = opened.get_slice(tensor)
                 self._slices[tensor] = part
                 self.shapes[tensor] = tuple(part.get_shape())
                 if part.get_dtype() not in ("F32", "BF16", "F16"):
-                    raise ValueError(
+                    raise InputError(
                         f"{directory / name}: {tensor} has type {part.get_dtype()}; only F32, "
                         "BF16 and F16 weights are read"
                     )
         for tensor in where or ():
             if tensor not in self.shapes:
-                raise ValueError(f"{directory / where[tensor]} lacks {tensor}, which {index.name} "
+                raise InputError(f"{directory / where[tensor]} lacks {tensor}, which {index.name} "
                                  "places there")  # fmt: skip
 
     def read(self, name: str, rows: slice, columns: slice) -> np.ndarray:
@@ -62,15 +64,15 @@ def _weight_map(index) -> dict[str, str]:
     try:
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is truncated or no index ({error}); fetch it again") from error
+        raise InputError(f"{index} is truncated or no index ({error}); fetch it again") from error
 
 
 def _open_safetensors(path):
     if not path.exists():
-        raise ValueError(f"{path} does not exist; the checkpoint is incomplete")
+        raise InputError(f"{path} does not exist; the checkpoint is incomplete")
     try:
         return safetensors.safe_open(str(path), framework="numpy")
     except safetensors.SafetensorError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is truncated or no safetensors file ({error}); fetch it again"
         ) from error

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from aster_jax.errors import InputError
 from aster_jax.model import config
 
 # How a checkpoint's matrix becomes ours: unchanged; [a, b] -> [b, a];
@@ -123,7 +124,7 @@ def check_tensors(found: Mapping[str, tuple], cfg: config.ModelConfig, kind: str
     ]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise ValueError(f"{origin} does not fit its config: {'; '.join(wrong[:8])}{more}")
+        raise InputError(f"{origin} does not fit its config: {'; '.join(wrong[:8])}{more}")
 
 
 def read_block(entry: Entry, cfg, kind: str, read: Read, index, dtype, permuted=False):
@@ -191,6 +192,6 @@ def leaf_of(tree: Mapping, path: str):
     """The leaf of nested dicts at "layers/q/w"."""
     for part in path.split("/"):
         if part not in tree:
-            raise ValueError(f"the parameters have no {path}")
+            raise InputError(f"the parameters have no {path}")
         tree = tree[part]
     return tree

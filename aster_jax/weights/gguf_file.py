@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aster_jax.errors import InputError
+
 _NUMBERS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
     11: "<q", 12: "<d",
@@ -46,14 +48,14 @@ class _Cursor:
         """A count of things that take at least one byte each."""
         value = self.number("<Q")
         if value > len(self.data):
-            raise ValueError(f"a count of {value} is more than the file has bytes")
+            raise InputError(f"a count of {value} is more than the file has bytes")
         return value
 
     def string(self) -> str:
         length = self.count()
         self.at += length
         if self.at > len(self.data):
-            raise ValueError("a string runs past the end of the file")
+            raise InputError("a string runs past the end of the file")
         return self.data[self.at - length : self.at].decode("utf-8")
 
     def value(self, kind: int):
@@ -63,7 +65,7 @@ class _Cursor:
             inner, length = self.number("<I"), self.count()
             return [self.value(inner) for _ in range(length)]
         if kind not in _NUMBERS:
-            raise ValueError(f"value type {kind} is unknown")
+            raise InputError(f"value type {kind} is unknown")
         return self.number(_NUMBERS[kind])
 
 
@@ -80,11 +82,11 @@ class GgufArchive:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self.fields, self._tensors = _parse(data)
         except (ValueError, struct.error) as error:
-            raise ValueError(f"{path} is truncated or no GGUF file ({error})") from error
+            raise InputError(f"{path} is truncated or no GGUF file ({error})") from error
         self._bytes = np.frombuffer(data, np.uint8)
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         if "general.architecture" not in self.fields:
-            raise ValueError(f"{path} has no general.architecture")
+            raise InputError(f"{path} has no general.architecture")
         # llama.cpp rotates neighbouring pairs for this architecture and so stores q and k
         # rows in another order than the two halves that we rotate.
         self.permuted = self.fields["general.architecture"] == "llama"
@@ -106,11 +108,11 @@ class GgufArchive:
 def _parse(data) -> tuple[dict, dict[str, Tensor]]:
     cursor = _Cursor(data)
     if data[:4] != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
+        raise InputError("it does not begin with GGUF")
     cursor.at = 4
     version = cursor.number("<I")
     if version not in (2, 3):
-        raise ValueError(f"GGUF version {version} is not supported, only 2 and 3")
+        raise InputError(f"GGUF version {version} is not supported, only 2 and 3")
     num_tensors, num_fields = cursor.count(), cursor.count()
     fields = {}
     for _ in range(num_fields):
@@ -122,19 +124,19 @@ def _parse(data) -> tuple[dict, dict[str, Tensor]]:
         # Dimensions are listed innermost first.
         num_axes = cursor.number("<I")
         if not 1 <= num_axes <= 4:
-            raise ValueError(f"{name} has {num_axes} axes")
+            raise InputError(f"{name} has {num_axes} axes")
         shape = tuple(cursor.count() for _ in range(num_axes))[::-1]
         found[name] = Tensor(shape, cursor.number("<I"), cursor.number("<Q"))
     alignment = fields["general.alignment"] if "general.alignment" in fields else 32
     if not isinstance(alignment, int) or alignment < 1:
-        raise ValueError(f"general.alignment={alignment!r} is not a positive number")
+        raise InputError(f"general.alignment={alignment!r} is not a positive number")
     begin = cursor.at + -cursor.at % alignment
     tensors = {}
     for name, tensor in found.items():
         tensors[name] = placed = tensor._replace(start=begin + tensor.start)
         size = _row_bytes(placed) * math.prod(placed.shape[:-1])
         if placed.start + size > len(data):
-            raise ValueError(f"{name} ends at byte {placed.start + size} of {len(data)}")
+            raise InputError(f"{name} ends at byte {placed.start + size} of {len(data)}")
     return fields, tensors
 
 
@@ -143,7 +145,7 @@ def _row_bytes(tensor: Tensor) -> int:
 
     per_block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(tensor.ggml_type)]
     if tensor.shape[-1] % per_block:
-        raise ValueError(f"rows of {tensor.shape[-1]} values are not whole blocks of {per_block}")
+        raise InputError(f"rows of {tensor.shape[-1]} values are not whole blocks of {per_block}")
     return tensor.shape[-1] // per_block * block_bytes
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from aster_jax.errors import InputError
 from aster_jax.model import config
 
 ARCHITECTURES = {"Qwen3ForCausalLM": True, "LlamaForCausalLM": False}  # -> has q/k norms
@@ -39,14 +40,14 @@ def from_hf(path) -> config.ModelConfig:
     """Read a config.json, in the published spelling or that of transformers 5."""
     path = pathlib.Path(path)
     if not path.exists():
-        raise ValueError(f"{path} does not exist; a Hugging Face directory needs its config.json")
+        raise InputError(f"{path} does not exist; a Hugging Face directory needs its config.json")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise InputError(f"{path} is not valid JSON: {error}") from error
     architecture = ", ".join(_get(raw, "architectures", path))
     if architecture not in ARCHITECTURES:
-        raise ValueError(
+        raise InputError(
             f"{path}: architecture {architecture!r} is not supported, only "
             f"{', '.join(ARCHITECTURES)}"
         )
@@ -72,25 +73,25 @@ def from_hf(path) -> config.ModelConfig:
 
 def _get(raw: Mapping, key: str, origin):
     if key not in raw:
-        raise ValueError(f"{origin} has no {key!r}")
+        raise InputError(f"{origin} has no {key!r}")
     return raw[key]
 
 
 def _check_keys(raw, path):
     for key, value in raw.items():
         if key in _FIXED and value not in (None, _FIXED[key]):
-            raise ValueError(f"{path}: {key}={value!r} is not supported, only {_FIXED[key]!r}")
+            raise InputError(f"{path}: {key}={value!r} is not supported, only {_FIXED[key]!r}")
         if key not in _SIZES and key not in _FIXED and key not in _WITHOUT_EFFECT:
-            raise ValueError(
+            raise InputError(
                 f"{path}: unknown key {key!r} (value {value!r}); it may change the maths. "
                 "Remove it if it does not"
             )
     if "layer_types" in raw and set(raw["layer_types"] or ()) - {"full_attention"}:
-        raise ValueError(f"{path}: layer_types={raw['layer_types']} has more than full_attention")
+        raise InputError(f"{path}: layer_types={raw['layer_types']} has more than full_attention")
     window = raw["sliding_window"] if "sliding_window" in raw else None
     switched_off = "use_sliding_window" in raw and raw["use_sliding_window"] is False
     if window is not None and not switched_off:
-        raise ValueError(f"{path}: sliding_window={window} is not supported")
+        raise InputError(f"{path}: sliding_window={window} is not supported")
 
 
 def _theta(raw, path) -> float:
@@ -101,7 +102,7 @@ def _theta(raw, path) -> float:
             kinds = {given[name] for name in ("rope_type", "type") if name in given}
             unknown = set(given) - {"rope_type", "type", "rope_theta"}
             if kinds - {"default"} or unknown:
-                raise ValueError(f"{path}: {key}={given} is not supported, only type 'default'")
+                raise InputError(f"{path}: {key}={given} is not supported, only type 'default'")
             if "rope_theta" in given:
                 return float(given["rope_theta"])
     return float(_get(raw, "rope_theta", path))
@@ -115,19 +116,19 @@ def from_gguf(fields: Mapping, tensors: Mapping[str, tuple], path) -> config.Mod
 
     arch = read("general.architecture")
     if arch not in _GGUF_ARCHITECTURES:
-        raise ValueError(
+        raise InputError(
             f"{path}: architecture {arch!r} is not supported, only {', '.join(_GGUF_ARCHITECTURES)}"
         )
     for key in fields:
         known = key == f"{arch}.rope.scaling.type" and read(key) == "none"
         if key.startswith(f"{arch}.rope.scaling.") and not known:
-            raise ValueError(f"{path}: rope scaling ({key}={read(key)}) is not supported")
+            raise InputError(f"{path}: rope scaling ({key}={read(key)}) is not supported")
     heads, width = read(f"{arch}.attention.head_count"), read(f"{arch}.embedding_length")
     key_length = f"{arch}.attention.key_length"
     rotated = f"{arch}.rope.dimension_count"
     head_dim = read(key_length) if key_length in fields else width // heads
     if rotated in fields and read(rotated) != head_dim:
-        raise ValueError(f"{path}: {rotated}={read(rotated)} differs from head_dim={head_dim}")
+        raise InputError(f"{path}: {rotated}={read(rotated)} differs from head_dim={head_dim}")
     kv = f"{arch}.attention.head_count_kv"
     return config.ModelConfig(
         vocab_size=_get(tensors, "token_embd.weight", path)[0],

@@ -18,6 +18,7 @@ import numpy as np
 
 from aster_jax.data import chat
 from aster_jax.data import tokenizer as tokenizers
+from aster_jax.errors import InputError
 from aster_jax.model import config, transformer
 from aster_jax.weights import archive, convert, fetch, gguf_file, header
 
@@ -102,7 +103,7 @@ def _locate(source: str) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
     if path.is_dir() or (path.suffix == ".gguf" and path.exists()):
         return path
-    raise ValueError(
+    raise InputError(
         f"source {source!r} is no directory and no .gguf file; other sources are "
         "pypi:NAME==VERSION and hf://ORG/NAME"
     )
@@ -110,7 +111,7 @@ def _locate(source: str) -> pathlib.Path:
 
 def _describe(cfg, words, template, path) -> Loaded:
     if words is not None and words.vocab_size > cfg.vocab_size:
-        raise ValueError(
+        raise InputError(
             f"{path}: the tokenizer needs {words.vocab_size} embedding rows, the model has "
             f"{cfg.vocab_size}; they do not belong together"
         )
@@ -121,12 +122,12 @@ def _check_tied(opened, name):
     """A tied checkpoint may store its embedding a second time, but not another matrix."""
     embedding = convert.EMBED.hf if opened.kind == "hf" else convert.EMBED.gguf
     if opened.shapes[name] != opened.shapes[embedding]:
-        raise ValueError(f"{opened.origin} is tied, yet {name} differs from {embedding}")
+        raise InputError(f"{opened.origin} is tied, yet {name} differs from {embedding}")
     rows, step = opened.shapes[name][0], 4096
     for start in range(0, rows, step):
         part = (slice(start, min(start + step, rows)), slice(None))
         if not np.array_equal(opened.read(name, *part), opened.read(embedding, *part)):
-            raise ValueError(f"{opened.origin} is tied, yet {name} differs from {embedding}")
+            raise InputError(f"{opened.origin} is tied, yet {name} differs from {embedding}")
 
 
 def _place(entry: convert.Entry, cfg, opened, sharding) -> jax.Array:
