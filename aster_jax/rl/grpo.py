@@ -14,12 +14,14 @@ through the weight, for when engine and trainer disagree.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from aster_jax import types
+from aster_jax.errors import InputError
 from aster_jax.model import config, logprobs
 
 MAX_LOG_RATIO = 20.0  # nats; keeps exp() finite, as in the reference implementation
@@ -43,6 +45,20 @@ class GrpoConfig:
     tis_cap: float
     on_policy: bool
     temperature: float
+
+    def __post_init__(self):
+        if not 0 <= self.clip_low < 1 or not 0 <= self.clip_high < math.inf:
+            raise InputError(
+                f"clip_low={self.clip_low} (0 <= it < 1), clip_high={self.clip_high} (>= 0): "
+                "the ratio is held between 1 - clip_low and 1 + clip_high"
+            )
+        if not 1 <= self.dual_clip < math.inf:
+            raise InputError(
+                f"dual_clip={self.dual_clip} must be at least 1: it bounds the loss where the "
+                "advantage is negative, and 1 is an unchanged policy's"
+            )
+        if not 0 <= self.tis_cap < math.inf:
+            raise InputError(f"tis_cap={self.tis_cap} must be 0 (off) or more")
 
 
 def advantages(rewards: np.ndarray, group_ids: np.ndarray, divide_by_std: bool) -> np.ndarray:

@@ -4,12 +4,23 @@ Orbax writes into a temporary directory and renames it when everything is on dis
 kill at any moment leaves either the previous checkpoint or the new one.
 """
 
+import dataclasses
 import pathlib
 
 import orbax.checkpoint as ocp
 
 from aster_jax.errors import InputError
 from aster_jax.train import step as steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the `last` newest, those of `every` so many steps (0: none),
+    and the one with the `best` score, if asked."""
+
+    last: int = 2
+    every: int = 0
+    best: bool = False
 
 
 class Checkpoints:

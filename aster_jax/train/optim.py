@@ -1,9 +1,12 @@
 """Config numbers to an optax chain: AdamW with a global-norm clip and a warm-up."""
 
 import dataclasses
+import math
 
 import jax
 import optax
+
+from aster_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,26 @@ class OptimConfig:
     beta2: float
     weight_decay: float
     clip_norm: float
+
+    def __post_init__(self):
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "decay_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)} must be 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if not 0 <= self.final_fraction <= 1:
+            raise InputError(f"final_fraction={self.final_fraction} must be between 0 and 1")
+        if not 0 < self.clip_norm < math.inf:
+            raise InputError(
+                f"clip_norm={self.clip_norm} must be above 0: it scales gradients down to that "
+                "norm; a large one never does"
+            )
+        if self.decay_steps and self.decay_steps <= self.warmup_steps:
+            raise InputError(
+                f"decay_steps={self.decay_steps} includes the warm-up and must exceed "
+                f"warmup_steps={self.warmup_steps}; 0 keeps the rate constant"
+            )
 
 
 def schedule(cfg: OptimConfig) -> optax.Schedule:

@@ -1,0 +1,139 @@
+"""Sections of the config -> the typed settings of the part that reads them.
+
+Every part checks its own settings when they are made, and needs no device for it. So
+`build_all`, which makes all of them, finds an impossible value before anything is run.
+"""
+
+import dataclasses
+import math
+
+from ml_collections import ConfigDict
+
+from aster_jax import tools
+from aster_jax.errors import InputError
+from aster_jax.rl import grpo
+from aster_jax.rollout import engine, live, sampling
+from aster_jax.train import checkpoint, optim
+
+UNCOUNTED_CALLS = 100_000  # an interpreter's own limit; the episode's budget counts calls
+# Keys of `eval` that say which checkpoints are evaluated and how, and not what one is asked.
+NOT_IN_ALSO = ("checkpoints", "also")
+
+
+def tool(config) -> tools.ToolConfig:
+    """The executor's settings of a run."""
+    try:
+        return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
+    except ValueError as e:  # the executor stands alone and has no errors of ours
+        raise InputError(str(e).replace("ToolConfig.", "tools.")) from e
+
+
+def engine_sizes(rollout) -> engine.EngineConfig:
+    """Sizes of the engine from the config section `rollout`."""
+    names = [f.name for f in dataclasses.fields(engine.EngineConfig)]
+    sizes = {name: rollout[name] for name in names}
+    return engine.EngineConfig(**sizes | {"prefill_buckets": tuple(rollout.prefill_buckets)})
+
+
+def sampled(section) -> sampling.Sampling:
+    """Sampling keys of a config section (`rollout`, or an evaluation)."""
+    top_k = section.top_k if "top_k" in section else 0
+    return sampling.Sampling(section.temperature, section.top_p, top_k)
+
+
+def budgets(config, section, timed=None) -> live.Budgets:
+    """Budgets of a stage's config section, with what all stages share.
+
+    `timed` is the section with trajectory_s and deadline_s; None takes `rollout`. There 0
+    is no limit.
+    """
+    timed = config.rollout if timed is None else timed
+    return live.Budgets(
+        turn_tokens=section.turn_tokens,
+        response_tokens=section.response_tokens,
+        context_tokens=section.context_tokens,
+        max_calls=section.max_calls,
+        tool_result_tokens=config.rollout.tool_result_tokens,
+        max_malformed=config.rollout.max_malformed,
+        call_s=config.rollout.call_s or math.inf,
+        trajectory_s=timed.trajectory_s or math.inf,
+        deadline_s=timed.deadline_s or math.inf,
+    )
+
+
+def optimiser(section) -> optim.OptimConfig:
+    """The optimiser keys of a config section."""
+    names = [f.name for f in dataclasses.fields(optim.OptimConfig)]
+    return optim.OptimConfig(**{name: section[name] for name in names})
+
+
+def policy_loss(config, stage) -> grpo.GrpoConfig:
+    """The switches of the loss for one RL stage (`config.rl_stage`)."""
+    return grpo.GrpoConfig(
+        clip_low=stage.clip_low,
+        clip_high=stage.clip_high,
+        dual_clip=stage.dual_clip,
+        tis_cap=stage.tis_cap,
+        on_policy=stage.minibatches == 1,
+        temperature=config.rollout.temperature,
+    )
+
+
+def kept(section) -> checkpoint.Keep:
+    """Which checkpoints of a stage stay on disk."""
+    best = "keep_best" in section and section.keep_best and section.eval_every > 0
+    return checkpoint.Keep(last=section.keep, every=section.keep_every, best=best)
+
+
+def evaluations(config) -> dict[str, ConfigDict]:
+    """Every evaluation by name: section `eval` itself, called "main", and those in `also`.
+
+    Each has the keys of `eval` and `heldout`, "" for the run's own held-out problems.
+    """
+    own = {k: v for k, v in config.eval.items() if k not in NOT_IN_ALSO}
+    own["heldout"] = ""
+    made = {"main": ConfigDict(own).lock()}
+    for i, changes in enumerate(config.eval.also):
+        if not isinstance(changes, dict | ConfigDict) or not isinstance(changes.get("name"), str):
+            raise InputError(f"eval.also[{i}]={changes!r} must be a dict with a 'name' of its own")
+        changes = dict(changes)
+        name = changes.pop("name")
+        if name in made or not name.replace("-", "").replace("_", "").isalnum():
+            raise InputError(
+                f"eval.also[{i}] has name {name!r}; names are letters, digits, - and _, each once"
+            )
+        unknown = sorted(set(changes) - set(own))
+        if unknown:
+            raise InputError(f"eval.also {name!r} has {unknown}; known keys are {', '.join(own)}")
+        try:
+            section = ConfigDict(own)
+            section.update(changes)
+        except TypeError as e:
+            raise InputError(f"eval.also {name!r}: {e}") from e
+        made[name] = section.lock()
+    return made
+
+
+def build_all(config, rl_stages: dict[str, ConfigDict]) -> None:
+    """Make all settings once. Raises InputError for the first that cannot be."""
+    tool(config)
+    engine_sizes(config.rollout)
+    sampled(config.rollout)
+    for name, section in {"sft": config.sft, **rl_stages}.items():
+        with_name(name, optimiser, section)
+        with_name(name, kept, section)
+    for name, stage in rl_stages.items():
+        with_name(name, policy_loss, config, stage)
+        with_name(name, budgets, config, stage)
+    for name, section in evaluations(config).items():
+        named = "eval" if name == "main" else f"eval.also {name!r}"
+        with_name(named, sampled, section)
+        with_name(named, budgets, config, section, section)
+
+
+def with_name(section: str, make, *arguments):
+    """`make(*arguments)`; an error says which section of the config it is about."""
+    try:
+        return make(*arguments)
+    except InputError as e:
+        raise InputError(f"{section}: {e}") from e
