@@ -18,10 +18,12 @@ LAYERS = (
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
     ("settings",),
     ("config",),
+    ("lifetime",),
     ("workdir",),
     ("pools",),
     ("policy",),
     ("rollout.phase",),
+    ("rl.progress", "rl.update", "rl.validate"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("main",),
 )
