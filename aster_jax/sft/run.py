@@ -24,13 +24,15 @@ class Progress:
 
     `probe` is the newest probe's accuracy, None while there is none and after a probe whose
     trajectories were all lost to the tool or the verifier. `unusable` counts steps in a row
-    whose loss or gradient was not finite.
+    whose loss or gradient was not finite. `pending` holds the numbers of a step that has been
+    made and waits for its probe, None otherwise.
     """
 
     step: int = 0
     stopped: bool = False
     probe: float | None = None
     unusable: int = 0
+    pending: dict | None = None
 
 
 def run(run: workdir.Run) -> None:
@@ -50,18 +52,19 @@ def run(run: workdir.Run) -> None:
         train_step = step.compile_step(state, policy.cfg, loss.loss_fn, tx, run.mesh)
         began = time.monotonic() - began_s
         with _prober(run, policy) as probe:
-            while at.step < steps and not at.stopped:
-                _leave_if_asked(run, saved, state, at, data)
-                rows_of_step = next(data)
-                batch, used = packing.sft_batch(rows_of_step, c.micro_rows)
-                state, measured = train_step(state, meshes.put_rows(batch, run.mesh), used)
-                at.step += 1
-                values = step.fetch(measured, "sft", at.step)
-                at.unusable = at.unusable + 1 if values["sft/skipped_nonfinite"] else 0
-                if c.probe_every and at.step >= c.probe_from and at.step % c.probe_every == 0:
+            while at.pending is not None or (at.step < steps and not at.stopped):
+                try:
+                    run.notice.check()
+                    if at.pending is None:
+                        batch, used = packing.sft_batch(next(data), c.micro_rows)
+                        state, made = train_step(state, meshes.put_rows(batch, run.mesh), used)
+                        at.step += 1
+                        at.pending = step.fetch(made, "sft", at.step)
                     probed = probe(state.params, at.step)
-                    values |= probed
-                    at.probe, at.stopped = _judge(probed, c.stop_accuracy)
+                except Leaving:
+                    _leave(saved, state, at, data)
+                    raise
+                values = _recorded(at, probed, c.stop_accuracy)
                 metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
                 _say(run, at, steps, values)
                 due = metrics.every(c.save_every, at.step, steps)
@@ -110,15 +113,20 @@ def _position(at, data) -> dict:
     return {**dataclasses.asdict(at), "data": where}
 
 
-def _leave_if_asked(run, saved, state, at, data):
-    """Save what is whole and go, when the machine is taken away."""
-    try:
-        run.notice.check()
-    except Leaving:
-        if at.step and at.step != saved.latest:
-            saved.save(at.step, state, _position(at, data))
-        saved.wait()
-        raise
+def _leave(saved, state, at, data):
+    """Save what is whole, if it is not on disk yet, when the machine is taken away."""
+    if at.step and (at.step != saved.latest or at.pending is not None):
+        saved.save(at.step, state, _position(at, data))
+    saved.wait()
+
+
+def _recorded(at, probed, stop_accuracy) -> dict:
+    """The metrics of the step that was pending; progress knows of it and of its probe."""
+    values, at.pending = {**at.pending, **probed}, None
+    at.unusable = at.unusable + 1 if values["sft/skipped_nonfinite"] else 0
+    if probed:
+        at.probe, at.stopped = _judge(probed, stop_accuracy)
+    return values
 
 
 def _give_up(at, c):
@@ -156,14 +164,14 @@ class _prober:
 
     def __call__(self, params, at_step):
         c = self._run.config
-        try:
-            scored, stats = phase.run_phase(
-                self._run, self._policy, self._players, params,
-                phase.requests(self._problems, 1, self._policy),
-                settings.budgets(c, c.rl1), f"sft/probe/{at_step}",
-            )  # fmt: skip
-        except Leaving:  # the step is whole; its probe is not made
+        every, first = c.sft.probe_every, c.sft.probe_from
+        if not every or at_step < first or at_step % every:
             return {}
+        scored, stats = phase.run_phase(
+            self._run, self._policy, self._players, params,
+            phase.requests(self._problems, 1, self._policy),
+            settings.budgets(c, c.rl1), f"sft/probe/{at_step}",
+        )  # fmt: skip
         return _probed(record.summary(scored, stats))
 
 
