@@ -209,6 +209,11 @@ def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
     step_ = handed_on(run, stage)
     if not step_:
         return trained_params(run, policy, starts_from(run, stage))
+    return params_of(run, policy, stage, step_)
+
+
+def params_of(run: workdir.Run, policy: Policy, stage: str, step_: int) -> dict:
+    """The parameters of one checkpoint of a stage, on the run's mesh."""
     shapes = transformer.abstract_params(policy.cfg)
     specs = meshes.shardings(shapes, run.mesh)
     abstract = jax.tree.map(
