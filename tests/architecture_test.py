@@ -41,6 +41,7 @@ EFFECTS = {
     "train/metrics.py": "writes metrics.jsonl",
     "train/checkpoint.py": "writes checkpoints",
     "rollout/episode.py": "holds deadlines",
+    "rollout/journal.py": "keeps a phase's episodes as they end",
     "rl/filter.py": "is a stage of its own",
     "data/tokenizer.py": "saves a vocabulary",
     "weights/export.py": "saves weights",
