@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from aster_jax import config as configs
 from aster_jax.errors import InputError
-from aster_jax.lifetime import changes, notice
+from aster_jax.lifetime import changes
+from aster_jax.lifetime.notice import Notice
 from aster_jax.train import metrics
 
 
@@ -33,7 +34,7 @@ class Run:
     path: pathlib.Path
     mesh: jax.sharding.Mesh
     began: float = dataclasses.field(default_factory=time.monotonic)
-    notice: notice.Notice = dataclasses.field(default_factory=notice.Notice)
+    notice: Notice = dataclasses.field(default_factory=Notice)
 
     def say(self, stage: str, text: str) -> None:
         """One line of progress on standard output, with the seconds since the start."""
