@@ -68,7 +68,7 @@ def measure(record: dict) -> Measured:
         arm=record["arm"],
         family=record["family"],
         is_correct=record["reward"] > 0,
-        is_masked=passk.is_masked(record),
+        is_masked=passk.is_lost(record),
         end=record["end"],
         statuses=tuple(c["status"] for c in calls),
         first_call=_first_call(written, calls),
