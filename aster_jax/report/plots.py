@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLORS = {"base": "#8a8f98", "sft": "#e08a1e", "rl1": "#2f74c0", "rl2": "#0b8a6f"}
 OTHER_COLOR = "#7a5cc2"
@@ -192,7 +192,7 @@ def _bars(ax, results):
                 linestyle=":",
             )  # fmt: skip
         ax.annotate(
-            f"{100 * r['avg_at_k']:.1f}", (x, max(r["avg_high"], r["avg_upper"])),
+            f"{'≥ ' * (unknown > 0)}{100 * r['avg_at_k']:.1f}", (x, max(r["avg_high"], r["avg_upper"])),
             xytext=(0, 4), textcoords="offset points", ha="center",
             fontsize=10 if len(arms) < 3 else 8,
         )  # fmt: skip
@@ -220,7 +220,7 @@ def pass_curves(results: Sequence[dict]) -> bytes | None:
             ax.set(title=f"pass@k{'' if name == 'main' else f', {name}'}", xlabel="k, samples")
             ax.set_ylabel("solved by one of k, 95 % interval")
             ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_major_formatter("{x:g}")
             _percent(ax)
             ax.legend(loc="best", fontsize=10)
         return _png(figure)
