@@ -300,15 +300,21 @@ def _validate_counts(c):
     ):
         if keys_[whole] % keys_[part]:
             raise InputError(
-                f"{section}.{whole}={keys_[whole]} must be a multiple of "
-                f"{section}.{part}={keys_[part]}"
+                f"{_named(c, section, whole)}={keys_[whole]} must be a multiple of "
+                f"{_named(c, section, part)}={keys_[part]}"
             )
     for name, stage in stages.items():
         if name in c.stages and stage.group < 2:
             raise InputError(
-                f"{name}.group={stage.group}: a trajectory is compared with the others of its "
+                f"{_named(c, name, 'group')}={stage.group}: a trajectory is compared with the others of its "
                 "group, and there are none; give at least 2"
             )
+
+
+def _named(c, section, key) -> str:
+    """The key whose value counts, as the user would write it."""
+    inherited = section in ("rl1", "rl2") and c[section][key] is None
+    return f"rl.{key}" if inherited else f"{section}.{key}"
 
 
 def _validate_shares(c):
@@ -323,7 +329,8 @@ def _validate_shares(c):
 
 def _validate_sizes(c):
     evals = settings.evaluations(c)
-    for name, section in {"rl1": c.rl1, "rl2": c.rl2, **evals}.items():
+    named = {"eval" if name == "main" else f"eval.also {name!r}": e for name, e in evals.items()}
+    for name, section in {"rl1": c.rl1, "rl2": c.rl2, **named}.items():
         if section.context_tokens > c.rollout.capacity:
             raise InputError(
                 f"{name}.context_tokens={section.context_tokens} exceeds "
@@ -334,7 +341,8 @@ def _validate_sizes(c):
         if stage.context_tokens > stage.row_tokens:
             raise InputError(
                 f"{name}.context_tokens={stage.context_tokens} exceeds "
-                f"rl.row_tokens={stage.row_tokens}: a trajectory must fit a training row"
+                f"{_named(c, name, 'row_tokens')}={stage.row_tokens}: a trajectory must fit a "
+                "training row"
             )
     page = c.rollout.page_tokens
     if c.rollout.pool_tokens // page < -(-c.rollout.capacity // page):

@@ -16,8 +16,9 @@ from ml_collections import config_flags
 from aster_jax import config as configs
 from aster_jax import mesh, policy, pools, workdir
 from aster_jax.demos import run as demos
-from aster_jax.errors import InputError
+from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.eval import run as evaluation
+from aster_jax.lifetime import hosts, lock, notice
 from aster_jax.report import run as report
 from aster_jax.rl import filter as rl_filter
 from aster_jax.rl import run as rl
@@ -51,35 +52,63 @@ def main(argv: list[str]) -> None:
         raise InputError("no experiment given; add --config experiments/quickstart.py")
     c = _CONFIG.value
     configs.validate(c)
-    if jax.process_count() > 1:
-        raise InputError(
-            f"{jax.process_count()} processes share this run; only one process with all of its "
-            "own devices is supported so far, so a slice of several hosts cannot run any "
-            "experiment yet: start it on one host (launch/README.md names slices of one)"
-        )
+    hosts.check(jax.process_count(), os.environ)
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
-    run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
-    _check(run)
-    # Compiled programs are kept with the run: a resumed one starts working at once.
-    jax.config.update("jax_compilation_cache_dir", str((path / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    run.say("run", f"{c.name} in {path} on {jax.device_count()} {jax.default_backend()} device(s)")
-    for stage in c.stages:
-        if run.is_finished(stage):
-            run.say(stage, "finished before, skipped")
-        else:
+    workdir.make(path)
+    with lock.held(path):
+        run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
+        with run.notice.heard(c.notice_s):
+            _run_stages(run)
+
+
+def _run_stages(run: workdir.Run) -> None:
+    stage = "run"
+    try:
+        _check(run)
+        # Compiled programs are kept with the run: a resumed one starts working at once.
+        jax.config.update("jax_compilation_cache_dir", str((run.path / "compiled").absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
+        run.say("run", f"{run.config.name} in {run.path} on {devices}")
+        worked = False
+        for stage in run.config.stages:
+            run.notice.check()
+            if _is_current(run, stage) and not (stage == "report" and worked):
+                run.say(stage, "finished before, skipped")
+                continue
+            run.begin(stage)
             STAGES[stage](run)
+            worked = True
+    except (InputError, GaveUp):
+        if stage != "run":
+            run.keep_traceback(stage)
+        raise
+    except Leaving:
+        run.say(stage, "left on SIGTERM; what is whole is saved, the same command goes on")
+        sys.exit(notice.EXIT_CODE)
+    except Exception:
+        where = run.keep_traceback(stage)
+        print(f"aster_jax: {stage} failed; the traceback is in {where} too", file=sys.stderr)
+        raise
+
+
+def _is_current(run: workdir.Run, stage: str) -> bool:
+    """Whether a stage has nothing to do."""
+    return run.is_finished(stage) and (stage != "eval" or evaluation.is_current(run))
 
 
 def _check(run: workdir.Run) -> None:
     """What a later stage would stumble over is said before the first one starts."""
-    left = {s for s in run.config.stages if not run.is_finished(s)}
+    left = {s for s in run.config.stages if not _is_current(run, s)}
     if left - {"filter", "report"}:
         for text in pools.check(run.config):
             run.say("run", text)
     if left & {"sft", "rl1", "rl2", "eval"}:
         policy.check(run)
         phase.check(run)
+    if left - {"filter", "report"}:
+        phase.check_tool(run)
+        policy.say_origin(run)
 
 
 def default_workdir(name: str, arguments: list[str]) -> str:
@@ -93,10 +122,10 @@ def default_workdir(name: str, arguments: list[str]) -> str:
 
 
 def cli() -> None:
-    """Entry point: a clear sentence and exit code 1 instead of a traceback for bad input."""
+    """Entry point: what the user has to mend is one sentence and exit code 1, no traceback."""
     try:
         app.run(main, flags_parser=_parse)
-    except (ValueError, FloatingPointError) as e:
+    except (InputError, GaveUp) as e:
         sys.exit(f"aster_jax: {e}")
 
 

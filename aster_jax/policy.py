@@ -8,16 +8,15 @@ import functools
 
 import jax
 
+from aster_jax import config as configs
 from aster_jax import mesh as meshes
-from aster_jax import weights, workdir
+from aster_jax import settings, weights, workdir
 from aster_jax.data import chat, tokenizer
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes, provenance
 from aster_jax.model import config as model_config
 from aster_jax.model import transformer
-from aster_jax.train import checkpoint, memory, optim, step
-
-
-STARTS_FROM = {"sft": "base", "rl1": "sft", "rl2": "rl1"}
+from aster_jax.train import checkpoint, disk, memory, optim, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,10 @@ class Policy:
         """A problem's prompt, ending where the model starts to write."""
         tools = list(self.tools) if self.tools else None
         return tuple(chat.prompt_ids(question, tools, self.tokenizer, self.style))
+
+    def opener_ids(self, text: str) -> tuple[int, ...]:
+        """The ids that every answer begins with when it is begun for the model; none for ""."""
+        return tuple(chat.opener_ids(text, self.tokenizer, self.style)) if text else ()
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,17 +117,49 @@ def check(run: workdir.Run) -> None:
             f"{_known(c.model.source).style}: it will be taught new markup",
         )
     shards = meshes.batch_shards(run.mesh)
-    for section, stages in (("sft", {"sft"}), ("rl", {"rl1", "rl2"})):
-        if stages & set(c.stages) and c[section].micro_rows % shards:
+    for stage in set(c.stages) & set(changes.TRAINING):
+        micro_rows = section_of(c, stage).micro_rows
+        if micro_rows % shards:
             raise InputError(
-                f"{section}.micro_rows={c[section].micro_rows} must be a multiple of the {shards} "
+                f"{stage}.micro_rows={micro_rows} must be a multiple of the {shards} "
                 "devices along data x fsdp"
             )
 
 
+def section_of(c, stage: str):
+    """The config section of a training stage."""
+    return c.sft if stage == "sft" else configs.rl_stage(c, stage)
+
+
+def say_origin(run: workdir.Run) -> None:
+    """Record what the process runs on, and say what changed since the start before."""
+    for text in provenance.record(run.path, weights.revision(run.config.model.source)):
+        run.say("run", f"{text}; bits may differ from here on")
+
+
+def say_disk(run: workdir.Run) -> None:
+    """Say what the run will write at most; InputError where its checkpoints cannot fit."""
+    c, cfg = run.config, expected_config(run)
+    stages = [s for s in changes.TRAINING if s in c.stages and not run.is_finished(s)]
+    if not stages:
+        return
+    shapes = transformer.abstract_params(cfg)
+    needed = {}
+    for stage in stages:
+        section = section_of(c, stage)
+        tx = optim.build(settings.optimiser(section))
+        episodes = 0
+        if stage != "sft":
+            made = section.steps * section.prompts * section.group
+            episodes = made * disk.episode_bytes(section.context_tokens)
+        needed[stage] = (disk.state_bytes(shapes, tx), settings.kept(section), episodes)
+    run.say("run", disk.check(run.path, disk.needed_bytes(needed)))
+
+
 def _check_memory(run, cfg):
     c = run.config
-    for section in (c.sft, c.rl):
+    for stage in changes.TRAINING:
+        section = section_of(c, stage)
         micro = (section.micro_rows, section.row_tokens)
         memory.check(cfg, run.mesh, c.rollout.pool_tokens, c.rollout.dtype, micro)
 
@@ -152,23 +187,45 @@ def base_params(run: workdir.Run, policy: Policy) -> dict:
     return weights.load(m.source, sharding=place, dtype=m.param_dtype).params
 
 
-def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
-    """The parameters that a finished stage ("base", "sft", "rl1", "rl2") ended with.
+def starts_from(run: workdir.Run, stage: str) -> str:
+    """Where a training stage takes its parameters from: the nearest one before it that is
+    part of this run, "base" where there is none.
 
-    A stage of no steps ends where it started.
+    So RL can start from a model that somebody else has fine-tuned: without demos and sft.
+    """
+    earlier = changes.TRAINING[: changes.TRAINING.index(stage)]
+    used = [s for s in earlier if s in run.config.stages or run.has_begun(s) or run.has_ended(s)]
+    return used[-1] if used else "base"
+
+
+def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
+    """The parameters that a finished stage ("base", "sft", "rl1", "rl2") hands on.
+
+    Those of its last step, or its best one (`hand_on`); a stage of no steps hands on what
+    it started from. Only parameters are read, not the optimiser's state.
     """
     if stage == "base":
         return base_params(run, policy)
-    last = run.summary(stage)["step"]
-    if not last:
-        return trained_params(run, policy, STARTS_FROM[stage])
-    tx = optim.build(optim_config(run.config.sft if stage == "sft" else run.config.rl))
-    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
-    with checkpoint.Checkpoints(run.path / stage / "checkpoints", keep=1) as saved:
-        return saved.restore(last, abstract)[0].params
+    step_ = handed_on(run, stage)
+    if not step_:
+        return trained_params(run, policy, starts_from(run, stage))
+    return params_of(run, policy, stage, step_)
 
 
-def optim_config(section) -> optim.OptimConfig:
-    """The optimiser keys of a config section."""
-    names = [f.name for f in dataclasses.fields(optim.OptimConfig)]
-    return optim.OptimConfig(**{name: section[name] for name in names})
+def params_of(run: workdir.Run, policy: Policy, stage: str, step_: int) -> dict:
+    """The parameters of one checkpoint of a stage, on the run's mesh."""
+    shapes = transformer.abstract_params(policy.cfg)
+    specs = meshes.shardings(shapes, run.mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, specs
+    )
+    with checkpoint.Checkpoints(run.path / stage / "checkpoints", checkpoint.Keep()) as saved:
+        return saved.params(step_, abstract)
+
+
+def handed_on(run: workdir.Run, stage: str) -> int:
+    """The step whose parameters a finished stage hands on; 0 when it made none."""
+    made = run.summary(stage)
+    wants_best = stage != "sft" and configs.rl_stage(run.config, stage).hand_on == "best"
+    best = made.get("best") if wants_best else None
+    return made["step"] if best is None else best

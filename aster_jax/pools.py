@@ -1,48 +1,118 @@
-"""What a run draws from: problems by stage, and the pool of interpreters.
+"""Which problems each stage of a run draws.
 
-Splits of generated problems never share a question: "demos" for the expert, "train" for
-RL, "probe" for accuracy probes during SFT, "heldout" for evaluation only.
+Splits never share a question: "demos" for the expert, "train" for RL, "validation" for
+what is measured while training, "heldout" for evaluation only. Of generated problems a hash
+of the question decides; of a file of training problems the validation split is set apart
+by a hash of the id, and questions of any held-out file are left out.
 """
 
-from aster_jax import tools, types
+import hashlib
+
+from aster_jax import types
 from aster_jax.data import problems
 from aster_jax.demos import families
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
 
-
-UNCOUNTED_CALLS = 100_000  # an interpreter's own limit; the episode's budget counts calls
-
-
-def tool_config(config) -> tools.ToolConfig:
-    """The executor's settings of a run."""
-    return tools.ToolConfig(**config.tools.to_dict(), max_calls=UNCOUNTED_CALLS)
+GENERATED = {"validation": "probe"}  # what a split is called among the generated ones
 
 
 def check(config) -> list[str]:
     """What is to be said about the problem files before they are used: rows left out.
 
-    Raises a ValueError now for problems that a later stage could not use.
+    Raises an InputError now for problems that a later stage could not use.
     """
-    select(config, "heldout", 1)
-    found = len(select(config, "train", config.problems.num_train))
-    if {"rl1", "rl2"} & set(config.stages) and found < config.rl.prompts:
+    held = changes.heldout_files(config)
+    said = []
+    for name in ("generated", *held) if config.problems.heldout == "generated" else held:
+        found = heldout(config, name)
+        total = len(found) if name == "generated" else len(problems.load(name, "drop"))
+        if len(found) < total:
+            said.append(
+                f"{len(found)} of {total} problems of {name} are evaluated; "
+                "problems.num_heldout=0 takes all"
+            )
+    found = len(train(config, held))
+    if {"rl1", "rl2"} & set(config.stages) and not found:
         raise InputError(
-            f"there are {found} training problems (those of problems.heldout left out), a step "
-            f"needs rl.prompts={config.rl.prompts}; add problems or lower rl.prompts"
+            "no training problem is left once those of held-out files and the validation split "
+            "are out; add problems or lower problems.num_validation"
         )
-    files = [f for f in (config.problems.source, config.problems.heldout) if f != "generated"]
+    files = [f for f in (config.problems.source, *held) if f != "generated"]
     repeats = {f: problems.num_repeats(f) for f in files}
-    return [f"repeated questions left out of {f}: {n}" for f, n in repeats.items() if n]
+    return said + [f"repeated questions left out of {f}: {n}" for f, n in repeats.items() if n]
 
 
-def select(config, split: str, count: int) -> list[types.Problem]:
-    """The first `count` problems of a split; of a file, RL trains on all there are."""
+def train(config, held: list[str]) -> list[types.Problem]:
+    """The training problems: of a file all there are but those of `held` files and validation."""
     p = config.problems
-    source = p.heldout if split == "heldout" else p.source
+    if p.source == "generated":
+        return _generated(config, "train", p.num_train)
+    found = _own(config, held)
+    apart = {problem.id for problem in _apart(config, found)} if _validates(config) else set()
+    return [problem for problem in found if problem.id not in apart]
+
+
+def validation(config, held: list[str], count: int) -> list[types.Problem]:
+    """Up to `count` problems to measure on while training, never trained on."""
+    if config.problems.source == "generated":
+        return _generated(config, GENERATED["validation"], count)
+    found = _apart(config, _own(config, held))[:count]
+    if not found:
+        raise InputError(
+            "there are no validation problems; raise problems.num_validation, or measure "
+            "nothing while training (sft.probe_every=0, rl.eval_every=0)"
+        )
+    return found
+
+
+def demos(config, count: int) -> list[types.Problem]:
+    """Problems for the scripted expert, none of them held out."""
+    if config.problems.source == "generated":
+        return _generated(config, "demos", count)
+    return _own(config, changes.heldout_files(config))[:count]
+
+
+def heldout(config, source: str = "") -> list[types.Problem]:
+    """The problems of an evaluation; `source` is "" for the run's own, else its file."""
+    p = config.problems
+    source = source or p.heldout
     if source == "generated":
-        return families.problems(tuple(p.families), split, count, config.seed, p.digits)
+        if not p.num_heldout:
+            raise InputError("problems.num_heldout=0 takes all of a file; generated ones have no end")
+        return _generated(config, "heldout", p.num_heldout)
     found = problems.load(source, duplicates="drop")
-    if split in ("train", "demos", "probe"):
-        held = [] if p.heldout == "generated" else problems.load(p.heldout, "drop")
-        found = problems.without_overlap(found, held)
-    return found if split == "train" else found[:count]
+    return found[: p.num_heldout] if p.num_heldout else found
+
+
+def trained_on(config, held_out: list[types.Problem], used: list[str]) -> int:
+    """How many of these held-out problems stand among the training problems of a run that
+    left out the files `used` when it began."""
+    if config.problems.source == "generated":
+        return 0
+    return len({other.id for _, other in problems.overlaps(train(config, used), held_out)})
+
+
+def _generated(config, split, count):
+    p = config.problems
+    return families.problems(tuple(p.families), split, count, config.seed, p.digits)
+
+
+def _own(config, held) -> list[types.Problem]:
+    """Of the file of training problems, those that stand in no held-out file."""
+    found = problems.load(config.problems.source, duplicates="drop")
+    others = [p for name in held for p in problems.load(name, "drop")]
+    return problems.without_overlap(found, others)
+
+
+def _validates(config) -> bool:
+    return any(s.eval_every for s in (config.rl, config.rl1, config.rl2)) or config.sft.probe_every > 0
+
+
+def _apart(config, found) -> list[types.Problem]:
+    """The validation split: the problems whose ids have the smallest hashes."""
+
+    def rank(problem):
+        return hashlib.sha256(f"validation/{problem.id}".encode()).hexdigest()
+
+    return sorted(found, key=rank)[: config.problems.num_validation]

@@ -68,7 +68,8 @@ EndReason = Literal[
     "context_budget",  # prompt + model + tool tokens filled the context
     "call_budget",  # it called again after being told that no calls are left
     "malformed",  # too many turns in a row that could not be parsed
-    "infrastructure",  # our fault: masked from the loss, never scored
+    "infrastructure",  # the tool or a judge failed: masked from the loss, never scored
+    "deadline",  # our clock ran out: masked from the loss; an evaluation counts it as wrong
 ]
 
 
@@ -77,9 +78,10 @@ class Trajectory:
     """One episode: a single append-only list of token ids and what is known per id.
 
     `loss_mask[t]` is 1 iff the policy sampled token t. `logprobs[t]` is the log-prob of
-    token t under the distribution it was sampled from (0 where the mask is 0), and
-    `raw_logprobs[t]` the same at temperature 1 with no truncation. All four lists have
-    equal length; `spans` cover them without gaps.
+    token t under the distribution it was sampled from, `entropies[t]` the entropy of that
+    distribution before truncation, in nats; both are 0 where the mask is 0. All four lists
+    have equal length; `spans` cover them without gaps. `opener` is the text, if any, that
+    the first answer was made to begin with; its ids are part of the prompt's span.
     """
 
     problem_id: str
@@ -87,11 +89,12 @@ class Trajectory:
     tokens: tuple[int, ...]
     loss_mask: tuple[int, ...]
     logprobs: tuple[float, ...]
-    raw_logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
     spans: tuple[Span, ...]
     calls: tuple[CallRecord, ...]
     end: EndReason
     final_text: str
+    opener: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +107,12 @@ class Scored:
 
 
 def says_nothing(end: str, verdict: str) -> bool:
-    """Whether an episode failed through our fault, or the verifier did: neither says
-    anything about the policy, so training, filtering and evaluation all leave it out."""
-    return end == "infrastructure" or verdict.startswith("verifier_")
+    """Whether an episode failed through our fault (its tool, our clock) or its verifier did.
+
+    None of these says what the policy can do, so training and filtering leave it out. What
+    an evaluation makes of one is its own rule.
+    """
+    return end in ("infrastructure", "deadline") or verdict.startswith("verifier_")
 
 
 def num_calls(statuses: Iterable[str]) -> int:

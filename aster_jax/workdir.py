@@ -1,32 +1,40 @@
 """A run's directory: which config made it, which stages are finished, and what is said.
 
-Every stage writes under `workdir/STAGE/` and is finished when its marker exists; the
-marker is written last and atomically, so a half-made stage is never taken for whole.
+Every stage writes under `workdir/STAGE/`. It has begun when `began.json` is there, with
+what determines its output, and is finished when `DONE.json` is; that marker is written
+last and atomically, so a half-made stage is never taken for whole.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
 import sys
 import time
+import traceback
 
 import jax
 from ml_collections import ConfigDict
 
-from aster_jax.config import STAGES
+from aster_jax import config as configs
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
+from aster_jax.lifetime.notice import Notice
 from aster_jax.train import metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What every stage is given: the locked config, the directory and the device mesh."""
+    """What every stage is given: the locked config, the directory and the device mesh.
+
+    `notice` tells whether the machine has asked for the process.
+    """
 
     config: ConfigDict
     path: pathlib.Path
     mesh: jax.sharding.Mesh
     began: float = dataclasses.field(default_factory=time.monotonic)
+    notice: Notice = dataclasses.field(default_factory=Notice)
 
     def say(self, stage: str, text: str) -> None:
         """One line of progress on standard output, with the seconds since the start."""
@@ -35,9 +43,13 @@ class Run:
 
     def live(self, stage: str, text: str) -> None:
         """A line that the next one overwrites; only where somebody is watching."""
-        if jax.process_index() == 0 and sys.stdout.isatty():
+        if self.is_watched():
             elapsed = time.monotonic() - self.began
             print(f"\r\033[K[{elapsed:6.1f} s] {stage:6s} {text}", end="\r", flush=True)
+
+    def is_watched(self) -> bool:
+        """Whether `live` shows anything."""
+        return jax.process_index() == 0 and sys.stdout.isatty()
 
     def directory(self, stage: str) -> pathlib.Path:
         """The stage's own directory, made if need be."""
@@ -45,9 +57,42 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def is_finished(self, stage: str) -> bool:
-        """Whether the stage's outputs are complete."""
+    def begin(self, stage: str) -> dict:
+        """Record, the first time, what determines the stage's output; what is recorded.
+
+        A stage that has ended and is asked for more steps is open again.
+        """
+        path = self.directory(stage) / "began.json"
+        if not path.exists():
+            known = changes.record(self.config, stage)
+        else:
+            known = json.loads(path.read_text())
+            if not changes.asks_for_more(self.config, known):
+                return known
+            (self.path / stage / "DONE.json").unlink(missing_ok=True)
+            known["keys"] |= changes.growing(self.config, stage)
+        metrics.replace(path, json.dumps(known, indent=1) + "\n")
+        return known
+
+    def has_begun(self, stage: str) -> bool:
+        """Whether the stage has recorded what it begins from."""
+        return (self.path / stage / "began.json").exists()
+
+    def has_ended(self, stage: str) -> bool:
+        """Whether the stage has been finished once; more steps may have been asked since."""
         return (self.path / stage / "DONE.json").exists()
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether the stage's outputs are complete, by what the config asks of it now."""
+        if not self.has_ended(stage):
+            return False
+        if stage == "filter" and self.has_ended("rl1") and not self.has_begun("rl2"):
+            seen = self.summary("filter").get("rl1_step")
+            return seen in (None, self.summary("rl1")["step"])
+        if not self.has_begun(stage):
+            return True
+        known = json.loads((self.path / stage / "began.json").read_text())
+        return not changes.asks_for_more(self.config, known)
 
     def finish(self, stage: str, summary: dict) -> None:
         """Mark a stage complete, with a few numbers for later stages and the report."""
@@ -56,19 +101,23 @@ class Run:
 
     def summary(self, stage: str) -> dict:
         """The numbers a finished stage left; an error when it has not run."""
-        if not self.is_finished(stage):
+        if not self.has_ended(stage):
             raise InputError(
                 f"stage {stage!r} has not finished in {self.path}; add it to config.stages"
             )
         return json.loads((self.path / stage / "DONE.json").read_text())
 
+    def keep_traceback(self, stage: str) -> pathlib.Path:
+        """Add the exception under way to `error.log`; where that is."""
+        path = self.path / "error.log"
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        with contextlib.suppress(OSError), open(path, "a") as f:  # a full disk has no room for it
+            f.write(f"--- {when} {stage}\n{traceback.format_exc()}\n")
+        return path
 
-def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) -> Run:
-    """The run at `path`, new or to be resumed.
 
-    Raises ValueError when the directory cannot be written or a stage began in it with
-    another config: resuming under other numbers would mix two experiments.
-    """
+def make(path: pathlib.Path) -> None:
+    """Make the directory. Raises InputError where it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -78,30 +127,56 @@ def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) ->
         raise InputError(
             f"workdir {path} cannot be written ({e.strerror}); give another one with --workdir"
         ) from e
-    text = config.to_json_best_effort(indent=1, sort_keys=True) + "\n"
-    known = path / "config.json"
-    if known.exists() and any((path / stage).exists() for stage in STAGES):
-        differing = _differences(json.loads(known.read_text()), json.loads(text))
-        if differing:
-            raise InputError(
-                f"workdir {path} was made with another config ({'; '.join(differing[:5])}); "
-                "give a new one with --workdir, or repeat the command it was made with"
-            )
-    else:
-        free_gb = shutil.disk_usage(path).free / 1e9
-        if free_gb < 0.5:
-            raise InputError(f"workdir {path} has only {free_gb:.1f} GB free; at least 0.5 needed")
+
+
+def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) -> Run:
+    """The run at `path`, new or to be resumed.
+
+    Raises InputError when the directory cannot be written, or holds a stage whose output
+    the config would change (`lifetime/changes.py`).
+    """
+    make(path)
+    run = Run(config, path, mesh)
+    _take_config(run)
+    return run
+
+
+def _take_config(run: Run) -> None:
+    """Check the config against what is there, and make it the run's; changes are recorded."""
+    changes.check(run.config, run.path)
+    known = run.path / "config.json"
+    text = as_json(run.config)
+    if known.exists():
+        changed = changes.differences(json.loads(known.read_text()), json.loads(text))
+        if changed:
+            when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            with open(run.path / "config_history.jsonl", "a") as f:
+                f.write(json.dumps({"time": when, "changed": changed}) + "\n")
+            for key, (old, new) in changed.items():
+                run.say("run", f"config changed: {key}: {old} -> {new}")
     metrics.replace(known, text)
-    return Run(config, path, mesh)
 
 
-def _differences(old, new, prefix="") -> list[str]:
-    """`key: old -> new` for every differing leaf; the list of stages may grow."""
-    found = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b and prefix + key != "stages":
-            found.append(f"{prefix}{key}: {a} -> {b}")
-    return found
+def as_json(config: ConfigDict) -> str:
+    """The config as it is kept in config.json."""
+    return config.to_json_best_effort(indent=1, sort_keys=True) + "\n"
+
+
+def read_config(path: pathlib.Path) -> ConfigDict:
+    """The config of the run at `path`, for commands that look at it; InputError if there is none."""
+    known = path / "config.json"
+    if not known.exists():
+        raise InputError(f"{path} is no workdir of a run: {known} is missing")
+    c = configs.default()
+    _fill(c, json.loads(known.read_text()))
+    return c.lock()
+
+
+def _fill(c, values):
+    for key, value in values.items():
+        if key not in c:
+            continue  # of another version
+        if isinstance(value, dict):
+            _fill(c[key], value)
+        elif value is not None:
+            c[key] = tuple(value) if isinstance(value, list) else value

@@ -18,11 +18,11 @@ for ((attempt = 1; attempt <= MAX_ATTEMPTS; attempt++)); do
     echo "attempt $attempt: no pod to be had; next one in $RETRY_S s" >&2
   elif "$launch/tpu_setup.sh" && "$launch/tpu_run.sh" "$@"; then
     exit 0
-  elif [[ "$(pod_state)" == READY ]]; then
+  elif [[ $? -ne 143 && "$(pod_state)" == READY ]]; then
     echo "the run failed and the pod is still there; see launch/tpu_logs.sh" >&2
     exit 1
   else
-    echo "attempt $attempt: the pod is gone; next one in $RETRY_S s" >&2
+    echo "attempt $attempt: the pod is gone, or was told to go; next one in $RETRY_S s" >&2
   fi
   sleep "$RETRY_S"
 done

@@ -18,21 +18,30 @@ LAYERS = (
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
     ("settings",),
     ("config",),
+    ("lifetime",),
     ("workdir",),
     ("pools",),
     ("policy",),
     ("rollout.phase",),
+    ("rl.progress", "rl.update", "rl.validate"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
-    ("main",),
+    ("main", "export"),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # Besides the `run.py` of a stage, main.py, and the tool executor, which is all about the
 # operating system: who may read the clock, print, and write files, and why.
 EFFECTS = {
     "workdir.py": "speaks for a run and keeps its directory",
+    "lifetime/lock.py": "holds a file with a heartbeat",
+    "lifetime/notice.py": "ends the process",
+    "lifetime/provenance.py": "notes when a run was started",
+    "rl/update.py": "measures the parts of a step",
+    "rollout/phase.py": "measures and bounds the wait for verdicts",
+    "export.py": "is a command",
     "train/metrics.py": "writes metrics.jsonl",
     "train/checkpoint.py": "writes checkpoints",
     "rollout/episode.py": "holds deadlines",
+    "rollout/journal.py": "keeps a phase's episodes as they end",
     "rl/filter.py": "is a stage of its own",
     "data/tokenizer.py": "saves a vocabulary",
     "weights/export.py": "saves weights",

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from aster_jax import config, pools
+from aster_jax import config, pools, settings
+from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
 
 
 def generated():
@@ -13,25 +15,34 @@ def generated():
     return c
 
 
+def drawn(c, split, count):
+    held = changes.heldout_files(c)
+    if split == "train":
+        return pools.train(c, held)[:count]
+    if split == "heldout":
+        return pools.heldout(c)[:count]
+    return pools.demos(c, count) if split == "demos" else pools.validation(c, held, count)
+
+
 def questions(c, split, count):
-    return {p.question for p in pools.select(c, split, count)}
+    return {p.question for p in drawn(c, split, count)}
 
 
 def test_generated_splits_share_no_question():
     c = generated()
-    by_split = {s: questions(c, s, 60) for s in ("demos", "train", "probe", "heldout")}
+    by_split = {s: questions(c, s, 60) for s in ("demos", "train", "validation", "heldout")}
     assert all(len(q) == 60 for q in by_split.values())
     assert len(set.union(*by_split.values())) == 240
 
 
 def test_more_problems_begin_with_the_same_ones():
     c = generated()
-    assert pools.select(c, "train", 20)[:8] == pools.select(c, "train", 8)
-    assert pools.select(c, "train", 8) == pools.select(c, "train", 8)
+    assert pools.demos(c, 20)[:8] == pools.demos(c, 8) == pools.demos(c, 8)
 
 
 def write(path, numbers):
     lines = [json.dumps({"question": f"What is {n} plus 1?", "answer": str(n + 1)}) for n in numbers]
+    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return str(path)
 
@@ -40,21 +51,54 @@ def test_files_never_train_on_what_is_held_out(tmp_path):
     c = config.default()
     c.problems.source = write(tmp_path / "train.jsonl", range(10, 30))
     c.problems.heldout = write(tmp_path / "held.jsonl", range(25, 40))
-    train = pools.select(c, "train", 5)
-    assert [p.answer for p in train] == [str(n + 1) for n in range(10, 25)]
-    held = pools.select(c, "heldout", 4)
-    assert [p.answer for p in held] == ["26", "27", "28", "29"]
-    assert len(pools.select(c, "heldout", 999)) == 15
-    assert len(pools.select(c, "probe", 3)) == 3
+    held = changes.heldout_files(c)
+    assert [p.answer for p in pools.train(c, held)] == [str(n + 1) for n in range(10, 25)]
+    assert [p.answer for p in pools.demos(c, 2)] == ["11", "12"]
+    c.problems.num_heldout = 4
+    assert [p.answer for p in pools.heldout(c)] == ["26", "27", "28", "29"]
+    assert any("4 of 15 problems of" in text for text in pools.check(c))
+    c.problems.num_heldout = 0
+    assert len(pools.heldout(c)) == 15 and pools.check(c) == []
+    with pytest.raises(InputError, match="num_heldout=0"):
+        pools.heldout(c, "generated")
+
+
+def test_every_held_out_file_is_left_out_of_training(tmp_path):
+    c = config.default()
+    c.problems.source = write(tmp_path / "train.jsonl", range(10, 30))
+    c.eval.also = ({"name": "more", "heldout": write(tmp_path / "more.jsonl", range(10, 13))},)
+    assert [p.answer for p in pools.train(c, changes.heldout_files(c))][0] == "14"
+    # A file that is named later does not change what a stage under way trains on; it is told.
+    assert [p.answer for p in pools.train(c, [])][0] == "11"
+    found = pools.heldout(c, c.eval.also[0]["heldout"])
+    assert pools.trained_on(c, found, []) == 3
+    assert pools.trained_on(c, found, changes.heldout_files(c)) == 0
+
+
+def test_validation_problems_of_a_file_are_a_split_of_their_own(tmp_path):
+    c = config.default()
+    c.problems.source = write(tmp_path / "train.jsonl", range(10, 60))
+    c.problems.num_validation = 8
+    assert len(pools.train(c, [])) == 50  # nothing is set apart that nobody measures on
+    c.rl.eval_every = 5
+    apart = {p.id for p in pools.validation(c, [], 99)}
+    left = {p.id for p in pools.train(c, [])}
+    assert len(apart) == 8 and len(left) == 42 and not apart & left
+    # Which ones, a hash of the id decides, not the order of the file.
+    c.problems.source = write(tmp_path / "other" / "train.jsonl", reversed(range(10, 60)))
+    assert {p.id for p in pools.validation(c, [], 99)} == apart
+    assert len(pools.validation(c, [], 3)) == 3
+    c.problems.num_validation = 0
+    with pytest.raises(InputError, match="num_validation"):
+        pools.validation(c, [], 3)
 
 
 def test_a_repeated_question_is_used_once_and_said(tmp_path):
     c = config.default()
-    c.rl.prompts = 2
     c.problems.source = write(tmp_path / "train.jsonl", (1, 2, 1, 3, 1))
     c.problems.heldout = write(tmp_path / "held.jsonl", (7, 8, 8))
-    assert [p.answer for p in pools.select(c, "train", 9)] == ["2", "3", "4"]
-    assert [p.answer for p in pools.select(c, "heldout", 9)] == ["8", "9"]
+    assert [p.answer for p in drawn(c, "train", 9)] == ["2", "3", "4"]
+    assert [p.answer for p in drawn(c, "heldout", 9)] == ["8", "9"]
     assert pools.check(c) == [
         f"repeated questions left out of {c.problems.source}: 2",
         f"repeated questions left out of {c.problems.heldout}: 1",
@@ -79,12 +123,12 @@ def test_bad_files_are_one_sentence(tmp_path, text, message):
     c = config.default()
     c.problems.source = str(path)
     with pytest.raises(ValueError, match=message):
-        pools.select(c, "train", 1)
+        drawn(c, "train", 1)
 
 
 def test_the_tool_gets_the_runs_limits():
     c = config.default()
-    made = pools.tool_config(c)
+    made = settings.tool(c)
     for name in c.tools:
         assert getattr(made, name) == c.tools[name]
     # The episode's budget counts calls; the tool's own limit must never be the first.

@@ -32,13 +32,13 @@ def test_the_same_config_resumes_and_stages_may_grow(tmp_path, one_device):
 
 
 def test_another_config_is_refused_and_named(tmp_path, one_device):
-    workdir.open_run(settings(), tmp_path, one_device).directory("demos")
+    workdir.open_run(settings(), tmp_path, one_device).begin("sft")
     before = (tmp_path / "config.json").read_text()
     other = settings()
     with other.unlocked():
         other.seed = 4
-        other.sft.steps = 77
-    with pytest.raises(ValueError, match=r"seed: 3 -> 4; sft.steps: \d+ -> 77.*--workdir"):
+        other.sft.rows = 77
+    with pytest.raises(ValueError, match=r"seed: 3 -> 4 .*; sft.rows: \d+ -> 77.*--workdir"):
         workdir.open_run(other, tmp_path, one_device)
     assert (tmp_path / "config.json").read_text() == before
 

@@ -4,10 +4,11 @@ Leaves `transcripts.jsonl` (messages, for people), `demos.jsonl` (ids and masks,
 and, for a model from scratch, `tokenizer/` with the vocabulary learned from them.
 """
 
-from aster_jax import pools, tools, types, weights, workdir
-from aster_jax.data import chat, tokenizer
+from aster_jax import pools, settings, tools, types, weights, workdir
+from aster_jax.data import chat, problems, tokenizer
 from aster_jax.demos import collect, curate, sharegpt
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
 from aster_jax.reward import verify
 
 PREVIEW = 1  # demonstrations shown on the terminal
@@ -17,14 +18,21 @@ MOST_DROPPED = 0.5  # share of transcripts that the filters may drop before it i
 def run(run: workdir.Run) -> None:
     """Collect, filter and render the demonstrations."""
     c = run.config
+    run.begin("demos")
     run.say("demos", f"{c.demos.count} demonstrations from {c.demos.source}, {c.demos.style}")
     if c.demos.source == "expert":
         kept, dropped = _from_expert(run)
     else:
         transcripts, skipped = sharegpt.load(c.demos.source)
         fits = [t for t in transcripts if len(t.statuses) >= c.demos.min_calls]
-        kept = fits[: c.demos.count]
-        dropped = {"too_few_calls": len(transcripts) - len(fits), "unusable_row": len(skipped)}
+        free = _not_held_out(c, fits)
+        kept = free[: c.demos.count]
+        dropped = {
+            "too_few_calls": len(transcripts) - len(fits),
+            "unusable_row": len(skipped),
+            "held_out": len(fits) - len(free),
+            "more_than_count": len(free) - len(kept),
+        }
     schemas = [chat.TOOL] if c.model.show_tool else None
     words = _tokenizer(run, kept, schemas)
     limit = c.rollout.tool_result_tokens
@@ -51,10 +59,18 @@ def run(run: workdir.Run) -> None:
     run.finish("demos", numbers)
 
 
+def _not_held_out(c, transcripts) -> list[curate.Transcript]:
+    """Those whose question is in no file of held-out problems, up to spelling."""
+    held = [p for name in changes.heldout_files(c) for p in problems.load(name, "drop")]
+    free = problems.without_overlap([t.problem for t in transcripts], held)
+    known = {problem.id for problem in free}
+    return [t for t in transcripts if t.problem.id in known]
+
+
 def _from_expert(run) -> tuple[list[curate.Transcript], dict]:
     c = run.config
-    asked = pools.select(c, "demos", c.demos.count)
-    with tools.Executor(pools.tool_config(c)) as executor:
+    asked = pools.demos(c, c.demos.count)
+    with tools.Executor(settings.tool(c)) as executor:
         run.say("demos", f"tool ready, isolation tier {executor.tier}")
         transcripts = collect.collect(
             asked, c.demos.style, executor, c.demos.slip_share, c.seed,
@@ -71,10 +87,11 @@ def _from_expert(run) -> tuple[list[curate.Transcript], dict]:
 
 
 def _verdicts(c, transcripts) -> list[str]:
-    problems: list[types.Problem] = [t.problem for t in transcripts]
-    with verify.Verifier(verify.VerifyConfig(min_tier=c.tools.min_tier)) as verifier:
+    asked: list[types.Problem] = [t.problem for t in transcripts]
+    how = verify.VerifyConfig(min_tier=c.tools.min_tier, allow_unsafe=c.tools.allow_unsafe)
+    with verify.Verifier(how) as verifier:
         texts = [t.final_text for t in transcripts]
-        return [v for _, v in verifier.score(list(zip(texts, [p.answer for p in problems])))]
+        return [v for _, v in verifier.score(list(zip(texts, [p.answer for p in asked])))]
 
 
 def _tokenizer(run, kept, schemas):

@@ -7,17 +7,22 @@ from aster_jax.data import packing
 from aster_jax.rl import grpo
 
 
-def is_trained(scored: types.Scored, truncated: str) -> bool:
-    """Whether a trajectory takes part in the update.
+FEWEST = 2  # members of a group that can be compared with each other
 
-    Infrastructure failures and verifier failures never do: they say nothing about the
-    policy. Trajectories cut by a budget do unless `truncated` is "mask".
+
+def is_counted(scored: types.Scored) -> bool:
+    """Whether a trajectory says something about the policy, so that others of its group are
+    compared with it: the tool, the verifier or the clock did not lose it."""
+    return not types.says_nothing(scored.trajectory.end, scored.verdict)
+
+
+def is_trained(scored: types.Scored, truncated: str) -> bool:
+    """Whether a trajectory's tokens take part in the update.
+
+    Those that count do; with `truncated` = "mask", not those cut by a budget of tokens.
     """
-    end = scored.trajectory.end
-    if types.says_nothing(end, scored.verdict):
-        return False
-    cut = end in ("turn_budget", "token_budget", "context_budget")
-    return not (cut and truncated == "mask")
+    cut = scored.trajectory.end in ("turn_budget", "token_budget", "context_budget")
+    return is_counted(scored) and not (cut and truncated == "mask")
 
 
 def token_weights(scored: list[types.Scored], group_ids: np.ndarray, normalise: str) -> np.ndarray:
@@ -79,19 +84,37 @@ def _sequence(trajectory: types.Trajectory, advantage: float, weight: float) -> 
     }
 
 
-def prepare(
-    scored: list[types.Scored], group_ids: np.ndarray, divide_by_std: bool, truncated: str
-) -> tuple[list[types.Scored], np.ndarray, np.ndarray]:
-    """(trained trajectories, their group ids, advantages).
+def short_groups(
+    scored: list[types.Scored], group_ids: np.ndarray, min_group: float
+) -> list[int]:
+    """Groups of which too few members count: less than two, or than this share of them."""
+    counted = np.array([is_counted(s) for s in scored], bool)
+    short = []
+    for group in np.unique(group_ids):
+        members = counted[group_ids == group]
+        if members.sum() < max(FEWEST, min_group * len(members)):
+            short.append(int(group))
+    return short
 
-    Advantages compare a trajectory with the trained members of its own group only.
+
+def prepare(
+    scored: list[types.Scored],
+    group_ids: np.ndarray,
+    divide_by_std: bool,
+    truncated: str,
+    min_group: float = 0.5,
+) -> tuple[list[types.Scored], np.ndarray, np.ndarray]:
+    """(trained trajectories, their group ids, advantages); nothing where none can be trained.
+
+    Advantages compare a trajectory with the members of its group that count, also with
+    those whose own tokens are left out because a budget cut them: else a policy would be
+    judged by its short answers only. A short group is left out whole: what is left of it
+    is no sample of the policy, and its mean no baseline.
     """
-    keep = [i for i, s in enumerate(scored) if is_trained(s, truncated)]
-    if not keep:
-        raise ValueError(
-            "no trajectory of this step can be trained on: all of them failed for "
-            "infrastructure reasons; see the statuses in the step's episodes file"
-        )
-    scored, group_ids = [scored[i] for i in keep], group_ids[keep]
-    rewards = np.array([s.reward for s in scored])
-    return scored, group_ids, grpo.advantages(rewards, group_ids, divide_by_std)
+    short = short_groups(scored, group_ids, min_group)
+    counted = np.array([is_counted(s) for s in scored], bool) & ~np.isin(group_ids, short)
+    rewards = np.array([s.reward for s in scored], np.float64)
+    advantages = np.zeros(len(scored))
+    advantages[counted] = grpo.advantages(rewards[counted], group_ids[counted], divide_by_std)
+    keep = [i for i, s in enumerate(scored) if counted[i] and is_trained(s, truncated)]
+    return [scored[i] for i in keep], group_ids[keep], advantages[keep]

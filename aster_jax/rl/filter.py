@@ -6,8 +6,11 @@ explicit null instead of an accuracy.
 
 import dataclasses
 import json
+import math
 import pathlib
+from collections.abc import Iterable, Iterator
 
+from aster_jax import config as configs
 from aster_jax import pools, types, workdir
 from aster_jax.errors import InputError
 from aster_jax.train import metrics
@@ -22,43 +25,61 @@ class Visit:
     accuracy: float
 
 
-def last_visits(records: list[dict]) -> dict[str, Visit]:
+def last_visits(records: Iterable[dict], min_scored: int = 1) -> dict[str, Visit]:
     """Per problem id, the outcome of the latest step that drew it.
 
-    Infrastructure failures do not count; a visit with nothing but those is no visit.
+    `records` are read once and nothing but numbers is kept of them. Trajectories that were
+    lost do not count; a visit with fewer than `min_scored` that do is no visit: one lucky
+    survivor does not make a problem always solved.
     """
-    rewards: dict[str, dict[int, list[float]]] = {}
+    rewards: dict[tuple[str, int], list[float]] = {}
     for r in records:
-        if types.says_nothing(r["end"], r["verdict"]):
-            continue
-        rewards.setdefault(r["problem_id"], {}).setdefault(r["step"], []).append(r["reward"])
-    visits = {}
-    for problem_id, by_step in rewards.items():
-        step = max(by_step)
-        values = by_step[step]
-        visits[problem_id] = Visit(step, len(values), sum(values) / len(values))
+        if not types.says_nothing(r["end"], r["verdict"]):
+            rewards.setdefault((r["problem_id"], r["step"]), []).append(r["reward"])
+    visits: dict[str, Visit] = {}
+    for (problem_id, step), values in rewards.items():
+        is_later = problem_id not in visits or visits[problem_id].step < step
+        if len(values) >= min_scored and is_later:
+            visits[problem_id] = Visit(step, len(values), sum(values) / len(values))
     return visits
+
+
+def _episodes(directory: pathlib.Path) -> Iterator[dict]:
+    """The records of all steps, one at a time: a long run's texts do not fit in memory."""
+    for path in sorted(directory.glob("step_*.jsonl")):
+        with open(path, encoding="utf-8") as f:
+            yield from map(json.loads, f)
 
 
 def run(run: workdir.Run) -> None:
     """Read stage 1's episodes, write `filter/kept.jsonl`, one line per problem."""
-    run.summary("rl1")
-    pool = pools.select(run.config, "train", run.config.problems.num_train)
-    records = []
-    for path in sorted((run.path / "rl1" / "episodes").glob("step_*.jsonl")):
-        records += [json.loads(line) for line in path.read_text().splitlines()]
-    visits = last_visits(records)
+    c = run.config.filter
+    rl1 = run.summary("rl1")
+    pool = pools.train(run.config, run.begin("rl1")["heldout"])
+    min_scored = max(1, math.ceil(c.min_scored * configs.rl_stage(run.config, "rl1").group))
+    visits = last_visits(_episodes(run.path / "rl1" / "episodes"), min_scored)
     lines = []
     for problem in pool:
         visit = visits.get(problem.id)
         accuracy = visit.accuracy if visit else None
         lines.append({"id": problem.id, "accuracy": accuracy, "kept": accuracy != 1.0})
+    back = bring_back(lines, c.min_kept)
     kept = sum(line["kept"] for line in lines)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     metrics.replace(run.directory("filter") / "kept.jsonl", text)
-    summary = {"problems": len(pool), "visited": len(visits), "kept": kept}
-    run.say("filter", f"kept {kept} of {len(pool)} problems ({len(visits)} visited)")
+    said = f"kept {kept} of {len(pool)} problems ({len(visits)} visited)"
+    run.say("filter", said + (f", {back} of them solved: filter.min_kept={c.min_kept}" if back else ""))
+    summary = {"problems": len(pool), "visited": len(visits), "kept": kept, "rl1_step": rl1["step"]}
     run.finish("filter", summary)
+
+
+def bring_back(lines: list[dict], min_kept: int) -> int:
+    """Keep dropped problems again, in their order, until `min_kept` are kept; how many."""
+    dropped = [line for line in lines if not line["kept"]]
+    missing = max(0, min_kept - (len(lines) - len(dropped)))
+    for line in dropped[:missing]:
+        line["kept"] = True
+    return min(missing, len(dropped))
 
 
 def keep(pool: list[types.Problem], path: pathlib.Path) -> list[types.Problem]:

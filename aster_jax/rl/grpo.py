@@ -62,9 +62,10 @@ class GrpoConfig:
 
 
 def advantages(rewards: np.ndarray, group_ids: np.ndarray, divide_by_std: bool) -> np.ndarray:
-    """One advantage per trajectory from the rewards of its group.
+    """One advantage per trajectory from the rewards of its group, in float64.
 
-    A group of one has nothing to compare with: mean 0, std 1 (as in the reference). Float64.
+    A group of one has nothing to compare with: mean 0, std 1, as in the reference. Training
+    makes no such group: see `batch.prepare`.
     """
     rewards = np.asarray(rewards, np.float64)
     out = np.zeros_like(rewards)
@@ -89,12 +90,15 @@ def policy_loss(
     advantage: jax.Array,
     weights: jax.Array,
     cfg: GrpoConfig,
+    counts: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of l_t and its diagnostics; any shape, all arguments alike.
 
     `weights` are 0 outside the policy's own tokens and otherwise carry the normalisation;
-    whatever else stands at weight 0 does not matter.
+    whatever else stands at weight 0 does not matter. Diagnostics are sums under `counts`,
+    None for the weights themselves.
     """
+    counts = weights if counts is None else counts
     mask = weights > 0
     log_ratio = jnp.where(mask, jnp.clip(new_logp - old_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO), 0.0)
     ratio = jnp.exp(log_ratio)
@@ -108,15 +112,15 @@ def policy_loss(
         loss = loss * jax.lax.stop_gradient(jnp.minimum(jnp.exp(mismatch), cfg.tis_cap))
 
     def mean(x):
-        return jnp.sum(jnp.where(mask, weights * x, 0.0))
+        return jnp.sum(jnp.where(mask, counts * x, 0.0))
 
     metrics = {
         "clip_frac": mean(clipped > plain),
         "dual_clip_frac": mean((worst > bound) & (advantage < 0)),
         "ppo_kl": mean(-log_ratio),
-        **logp_diff(old_logp, rollout_logp, weights),
+        **logp_diff(old_logp, rollout_logp, counts),
     }
-    return mean(loss), metrics
+    return jnp.sum(jnp.where(mask, weights * loss, 0.0)), metrics
 
 
 def logp_diff(old_logp: jax.Array, rollout_logp: jax.Array, weights: jax.Array) -> dict:
@@ -128,13 +132,20 @@ def logp_diff(old_logp: jax.Array, rollout_logp: jax.Array, weights: jax.Array) 
 def loss_fn(
     params: dict, cfg: config.ModelConfig, batch: types.RlBatch, grpo: GrpoConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The policy loss of one microbatch's share of the batch."""
+    """The policy loss of one microbatch's share of the batch.
+
+    Diagnostics are sums over its trained tokens, whose number is `tokens`: a group's tokens
+    weigh in the loss by the group, but a share of clipped tokens is one of tokens.
+    """
     logp_BT, entropy_BT = logprobs.token_logprobs(
         params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT, grpo.temperature
     )
     old_BT = jax.lax.stop_gradient(logp_BT) if grpo.on_policy else batch.old_logprobs_BT
+    counts_BT = (batch.weights_BT > 0).astype(jnp.float32)
     loss, metrics = policy_loss(
-        logp_BT, old_BT, batch.rollout_logprobs_BT, batch.advantages_BT, batch.weights_BT, grpo
-    )
-    metrics["entropy"] = jnp.sum(batch.weights_BT * entropy_BT)
+        logp_BT, old_BT, batch.rollout_logprobs_BT, batch.advantages_BT, batch.weights_BT, grpo,
+        counts_BT,
+    )  # fmt: skip
+    metrics["entropy"] = jnp.sum(counts_BT * entropy_BT)
+    metrics["tokens"] = jnp.sum(counts_BT)
     return loss, metrics

@@ -1,200 +1,124 @@
-"""The RL loop: problems -> trajectories -> rewards -> advantages -> one train step.
+"""The RL loop: problems -> trajectories -> rewards -> advantages -> one train step -> record.
 
 Both stages of the paper run here; they differ in where they start, in their problems and
-in their budgets (config sections rl1 and rl2).
+in the keys they override (config sections rl1 and rl2). What stands around the loop has
+rooms of its own: `update.py`, what one rollout changes; `validate.py`, what is measured on
+problems that are never trained on; `progress.py`, where a stage stands and how it goes on.
 """
 
-import dataclasses
 import functools
-import json
 import time
 
-import jax
-import numpy as np
-
-from aster_jax import mesh as meshes
+from aster_jax import config as configs
 from aster_jax import policy as policies
-from aster_jax import pools, types, workdir
+from aster_jax import pools, settings, types, workdir
 from aster_jax.data import problems
-from aster_jax.errors import InputError
-from aster_jax.model import logprobs
-from aster_jax.rl import batch as batches
+from aster_jax.errors import InputError, Leaving
 from aster_jax.rl import filter as filters
-from aster_jax.rl import grpo
-from aster_jax.rollout import phase, record
+from aster_jax.rl import grpo, progress, update, validate
+from aster_jax.rollout import journal, phase, record
 from aster_jax.train import checkpoint, metrics, optim, step
 
 
 def run(run: workdir.Run, stage: str) -> None:
     """One RL stage, from its start or from its newest checkpoint."""
-    c = run.config
+    c = configs.rl_stage(run.config, stage)
+    held = run.begin(stage)["heldout"]
     policy = policies.describe(run)
-    pool = _pool(run, policy, stage)
-    tx = optim.build(policies.optim_config(c.rl))
-    how = phase.sampling_of(c.rollout)
-    loss_fn = functools.partial(grpo.loss_fn, grpo=_grpo_config(c))
+    pool = _pool(run, policy, stage, c, held)
+    prompts = _prompts(run, stage, c, len(pool))
+    tx = optim.build(settings.optimiser(c))
+    loss_fn = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(run.config, c))
+    limits = settings.budgets(run.config, c)
     directory = run.directory(stage)
-    with checkpoint.Checkpoints(directory / "checkpoints", keep=2) as saved:
-        state, done = _start(run, stage, policy, tx, saved)
+    with (
+        checkpoint.Checkpoints(
+            directory / "checkpoints", settings.kept(c), lambda text: run.say(stage, text)
+        ) as saved,
+        phase.players(run, policy, settings.sampled(run.config.rollout)) as players,
+    ):
+        state, at, began_s = progress.start(run, stage, policy, tx, saved)
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
-        began = time.monotonic()
-        with phase.players(run, policy, how) as players:
-            for at in range(done + 1, c[stage].steps + 1):
-                chosen = [pool[i] for i in problems.batch(len(pool), c.rl.prompts, at - 1, c.seed)]
+        began = time.monotonic() - began_s
+        measure = validate.Measure(run, policy, players, stage, c, held)
+        while at.step < c.steps:
+            try:
+                run.notice.check()
+                now = at.step + 1
+                chosen = problems.batch(len(pool), prompts, now - 1, run.config.seed)
+                asked = phase.requests([pool[i] for i in chosen], c.group, policy)
+                where = {"stage": stage, "step": now, "checkpoint": stage, "arm": "main",
+                         "lineage": at.lineage}  # fmt: skip
+                episodes = journal.Journal(directory / "episodes" / f"step_{now:06d}.jsonl")
                 scored, stats = phase.run_phase(
-                    run, policy, players, state.params,
-                    phase.requests(chosen, c.rl.group, policy),
-                    phase.budgets(c, c[stage]), f"{stage}/{at}",
-                )
-                # Before the update: when that fails, they are what there is to look at.
-                _write_episodes(run, policy, stage, at, scored, chosen)
-                state, values = _update(run, policy, state, scored, train_step, stage, at)
-                values |= {f"rollout/{k}": v for k, v in record.summary(scored, stats).items()}
-                metrics.append(run.path, stage, at, time.monotonic() - began, values)
-                _say(run, stage, at, values)
-                if metrics.every(c.rl.save_every, at, c[stage].steps):
-                    saved.save(at, state, {"step": at})
-    run.finish(stage, {"step": c[stage].steps, "problems": len(pool)})
+                    run, policy, players, state.params, asked, limits, f"{stage}/{now}",
+                    episodes, where, reuse=not run.config.rollout.lockstep,
+                )  # fmt: skip
+            except Leaving:
+                progress.leave(saved, state, at)
+                raise
+            # Before the update: when that fails, they are what there is to look at.
+            write_s = _write_episodes(episodes, scored, policy, pool, where)
+            state, values, why_not = update.make(run, policy, state, scored, train_step, c, now)
+            values |= {f"rollout/{k}": v for k, v in record.summary(scored, stats).items()}
+            values |= progress.seconds(stats, write_s, values)
+            at = progress.after(at, values, why_not)
+            values |= measure(state.params, now)
+            metrics.append(run.path, stage, now, time.monotonic() - began, values)
+            _say(run, stage, c, now, values, why_not)
+            if metrics.every(c.save_every, now, c.steps) or saved.owed or measure.is_best(values):
+                score = values.get("rl/eval_accuracy")
+                saved.save(now, state, progress.position(at), score)
+            progress.give_up(at, c, stage, why_not)
+        best = saved.best
+    run.finish(stage, {"step": at.step, "best": best, "problems": len(pool)})
 
 
-def _pool(run, policy, stage) -> list[types.Problem]:
+def _pool(run, policy, stage, c, held) -> list[types.Problem]:
     """Training problems: all of them in stage 1, what the filter left in stage 2."""
-    c = run.config
-    pool = pools.select(c, "train", c.problems.num_train)
-    if stage == "rl2" and ("filter" in c.stages or run.is_finished("filter")):
+    pool = pools.train(run.config, held)
+    if stage == "rl2" and ("filter" in run.config.stages or run.has_ended("filter")):
         pool = filters.keep(pool, run.directory("filter") / "kept.jsonl")
-    pool = phase.fitting(run, policy, pool, stage)
-    if len(pool) < c.rl.prompts:
+    pool = phase.fitting(run, policy, pool, stage, c.context_tokens)
+    if len(pool) < c.minibatches:
         raise InputError(
-            f"{stage} has {len(pool)} problems, a step needs rl.prompts={c.rl.prompts}; "
-            "add problems or lower rl.prompts"
+            f"{stage} has {len(pool)} problems, a step needs one for each of "
+            f"rl.minibatches={c.minibatches}; add problems, raise filter.min_kept, or leave "
+            f"{stage} out of stages"
         )
     return pool
 
 
-def _grpo_config(c) -> grpo.GrpoConfig:
-    return grpo.GrpoConfig(
-        clip_low=c.rl.clip_low,
-        clip_high=c.rl.clip_high,
-        dual_clip=c.rl.dual_clip,
-        tis_cap=c.rl.tis_cap,
-        on_policy=c.rl.minibatches == 1,
-        temperature=c.rollout.temperature,
-    )
+def _prompts(run, stage, c, found: int) -> int:
+    """Problems per step: what is asked, or as many as there are; said when that is less."""
+    prompts = min(c.prompts, found // c.minibatches * c.minibatches)
+    if prompts < c.prompts:
+        run.say(stage, f"only {found} problems: steps of {prompts} instead of {c.prompts}")
+    return prompts
 
 
-def _start(run, stage, policy, tx, saved):
-    """The previous stage's parameters with a fresh optimiser, or the newest checkpoint."""
-    if saved.latest is None:
-        metrics.rewind(run.path, stage, 0)
-        params = policies.trained_params(run, policy, policies.STARTS_FROM[stage])
-        return step.fresh_state(params, tx, run.mesh), 0
-    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
-    state, position = saved.restore(saved.latest, abstract)
-    metrics.rewind(run.path, stage, position["step"])
-    run.say(stage, f"resumed after step {position['step']}")
-    return state, position["step"]
-
-
-def _update(run, policy, state, scored, train_step, stage, at):
-    """Optimiser steps of one rollout, one per minibatch of prompts."""
-    c = run.config.rl
-    group_ids = np.repeat(np.arange(c.prompts), c.group)
-    scored, group_ids, advantages = batches.prepare(
-        scored, group_ids, c.divide_by_std, c.truncated
-    )
-    values = {"rl/informative_frac": _informative(advantages, group_ids)}
-    per_mini = c.prompts // c.minibatches
-    max_micro = -(-per_mini * c.group // c.micro_rows)
-    built = []
-    for mini in range(c.minibatches):
-        members = np.flatnonzero(group_ids // per_mini == mini)
-        if not np.any(advantages[members]):
-            continue  # every group agrees: no gradient, and Adam must not drift without one
-        chosen = [scored[i] for i in members]
-        weights = batches.token_weights(chosen, group_ids[members], c.normalise)
-        built.append(
-            batches.build(
-                chosen, advantages[members], weights, c.row_tokens, c.micro_rows, max_micro
-            )
-        )
-    if c.minibatches > 1:
-        built = [(_with_old_logprobs(run, policy, state, *b), b[1]) for b in built]
-    measured = []
-    for batch, used in built:
-        state, numbers = train_step(state, meshes.put_rows(batch, run.mesh), used)
-        measured.append(_normalised(step.fetch(numbers, "rl", at), batch))
-    for name in measured[0] if measured else ():
-        pick = max if name.endswith("_max") else np.mean
-        values[name] = float(pick([m[name] for m in measured]))
-    values["rl/updates"] = len(built)
-    if not built:
-        values |= _mismatch(run, policy, state, scored, group_ids)
-    return state, values
-
-
-def _mismatch(run, policy, state, scored, group_ids) -> dict:
-    """How far rollout and trainer log-probs are apart in a step that makes no update.
-
-    Over all its trajectories; an update measures the ones that it trains on.
-    """
-    c = run.config.rl
-    weights = batches.token_weights(scored, group_ids, c.normalise)
-    max_micro = -(-len(scored) // c.micro_rows)
-    made = batches.build(
-        scored, np.ones(len(scored)), weights, c.row_tokens, c.micro_rows, max_micro
-    )
-    batch = _with_old_logprobs(run, policy, state, *made)
-    apart = grpo.logp_diff(batch.old_logprobs_BT, batch.rollout_logprobs_BT, batch.weights_BT)
-    return _normalised({f"rl/{name}": float(x) for name, x in apart.items()}, batch)
-
-
-def _informative(advantages, group_ids) -> float:
-    """Share of groups whose members differ in reward: the only ones with a gradient."""
-    groups = np.unique(group_ids)
-    return float(np.mean([np.any(advantages[group_ids == g] != 0) for g in groups]))
-
-
-def _normalised(values: dict, batch: types.RlBatch) -> dict:
-    """Token means over the trained tokens (uniform groups weigh in the loss, not here)."""
-    weight = float(np.sum(batch.weights_BT))
-    means = ("entropy", "clip_frac", "dual_clip_frac", "ppo_kl", "logp_diff_mean")
-    return {k: v / weight if k.removeprefix("rl/") in means else v for k, v in values.items()}
-
-
-def _with_old_logprobs(run, policy, state, batch, used) -> types.RlBatch:
-    """The batch with log-probs recomputed by the trainer before any update of this step."""
-    old = np.zeros_like(batch.old_logprobs_BT)
-    for i in range(used):
-        micro = meshes.put_rows(
-            (batch.tokens_BT[i], batch.positions_BT[i], batch.segments_BT[i]), run.mesh, axis=0
-        )
-        temperature = run.config.rollout.temperature
-        logp, _ = logprobs.score(state.params, *micro, cfg=policy.cfg, temperature=temperature)
-        old[i] = jax.device_get(logp)
-    return batch.replace(old_logprobs_BT=old)
-
-
-def _write_episodes(run, policy, stage, at, scored, chosen):
-    """All trajectories of a step in one file, whole or absent."""
-    by_id = {p.id: p for p in chosen}
-    where = {"stage": stage, "step": at, "checkpoint": stage, "arm": "main"}
-    lines = [
-        json.dumps(
-            record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where)
-        )
+def _write_episodes(episodes, scored, policy, pool, where) -> float:
+    """All trajectories of a step in one file, in order; the seconds it took."""
+    began = time.monotonic()
+    by_id = {p.id: p for p in pool}
+    episodes.seal([
+        record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where)
         for s in scored
-    ]
-    directory = run.directory(f"{stage}/episodes")
-    metrics.replace(directory / f"step_{at:06d}.jsonl", "\n".join(lines) + "\n")
+    ])  # fmt: skip
+    return time.monotonic() - began
 
 
-def _say(run, stage, at, values):
-    masked = values["rollout/masked_frac"]
-    run.say(
-        stage,
-        f"step {at}/{run.config[stage].steps}  reward {values['rollout/reward_mean']:.3f}  "
-        f"calls {values['rollout/calls_mean']:.2f}  informative {values['rl/informative_frac']:.2f}  "
+def _say(run, stage, c, now, values, why_not):
+    lost = values["rollout/masked_frac"]
+    text = f"step {now}/{c.steps}"
+    for name, shown in (("reward_mean", "reward {:.3f}"), ("calls_mean", "calls {:.2f}")):
+        if f"rollout/{name}" in values:  # no mean of nothing
+            text += "  " + shown.format(values[f"rollout/{name}"])
+    text += (
+        f"  informative {values['rl/informative_frac']:.2f}  "
         f"{values['rollout/tokens_per_s']:.0f} tok/s"
-        + (f"  left out {100 * masked:.1f} %" if masked else ""),
     )
+    text += f"  left out {100 * lost:.1f} %" if lost else ""
+    if "rl/eval_accuracy" in values:
+        text += f"  validation {values['rl/eval_accuracy']:.3f}"
+    run.say(stage, text + (f"  no update: {why_not}" if why_not else ""))

@@ -128,7 +128,7 @@ class Drained:
 
     tokens_AK: jax.Array
     logprobs_AK: jax.Array
-    raw_logprobs_AK: jax.Array
+    entropies_AK: jax.Array
     count_A: jax.Array
     stopped_A: jax.Array
     steps: jax.Array
@@ -220,7 +220,7 @@ def _blank(rows, steps) -> Drained:
     return Drained(
         tokens_AK=jnp.zeros((rows, steps), jnp.int32),
         logprobs_AK=jnp.zeros((rows, steps), jnp.float32),
-        raw_logprobs_AK=jnp.zeros((rows, steps), jnp.float32),
+        entropies_AK=jnp.zeros((rows, steps), jnp.float32),
         count_A=jnp.zeros((rows,), jnp.int32),
         stopped_A=jnp.zeros((rows,), bool),
         steps=jnp.zeros((1,), jnp.int32),
@@ -237,7 +237,7 @@ def _step(params, slots, out, *, table_AW, cfg, how, stop_ids):
         cache=slots.cache, table_BW=table_AW,
     )  # fmt: skip
     scores_AV = transformer.logits(params, cfg, hidden_ATD)[:, 0]
-    token_A, logp_A, raw_A = sampling.sample(scores_AV, slots.key_B, slots.length_B + 1, how)
+    token_A, logp_A, entropy_A = sampling.sample(scores_AV, slots.key_B, slots.length_B + 1, how)
     stop_A = jnp.zeros_like(on_A)
     for stop in stop_ids:
         stop_A = stop_A | (token_A == stop)
@@ -257,7 +257,7 @@ def _step(params, slots, out, *, table_AW, cfg, how, stop_ids):
     return slots, Drained(
         tokens_AK=record(out.tokens_AK, token_A),
         logprobs_AK=record(out.logprobs_AK, logp_A),
-        raw_logprobs_AK=record(out.raw_logprobs_AK, raw_A),
+        entropies_AK=record(out.entropies_AK, entropy_A),
         count_A=out.count_A + on_A,
         stopped_A=out.stopped_A | (on_A & stop_A),
         steps=out.steps + 1,

@@ -167,7 +167,7 @@ class Rollout:
             "model",
             drained.tokens_AK[row, :count].tolist(),
             drained.logprobs_AK[row, :count].tolist(),
-            drained.raw_logprobs_AK[row, :count].tolist(),
+            drained.entropies_AK[row, :count].tolist(),
         )
         if drained.stopped_A[row]:
             self._end_turn(live)

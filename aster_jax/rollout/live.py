@@ -42,13 +42,15 @@ class Request:
     """One trajectory to be made.
 
     `opener` is given text at the start of the first answer (an eval arm that forces an
-    answer), part of the prompt for the loss but of the turn for the parser.
+    answer), part of the prompt for the loss but of the turn for the parser; `opener_text`
+    is that text, which the trajectory carries on.
     """
 
     problem: types.Problem
     sample: int
     prompt: tuple[int, ...]
     opener: tuple[int, ...] = ()
+    opener_text: str = ""
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -71,7 +73,8 @@ class Live:
 
     `index` is its place among the requests; `slot` is None while it has none. `flying`
     counts the dispatches that decode it and have not been read yet. `since` is when it
-    first got a slot, `called` when its tool call was submitted.
+    first got a slot, `called` when its tool call was submitted. `written` is how many
+    tokens the model wrote.
     """
 
     request: Request
@@ -80,7 +83,7 @@ class Live:
     tokens: list[int]
     mask: list[int]
     logprobs: list[float]
-    raw_logprobs: list[float]
+    entropies: list[float]
     spans: list[types.Span]
     calls: list[types.CallRecord] = dataclasses.field(default_factory=list)
     turn_start: int = 0
@@ -92,19 +95,19 @@ class Live:
     called: float = 0.0
     since: float | None = None
     flying: int = 0
+    written: int = 0
 
-    @property
-    def written(self) -> int:
-        """Tokens the model wrote so far."""
-        return sum(s.stop - s.start for s in self.spans if s.kind == "model")
 
-    def extend(self, kind: types.SpanKind, tokens: list[int], logprobs=None, raw=None) -> None:
-        """Append tokens of one origin; those of the model come with their log-probs."""
+    def extend(
+        self, kind: types.SpanKind, tokens: list[int], logprobs=None, entropies=None
+    ) -> None:
+        """Append tokens of one origin; those of the model come with log-probs and entropies."""
         nothing = [0.0] * len(tokens)
         self.tokens += tokens
         self.mask += [int(kind == "model")] * len(tokens)
         self.logprobs += nothing if logprobs is None else logprobs
-        self.raw_logprobs += nothing if raw is None else raw
+        self.entropies += nothing if entropies is None else entropies
+        self.written += len(tokens) if kind == "model" else 0
         last = self.spans[-1] if self.spans else types.Span(kind, 0, 0)
         if last.kind == kind:
             self.spans[-1:] = [types.Span(kind, last.start, last.stop + len(tokens))]
@@ -136,12 +139,13 @@ class Live:
             sample=self.request.sample,
             tokens=tuple(self.tokens),
             loss_mask=tuple(self.mask),
-            logprobs=tuple(float(x) for x in self.logprobs),
-            raw_logprobs=tuple(float(x) for x in self.raw_logprobs),
+            logprobs=tuple(self.logprobs),
+            entropies=tuple(self.entropies),
             spans=tuple(self.spans),
             calls=tuple(self.calls),
             end=reason,
             final_text=final_text,
+            opener=self.request.opener_text,
         )
 
 

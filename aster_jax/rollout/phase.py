@@ -7,18 +7,22 @@ are kept over a stage's phases; the device's memory is given back between them.
 import concurrent.futures
 import contextlib
 import dataclasses
+import threading
+import time
 import zlib
 
 import jax
 
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
-from aster_jax import pools, tools, types, workdir
+from aster_jax import settings, tools, types, workdir
 from aster_jax.errors import InputError
 from aster_jax.reward import verify
-from aster_jax.rollout import device, engine, episode, sampling
+from aster_jax.rollout import device, engine, episode, journal, record, sampling
 
-JUDGES = 4  # threads that wait for verdicts; the comparing itself is in other processes
+JUDGES = 128  # threads that wait for verdicts; the comparing itself is in other processes
+VERDICT_S = 600.0  # the verifier has deadlines of its own; this one holds if it has died
+LOOK_S = 0.5  # between two looks at whether the process has to leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,64 +34,54 @@ class Players:
     verifier: verify.Verifier
 
 
-def engine_config(rollout) -> engine.EngineConfig:
-    """Sizes of the engine from the config section `rollout`."""
-    names = [f.name for f in dataclasses.fields(engine.EngineConfig)]
-    sizes = {name: rollout[name] for name in names}
-    return engine.EngineConfig(**sizes | {"prefill_buckets": tuple(rollout.prefill_buckets)})
-
-
 def check(run: workdir.Run) -> None:
-    """Raise a ValueError now where the engine cannot be built for this mesh or model."""
-    sizes = engine_config(run.config.rollout)
+    """Raise an InputError now where the engine cannot be built for this mesh or model."""
+    sizes = settings.engine_sizes(run.config.rollout)
     engine.check(sizes, meshes.batch_shards(run.mesh))
     engine.attention(policies.expected_config(run), sizes, run.mesh)
+
+
+def check_tool(run: workdir.Run) -> None:
+    """Start the tool once, bare, and stop it: InputError where this host cannot isolate."""
+    config = dataclasses.replace(settings.tool(run.config), preload=())
+    try:
+        tools.Executor(config).close()
+    except RuntimeError as e:
+        raise InputError(f"{e}; `python -m aster_jax.tools doctor` tells what this host has") from e
 
 
 @contextlib.contextmanager
 def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
     """Start the tool and the verifier, and build the programs; stop them at the end."""
-    sizes = engine_config(run.config.rollout)
+    sizes = settings.engine_sizes(run.config.rollout)
     kernel, why = engine.attention(policy.cfg, sizes, run.mesh)
     run.say("engine", f"decoding attends by {kernel}: {why}")
     dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
-    checks = verify.VerifyConfig(min_tier=run.config.tools.min_tier)
     with (
-        tools.Executor(pools.tool_config(run.config)) as executor,
-        verify.Verifier(checks) as verifier,
+        tools.Executor(settings.tool(run.config)) as executor,
+        verify.Verifier(verifying(run.config)) as verifier,
     ):
         yield Players(dev, executor, verifier)
 
 
-def sampling_of(section) -> sampling.Sampling:
-    """Sampling keys of a config section."""
-    top_k = section.top_k if "top_k" in section else 0
-    return sampling.Sampling(section.temperature, section.top_p, top_k)
-
-
-def budgets(config, section) -> episode.Budgets:
-    """Budgets of a stage's config section, with what all stages share."""
-    return episode.Budgets(
-        turn_tokens=section.turn_tokens,
-        response_tokens=section.response_tokens,
-        context_tokens=section.context_tokens,
-        max_calls=section.max_calls,
-        tool_result_tokens=config.rollout.tool_result_tokens,
-        max_malformed=config.rollout.max_malformed,
-        call_s=config.rollout.call_s,
-        trajectory_s=config.rollout.trajectory_s,
-        deadline_s=config.rollout.deadline_s,
+def verifying(config) -> verify.VerifyConfig:
+    """The verifier's settings of a run: as isolated as the tool, as far as the host can."""
+    return verify.VerifyConfig(
+        min_tier=config.tools.min_tier, allow_unsafe=config.tools.allow_unsafe
     )
 
 
 def requests(
-    problems: list[types.Problem], samples: int, policy: policies.Policy, opener: tuple = ()
+    problems: list[types.Problem], samples: int, policy: policies.Policy, opener: str = ""
 ) -> list[episode.Request]:
-    """`samples` trajectories per problem, a problem's side by side."""
-    made = []
+    """`samples` trajectories per problem, a problem's side by side.
+
+    `opener`: text that every answer begins with.
+    """
+    made, ids = [], policy.opener_ids(opener)
     for problem in problems:
         prompt = policy.prompt_ids(problem.question)
-        made += [episode.Request(problem, i, prompt, opener) for i in range(samples)]
+        made += [episode.Request(problem, i, prompt, ids, opener) for i in range(samples)]
     return made
 
 
@@ -96,13 +90,14 @@ def fitting(
     policy: policies.Policy,
     problems: list[types.Problem],
     section: str,
-    opener: tuple = (),
+    context_tokens: int,
+    opener: str = "",
 ) -> list[types.Problem]:
-    """The problems whose prompt leaves room to write within the section's context.
+    """The problems whose prompt leaves room to write within a context.
 
-    Says how many do not; raises ValueError when none does.
+    Says how many do not; raises InputError when none does.
     """
-    room = run.config[section].context_tokens - len(opener)
+    room = context_tokens - len(policy.opener_ids(opener))
     fits = [p for p in problems if len(policy.prompt_ids(p.question)) < room]
     if len(fits) < len(problems):
         text = f"of {len(problems)} problems have prompts that fill {section}.context_tokens={room}"
@@ -120,39 +115,130 @@ def run_phase(
     asked: list[episode.Request],
     limits: episode.Budgets,
     phase: str,
+    episodes: journal.Journal | None = None,
+    where: dict | None = None,
+    reuse: bool = False,
 ) -> tuple[list[types.Scored], dict]:
     """Make and score all trajectories of one phase; `phase` names its randomness.
 
-    A trajectory is scored as soon as it ends, while others go on. Returns them in the order
-    asked, and the phase's counters.
+    A trajectory is scored as soon as it ends, while others go on, and then written to
+    `episodes` with `where` (stage, step, ...). With `reuse`, those that stand there already
+    under the same `where`, and say something, are not made again. Returns them in the order
+    asked, and the phase's counters. Raises `errors.Leaving` when the process has to go.
     """
     key = jax.random.fold_in(jax.random.key(run.config.seed), zlib.crc32(phase.encode()))
-    if not with_whom.device.is_warm:
-        with_whom.device.warm_up(params)
-    with_whom.device.begin(params, key)
-    stage, rollout = phase.split("/")[0], run.config.rollout
-    verdicts: dict[int, concurrent.futures.Future] = {}
+    known = _known(episodes, where) if reuse else {}
+    missing = [r for r in asked if (r.problem.id, r.sample) not in known]
+    if episodes is not None and not known:
+        episodes.discard()
+    stats: dict = {"phase_s": 0.0, "sampled_tokens": 0, "verify_s": 0.0}
+    if missing:
+        if not with_whom.device.is_warm:
+            with_whom.device.warm_up(params)
+        with_whom.device.begin(params, key)
+        judged = _Judging(run, policy, with_whom.verifier, missing, episodes, where or {})
+        made, stats = _play(run, policy, with_whom, missing, limits, judged, phase)
+        began = time.monotonic()
+        scored = judged.scored(made)
+        stats["verify_s"] = time.monotonic() - began
+        known |= {(s.trajectory.problem_id, s.trajectory.sample): s for s in scored}
+    stats["kept_episodes"] = len(asked) - len(missing)
+    return [known[r.problem.id, r.sample] for r in asked], stats
 
-    def score(i, made):
-        pair = (made.final_text, asked[i].problem.answer)
-        verdicts[i] = judges.submit(with_whom.verifier.score, [pair])
+
+def _known(episodes, where) -> dict:
+    """Episodes that need not be made again, by problem and sample."""
+    found = {}
+    for r in episodes.read():
+        same = all(r.get(name) == value for name, value in where.items())
+        if same and not types.says_nothing(r["end"], r["verdict"]):
+            found[r["problem_id"], r["sample"]] = record.from_record(r)
+    return found
+
+
+def _play(run, policy, with_whom, asked, limits, judged, phase):
+    """The host loop over all requests; the device's memory is free afterwards."""
+    stage, rollout = phase.split("/")[0], run.config.rollout
 
     def show(ended, total, stats):
-        known = [f.result()[0][0] for f in list(verdicts.values()) if f.done()]
         rate = stats["sampled_tokens"] / max(stats["phase_s"], 1e-9)
         run.live(
             stage,
             f"{ended}/{total} trajectories, {rate:.0f} tok/s, {stats['tool_calls']} calls, "
-            f"reward {sum(known) / max(len(known), 1):.2f} of {len(known)} scored",
+            f"reward {judged.reward / max(judged.count, 1):.2f} of {judged.count} scored",
         )
 
-    with concurrent.futures.ThreadPoolExecutor(JUDGES) as judges:
-        loop = episode.Rollout(
-            with_whom.device, with_whom.executor, policy.tokenizer, policy.style, limits,
-            rollout.lockstep, rollout.ahead, run.config.seed, on_end=score, on_progress=show,
-        )  # fmt: skip
+    loop = episode.Rollout(
+        with_whom.device, with_whom.executor, policy.tokenizer, policy.style, limits,
+        rollout.lockstep, rollout.ahead, run.config.seed, on_end=judged.begin,
+        on_progress=show if run.is_watched() else None,
+        retries=rollout.retries, stopping=run.notice.is_given,
+    )  # fmt: skip
+    try:
         made = loop.run(asked)
+    except BaseException:
+        judged.abandon()
+        raise
+    finally:
         with_whom.device.end()
-        scores = [verdicts[i].result()[0] for i in range(len(made))]
-    scored = [types.Scored(t, reward, verdict) for t, (reward, verdict) in zip(made, scores)]
-    return scored, dict(loop.stats)
+    return made, dict(loop.stats)
+
+
+class _Judging:
+    """Verdicts of a phase as its trajectories end, and their lines in the journal."""
+
+    def __init__(self, run, policy, verifier, asked, episodes, where):
+        self._run, self._policy, self._verifier = run, policy, verifier
+        self._asked, self._episodes, self._where = asked, episodes, where
+        self._threads = concurrent.futures.ThreadPoolExecutor(JUDGES, "aster-judge")
+        self._verdicts: dict[int, concurrent.futures.Future] = {}
+        self._counting = threading.Lock()
+        self.count, self.reward = 0, 0.0
+
+    def begin(self, i: int, made: types.Trajectory) -> None:
+        """Judge a trajectory behind the caller's back."""
+        self._verdicts[i] = self._threads.submit(self._judge, i, made)
+
+    def _judge(self, i, made) -> types.Scored:
+        reward, verdict = 0.0, "no_answer"
+        for _ in range(1 + self._run.config.rollout.retries):
+            reward, verdict = self._score(made.final_text, self._asked[i].problem.answer)
+            if not verdict.startswith("verifier_"):
+                break
+        scored = types.Scored(made, reward, verdict)
+        if self._episodes is not None:
+            problem = self._asked[i].problem
+            self._episodes.add(
+                record.to_record(scored, problem, self._policy.tokenizer, self._where)
+            )
+        with self._counting:
+            self.count, self.reward = self.count + 1, self.reward + reward
+        return scored
+
+    def _score(self, text, gold):
+        try:
+            return self._verifier.score([(text, gold)])[0]
+        except Exception as e:  # whatever it is, it is not the answer's fault, and no reason to end
+            where = self._run.keep_traceback("verifier")
+            self._run.say("reward", f"the verifier failed ({e!r:.80}); see {where}")
+            return 0.0, "verifier_error"
+
+    def scored(self, made: list[types.Trajectory]) -> list[types.Scored]:
+        """All of them, in order; one whose verdict does not come in time has none."""
+        deadline = time.monotonic() + VERDICT_S
+        waiting = set(self._verdicts.values())
+        while waiting and time.monotonic() < deadline:
+            _, waiting = concurrent.futures.wait(waiting, LOOK_S)
+            if self._run.notice.is_given():
+                self.abandon()
+                self._run.notice.check()
+        self.abandon()
+        return [
+            self._verdicts[i].result() if self._verdicts[i].done() and not self._verdicts[i].cancelled()
+            else types.Scored(trajectory, 0.0, "verifier_timeout")
+            for i, trajectory in enumerate(made)
+        ]
+
+    def abandon(self) -> None:
+        """Wait for no verdict any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

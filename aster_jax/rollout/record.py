@@ -1,11 +1,22 @@
-"""Trajectories as JSON records, for the report and for people, and numbers about them."""
+"""Trajectories as JSON records, for the report, for people and to go on from; numbers about them.
 
+A record reads as text, and holds the ids and numbers behind it, packed: base64 of
+little-endian arrays, so that the trajectory can be had back exactly.
+"""
+
+import base64
+import binascii
 import collections
 
 import numpy as np
 
 from aster_jax import types
+from aster_jax.errors import InputError
 from aster_jax.reward import answer
+
+# How each list of a trajectory is packed. Log-probs come from the device as float32, so
+# nothing is lost; entropies are only looked at, and keep three digits.
+PACKED = {"tokens": "<i4", "logprobs": "<f4", "entropies": "<f2"}
 
 
 def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: dict) -> dict:
@@ -22,6 +33,8 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
         "verdict": scored.verdict,
         "paper_match": answer.paper_match(t.final_text, problem.answer),
         "end": t.end,
+        "final_text": t.final_text,
+        "opener": t.opener,
         "num_calls": types.num_calls(c.status for c in t.calls),
         "num_tokens": len(t.tokens),
         "num_model_tokens": sum(t.loss_mask),
@@ -30,16 +43,65 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
                 "code": c.code,
                 "status": c.status,
                 "text": c.text,
-                "wall_s": round(c.wall_s, 6),
-                "queue_s": round(c.queue_s, 6),
+                "wall_s": c.wall_s,
+                "queue_s": c.queue_s,
             }
             for c in t.calls
         ],
         "spans": [
-            {"kind": s.kind, "text": tokenizer.decode(list(t.tokens[s.start : s.stop]))}
+            {
+                "kind": s.kind,
+                "start": s.start,
+                "stop": s.stop,
+                "text": tokenizer.decode(list(t.tokens[s.start : s.stop])),
+            }
             for s in t.spans
         ],
+        **{name: _pack(getattr(t, name), kind) for name, kind in PACKED.items()},
     }
+
+
+def from_record(record: dict) -> types.Scored:
+    """The trajectory and verdict that `to_record` was given; entropies as float16 keeps them.
+
+    Raises InputError for a record without the packed lists, or one whose parts do not agree.
+    """
+    lists = {name: _unpack(record, name, kind) for name, kind in PACKED.items()}
+    spans = tuple(types.Span(s["kind"], s["start"], s["stop"]) for s in record["spans"])
+    mask = [int(s.kind == "model") for s in spans for _ in range(s.start, s.stop)]
+    lengths = {len(mask), *map(len, lists.values())}
+    gaps = [s for s, before in zip(spans[1:], spans, strict=False) if s.start != before.stop]
+    if len(lengths) > 1 or gaps or (spans and spans[0].start):
+        raise InputError(f"{_name(record)} has lists and spans of different lengths; delete it")
+    trajectory = types.Trajectory(
+        problem_id=record["problem_id"],
+        sample=record["sample"],
+        loss_mask=tuple(mask),
+        spans=spans,
+        calls=tuple(types.CallRecord(**call) for call in record["calls"]),
+        end=record["end"],
+        final_text=record["final_text"],
+        opener=record["opener"],
+        **lists,
+    )
+    return types.Scored(trajectory, record["reward"], record["verdict"])
+
+
+def _name(record) -> str:
+    return f"the record of problem {record['problem_id']}, sample {record['sample']},"
+
+
+def _pack(numbers, kind) -> str:
+    return base64.b64encode(np.asarray(numbers, kind).tobytes()).decode("ascii")
+
+
+def _unpack(record, name, kind) -> tuple:
+    if name not in record:
+        raise InputError(f"{_name(record)} has no {name}: it was written before records held them")
+    try:
+        return tuple(np.frombuffer(base64.b64decode(record[name], validate=True), kind).tolist())
+    except (binascii.Error, ValueError) as e:
+        raise InputError(f"{_name(record)} has damaged {name} ({e}); delete it") from e
 
 
 def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
@@ -47,7 +109,8 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
 
     `masked_frac` is the share of trajectories that say nothing about the policy. Outcome and
     tool use are of the others, and are left out when there are none: a mean of nothing is no
-    number. Endings and verdicts are shares of all, as they tell what masked the rest.
+    number. Endings and verdicts are shares of all, as they tell what masked the rest;
+    `entropy_mean` is per token, over all that the policy wrote.
     """
     counted = [s for s in scored if not types.says_nothing(s.trajectory.end, s.verdict)]
     ends = collections.Counter(s.trajectory.end for s in scored)
@@ -55,6 +118,7 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
     out = {
         "masked_frac": 1 - len(counted) / n,
         **(_policy(counted) if counted else {}),
+        **_entropy([s.trajectory for s in scored]),
         **_speed(stats),
         **{f"end_{end}_frac": ends[end] / n for end in sorted(ends)},
     }
@@ -82,6 +146,12 @@ def _policy(counted: list[types.Scored]) -> dict[str, float]:
     }
 
 
+def _entropy(trajectories) -> dict[str, float]:
+    written = sum(sum(t.loss_mask) for t in trajectories)
+    total = sum(sum(t.entropies) for t in trajectories)
+    return {"entropy_mean": total / written} if written else {}
+
+
 def _speed(stats: dict) -> dict[str, float]:
     """Where the time and the memory of a phase went.
 
@@ -106,6 +176,7 @@ def _speed(stats: dict) -> dict[str, float]:
         "pages_peak": stats.get("pages_peak", 0),
         "pages_peak_frac": per("pages_peak", "pool_pages"),
         "rows_set_aside": stats.get("rows_set_aside", 0),
+        "asked_again": stats.get("asked_again", 0),
         "compiles_after_warmup": stats.get("compiles_after_warmup", 0),
         "prefill_s": stats.get("prefill_s", 0.0),
         "decode_s": stats.get("decode_s", 0.0),

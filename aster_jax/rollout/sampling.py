@@ -43,20 +43,20 @@ class Sampling:
 def sample(
     scores_BV: jax.Array, keys_B: jax.Array, positions_B: jax.Array, how: Sampling
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(token_B, logprob_B, raw_logprob_B).
+    """(token_B, logprob_B, entropy_B).
 
-    `logprob_B` is under the distribution sampled from (after temperature and truncation;
-    the plain one when greedy), `raw_logprob_B` under the plain softmax of the scores.
-    Both float32, in nats. `keys_B` are row keys; `positions_B` the index of the new token.
+    `logprob_B` is under the distribution sampled from, after temperature and truncation;
+    `entropy_B` is that distribution's before truncation. When greedy both are of the plain
+    softmax of the scores. Both float32, in nats. `keys_B` are row keys; `positions_B` the
+    index of the new token.
     """
     scores_BV = scores_BV.astype(jnp.float32)
     scores_BV = scores_BV - jnp.max(scores_BV, axis=-1, keepdims=True)
-    raw_total_B = jnp.sum(jnp.exp(scores_BV), axis=-1)
+    warm_BV = scores_BV / (how.temperature or 1.0)
+    whole_B, entropy_B = _entropy(warm_BV)
     if how.temperature == 0:
         token_B = jnp.argmax(scores_BV, axis=-1)
-        raw_B = _pick(scores_BV, token_B) - jnp.log(raw_total_B)
-        return token_B, raw_B, raw_B
-    warm_BV = scores_BV / how.temperature
+        return token_B, _pick(scores_BV, token_B) - jnp.log(whole_B), entropy_B
     if how.top_k:
         warm_BV = _truncate(warm_BV, lambda keep: jnp.sum(keep, axis=-1), how.top_k)
     if how.top_p < 1:
@@ -70,10 +70,20 @@ def sample(
         return jax.random.uniform(jax.random.fold_in(key, position))
 
     token_B, total_B = _draw(jnp.exp(warm_BV), jax.vmap(uniform)(keys_B, positions_B))
-    raw_B = _pick(scores_BV, token_B) - jnp.log(raw_total_B)
     if how == Sampling():
-        return token_B, raw_B, raw_B
-    return token_B, _pick(warm_BV, token_B) - jnp.log(total_B), raw_B
+        total_B = whole_B  # the same sum without the rounding of a running one
+    return token_B, _pick(warm_BV, token_B) - jnp.log(total_B), entropy_B
+
+
+def _entropy(scores_BV):
+    """(total_B, entropy_B): the sum of exp(scores), and the entropy of their softmax in nats.
+
+    Scores are at most 0, with 0 among them: the entropy is log(total) - mean of the scores.
+    """
+    mass_BV = jnp.exp(scores_BV)
+    total_B = jnp.sum(mass_BV, axis=-1)
+    weighted_B = jnp.sum(jnp.where(mass_BV > 0, mass_BV * scores_BV, 0), axis=-1)
+    return total_B, jnp.maximum(jnp.log(total_B) - weighted_B / total_B, 0)
 
 
 def _pick(x_BV, token_B):

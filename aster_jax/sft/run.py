@@ -1,6 +1,7 @@
 """The SFT stage: demonstrations -> packed rows -> steps -> a checkpoint."""
 
 import dataclasses
+import math
 import time
 
 import jax
@@ -8,10 +9,10 @@ import numpy as np
 
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
-from aster_jax import pools, workdir
+from aster_jax import pools, settings, workdir
 from aster_jax.data import packing
 from aster_jax.demos import curate
-from aster_jax.errors import InputError
+from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.rollout import phase, record
 from aster_jax.sft import loss
 from aster_jax.train import checkpoint, metrics, optim, step
@@ -22,18 +23,59 @@ class Progress:
     """Where the stage stands; `stopped` once a probe reached the accuracy to stop at.
 
     `probe` is the newest probe's accuracy, None while there is none and after a probe whose
-    trajectories were all lost to the tool or the verifier.
+    trajectories were all lost to the tool or the verifier. `unusable` counts steps in a row
+    whose loss or gradient was not finite. `pending` holds the numbers of a step that has been
+    made and waits for its probe, None otherwise.
     """
 
     step: int = 0
     stopped: bool = False
     probe: float | None = None
+    unusable: int = 0
+    pending: dict | None = None
 
 
 def run(run: workdir.Run) -> None:
     """Train on the demonstrations until the last step, or the accuracy to stop at."""
     c = run.config.sft
+    run.begin("sft")
     policy = policies.describe(run)
+    if not (c.steps or c.epochs):
+        run.finish("sft", {"step": 0, "stopped": False, "probe": None})
+        return
+    data, steps = _data(run, c)
+    tx = optim.build(settings.optimiser(c))
+    with checkpoint.Checkpoints(
+        run.directory("sft") / "checkpoints", settings.kept(c), lambda text: run.say("sft", text)
+    ) as saved:
+        state, at, began_s = _start(run, policy, tx, data, saved)
+        train_step = step.compile_step(state, policy.cfg, loss.loss_fn, tx, run.mesh)
+        began = time.monotonic() - began_s
+        with _prober(run, policy) as probe:
+            while at.pending is not None or (at.step < steps and not at.stopped):
+                try:
+                    run.notice.check()
+                    if at.pending is None:
+                        batch, used = packing.sft_batch(next(data), c.micro_rows)
+                        state, made = train_step(state, meshes.put_rows(batch, run.mesh), used)
+                        at.step += 1
+                        at.pending = step.fetch(made, "sft", at.step)
+                    probed = probe(state.params, at.step)
+                except Leaving:
+                    _leave(saved, state, at, data)
+                    raise
+                values = _recorded(at, probed, c.stop_accuracy)
+                metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
+                _say(run, at, steps, values)
+                due = metrics.every(c.save_every, at.step, steps)
+                if at.stopped or due or saved.owed:
+                    saved.save(at.step, state, _position(at, data))
+                _give_up(at, c)
+    run.finish("sft", {"step": at.step, "stopped": at.stopped, "probe": at.probe})
+
+
+def _data(run, c):
+    """The batches, and the number of steps that the config asks of them."""
     demos = curate.load_demos(run.path / "demos" / "demos.jsonl")
     rows = packing.sft_rows(demos, c.row_tokens)
     if len(rows) < c.rows:
@@ -41,49 +83,59 @@ def run(run: workdir.Run) -> None:
             f"{len(demos)} demonstrations fill {len(rows)} rows, a step needs sft.rows={c.rows}; "
             "make more demonstrations or lower sft.rows"
         )
-    data = packing.sft_iterator(rows, c.rows, run.config.seed)
-    tx = optim.build(policies.optim_config(c))
-    with checkpoint.Checkpoints(run.directory("sft") / "checkpoints", keep=2) as saved:
-        state, at = _start(run, policy, tx, data, saved)
-        train_step = step.compile_step(state, policy.cfg, loss.loss_fn, tx, run.mesh)
-        began = time.monotonic()
-        with _prober(run, policy) as probe:
-            while at.step < c.steps and not at.stopped:
-                rows_of_step = next(data)
-                batch, used = packing.sft_batch(rows_of_step, c.micro_rows)
-                state, measured = train_step(state, meshes.put_rows(batch, run.mesh), used)
-                at.step += 1
-                values = step.fetch(measured, "sft", at.step)
-                if c.probe_every and at.step >= c.probe_from and at.step % c.probe_every == 0:
-                    probed = probe(state.params, at.step)
-                    values |= probed
-                    at.probe, at.stopped = _judge(probed, c.stop_accuracy)
-                metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
-                _say(run, at, values)
-                if at.stopped or metrics.every(c.save_every, at.step, c.steps):
-                    position = {**dataclasses.asdict(at), "data": _position(data)}
-                    saved.save(at.step, state, position)
-    run.finish("sft", {"step": at.step, "stopped": at.stopped, "probe": at.probe})
+    steps = math.ceil(c.epochs * len(rows) / c.rows) if c.epochs else c.steps
+    run.say(
+        "sft",
+        f"{len(demos)} demonstrations in {len(rows)} rows: {steps} steps of {c.rows} rows are "
+        f"{steps * c.rows / len(rows):.1f} epochs" + ("" if c.epochs else " at most"),
+    )
+    return packing.sft_iterator(rows, c.rows, run.config.seed), steps
 
 
 def _start(run, policy, tx, data, saved):
-    """A fresh state, or the newest checkpoint with the data where it was."""
-    if saved.latest is None:
+    """(state, progress, seconds spent before): fresh, or the newest checkpoint with the data
+    where it was."""
+    found = saved.restore_newest(step.abstract_state(policy.cfg, tx, run.mesh))
+    if found is None:
         metrics.rewind(run.path, "sft", 0)
         base = policies.base_params(run, policy)
-        return step.fresh_state(base, tx, run.mesh), Progress()
-    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
-    state, position = saved.restore(saved.latest, abstract)
-    data.set_state(position.pop("data"))
-    at = Progress(**position)
-    metrics.rewind(run.path, "sft", at.step)
+        return step.fresh_state(base, tx, run.mesh), Progress(), 0.0
+    state, position = found
+    data.set_state(position["data"])
+    at = Progress(**{f.name: position[f.name] for f in dataclasses.fields(Progress)})
     run.say("sft", f"resumed after step {at.step}")
-    return state, at
+    return state, at, metrics.rewind(run.path, "sft", at.step)
 
 
-def _position(data):
-    """The iterator's state as JSON (grain gives numpy integers in places)."""
-    return jax.tree.map(lambda x: int(x) if isinstance(x, np.integer) else x, data.get_state())
+def _position(at, data) -> dict:
+    """Progress and the iterator's state as JSON (grain gives numpy integers in places)."""
+    where = jax.tree.map(lambda x: int(x) if isinstance(x, np.integer) else x, data.get_state())
+    return {**dataclasses.asdict(at), "data": where}
+
+
+def _leave(saved, state, at, data):
+    """Save what is whole, if it is not on disk yet, when the machine is taken away."""
+    if at.step and (at.step != saved.latest or at.pending is not None):
+        saved.save(at.step, state, _position(at, data))
+    saved.wait()
+
+
+def _recorded(at, probed, stop_accuracy) -> dict:
+    """The metrics of the step that was pending; progress knows of it and of its probe."""
+    values, at.pending = {**at.pending, **probed}, None
+    at.unusable = at.unusable + 1 if values["sft/skipped_nonfinite"] else 0
+    if probed:
+        at.probe, at.stopped = _judge(probed, stop_accuracy)
+    return values
+
+
+def _give_up(at, c):
+    if at.unusable >= c.max_unusable:
+        raise GaveUp(
+            f"sft ends at step {at.step}: in {at.unusable} steps in a row the loss or the gradient "
+            f"was not finite (sft.max_unusable={c.max_unusable}). The model is as before them; a "
+            "lower sft.learning_rate, or a look at the demonstrations, may help"
+        )
 
 
 class _prober:
@@ -96,11 +148,14 @@ class _prober:
     def __enter__(self):
         c = self._run.config
         if c.sft.probe_every:
-            how = phase.sampling_of(c.rollout)
+            how = settings.sampled(c.rollout)
             self._context = phase.players(self._run, self._policy, how)
             self._players = self._context.__enter__()
-            found = pools.select(c, "probe", c.sft.probe_problems)
-            self._problems = phase.fitting(self._run, self._policy, found, "rl1")
+            held = self._run.begin("sft")["heldout"]
+            found = pools.validation(c, held, c.sft.probe_problems)
+            self._problems = phase.fitting(
+                self._run, self._policy, found, "rl1", c.rl1.context_tokens
+            )
         return self
 
     def __exit__(self, *failure):
@@ -109,11 +164,14 @@ class _prober:
 
     def __call__(self, params, at_step):
         c = self._run.config
+        every, first = c.sft.probe_every, c.sft.probe_from
+        if not every or at_step < first or at_step % every:
+            return {}
         scored, stats = phase.run_phase(
             self._run, self._policy, self._players, params,
             phase.requests(self._problems, 1, self._policy),
-            phase.budgets(c, c.rl1), f"sft/probe/{at_step}",
-        )
+            settings.budgets(c, c.rl1), f"sft/probe/{at_step}",
+        )  # fmt: skip
         return _probed(record.summary(scored, stats))
 
 
@@ -131,9 +189,12 @@ def _probed(numbers: dict[str, float]) -> dict[str, float]:
     return {f"sft/probe_{name}": numbers[k] for k, name in shown.items() if k in numbers}
 
 
-def _say(run, at, values):
-    text = f"step {at.step}/{run.config.sft.steps}  loss {values['sft/loss']:.3f}"
-    if "sft/probe_masked_frac" in values:
+def _say(run, at, steps, values):
+    text = f"step {at.step}/{steps}"
+    text += f"  loss {values['sft/loss']:.3f}" if "sft/loss" in values else ""
+    if values["sft/skipped_nonfinite"]:
+        run.say("sft", f"{text}  no update: the loss or the gradient was not finite")
+    elif "sft/probe_masked_frac" in values:
         masked = values["sft/probe_masked_frac"]
         if at.probe is not None:
             calls = values["sft/probe_calls_mean"]
@@ -141,7 +202,7 @@ def _say(run, at, values):
         if masked:
             text += f"  probe left out {100 * masked:.1f} %: tool, verifier or deadline"
         run.say("sft", text)
-    elif at.step % 10 == 1 or at.step == run.config.sft.steps:
+    elif at.step % 10 == 1 or at.step == steps:
         run.say("sft", text)
     else:
         run.live("sft", text)

@@ -136,10 +136,10 @@ def _forced_sample(work: Workload, requests):
     real = sampling.sample
 
     def sample(scores_BV, keys_B, positions_B, how):
-        _, logp_B, raw_B = real(scores_BV, keys_B, positions_B, how)
+        _, logp_B, entropy_B = real(scores_BV, keys_B, positions_B, how)
         same_BR = jnp.all(jax.random.key_data(keys_B)[:, None] == keys_RX[None], axis=-1)
         token_B = jnp.asarray(table_RS)[jnp.argmax(same_BR, axis=1), positions_B]
-        return token_B, logp_B, raw_B
+        return token_B, logp_B, entropy_B
 
     return sample
 

@@ -22,7 +22,7 @@ def trajectory(mask, end="answered", problem="p", sample=0, seed=0):
         tokens=tuple(rng.integers(0, 48, n).tolist()),
         loss_mask=tuple(mask),
         logprobs=tuple(logp.tolist()),
-        raw_logprobs=tuple(logp.tolist()),
+        entropies=(0.0,) * n,
         spans=(types.Span("prompt", 0, n),),
         calls=(),
         end=end,

@@ -14,7 +14,7 @@ class Played:
 
     tokens: list = dataclasses.field(default_factory=list)
     logprobs: list = dataclasses.field(default_factory=list)
-    raw: list = dataclasses.field(default_factory=list)
+    entropies: list = dataclasses.field(default_factory=list)
     stopped: bool = False
 
 
@@ -56,7 +56,7 @@ def drain(engine, played):
             n = int(drained.count_A[row])
             out.tokens += drained.tokens_AK[row, :n].tolist()
             out.logprobs += drained.logprobs_AK[row, :n].tolist()
-            out.raw += drained.raw_logprobs_AK[row, :n].tolist()
+            out.entropies += drained.entropies_AK[row, :n].tolist()
             out.stopped |= bool(drained.stopped_A[row])
 
 

@@ -68,22 +68,27 @@ def reference(build, params, requests):
 
 def trainer(params, cfg, tokens, temperature=1.0):
     """The trainer's log-prob of every token, for sequences of any length."""
+    return score(params, cfg, tokens, temperature)[0]
+
+
+def score(params, cfg, tokens, temperature=1.0):
+    """The trainer's log-probs and entropies."""
     T = 48
     padded = np.zeros((1, T), np.int32)
     padded[0, : len(tokens)] = tokens
     segments = (np.arange(T) < len(tokens)).astype(np.int32)[None]
     positions = np.arange(T, dtype=np.int32)[None]
-    logp, _ = logprobs.score(params, padded, positions, segments, cfg=cfg, temperature=temperature)
-    return np.asarray(logp)[0, : len(tokens)]
+    both = logprobs.score(params, padded, positions, segments, cfg=cfg, temperature=temperature)
+    return [np.asarray(x)[0, : len(tokens)] for x in both]
 
 
-def test_reported_log_probs_are_the_trainers(tiny, params, requests, reference):
+def test_reported_log_probs_and_entropies_are_the_trainers(tiny, params, requests, reference):
     worst = 0.0
     for (prompt, _, _), out in zip(requests, reference, strict=True):
-        assert len(out.tokens) == len(out.logprobs) == 20
-        expected = trainer(params, tiny, prompt + out.tokens)[len(prompt) :]
-        worst = max(worst, np.abs(expected - out.logprobs).max())
-        assert out.logprobs == out.raw
+        assert len(out.tokens) == len(out.logprobs) == len(out.entropies) == 20
+        logp, entropy = score(params, tiny, prompt + out.tokens)
+        worst = max(worst, np.abs(logp[len(prompt) :] - out.logprobs).max())
+        np.testing.assert_allclose(out.entropies, entropy[len(prompt) :], atol=2e-5)
     assert worst < 2e-5
 
 
@@ -141,8 +146,9 @@ def test_tempered_log_probs_are_those_of_the_sampled_distribution(build, tiny, p
     prompt = drive.prompts([7], 48)[0]
     out = drive.play(warm, params, KEY, [(prompt, 1, 0)], left=12)[0]
     ids = prompt + out.tokens
-    np.testing.assert_allclose(out.logprobs, trainer(params, tiny, ids, 0.7)[7:], atol=3e-5)
-    np.testing.assert_allclose(out.raw, trainer(params, tiny, ids)[7:], atol=2e-5)
+    logp, entropy = score(params, tiny, ids, 0.7)
+    np.testing.assert_allclose(out.logprobs, logp[7:], atol=3e-5)
+    np.testing.assert_allclose(out.entropies, entropy[7:], atol=3e-5)
 
 
 def test_greedy_takes_the_most_likely_token(build, tiny, params):

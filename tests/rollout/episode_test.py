@@ -105,7 +105,7 @@ def test_order_identity_and_alignment(made, requests):
     assert [(t.problem_id, t.sample) for t in made] == [(r.problem.id, r.sample) for r in requests]
     for t, r in zip(made, requests, strict=True):
         n = len(t.tokens)
-        assert len(t.loss_mask) == len(t.logprobs) == len(t.raw_logprobs) == n
+        assert len(t.loss_mask) == len(t.logprobs) == len(t.entropies) == n
         assert t.tokens[: len(r.prompt)] == r.prompt
         kinds = ["prompt"] * 0
         at = 0
@@ -118,23 +118,25 @@ def test_order_identity_and_alignment(made, requests):
         assert at == n
         assert kinds[0] == "prompt" and set(kinds[1::2]) == {"model"}
         assert set(kinds[2::2]) <= {"tool"}
-        outside = [p for p, m in zip(t.logprobs, t.loss_mask, strict=True) if not m]
-        assert set(outside) == {0.0}
+        for numbers in (t.logprobs, t.entropies):
+            assert {x for x, m in zip(numbers, t.loss_mask, strict=True) if not m} == {0.0}
 
 
-def test_log_probs_are_the_trainers(talker, made):
-    worst = 0.0
+def test_log_probs_and_entropies_are_the_trainers(talker, made):
+    worst = off = 0.0
     for t in made:
         T = BUDGETS.context_tokens
         tokens = np.zeros((1, T), np.int32)
         tokens[0, : len(t.tokens)] = t.tokens
         segments = (np.arange(T) < len(t.tokens)).astype(np.int32)[None]
         positions = np.arange(T, dtype=np.int32)[None]
-        logp, _ = logprobs.score(talker.params, tokens, positions, segments, cfg=talker.cfg)
+        logp, entropy = logprobs.score(talker.params, tokens, positions, segments, cfg=talker.cfg)
         mask = np.asarray(t.loss_mask, bool)
         expected = np.asarray(logp)[0, : len(t.tokens)][mask]
         worst = max(worst, np.abs(expected - np.asarray(t.logprobs)[mask]).max())
-    assert worst < 2e-5
+        expected = np.asarray(entropy)[0, : len(t.tokens)][mask]
+        off = max(off, np.abs(expected - np.asarray(t.entropies)[mask]).max())
+    assert worst < 2e-5 and off < 1e-4
 
 
 def test_every_turn_is_what_a_full_prefill_would_have_sampled(talker, engines, play, requests):

@@ -14,7 +14,7 @@ draw = jax.jit(sampling.sample, static_argnames="how")
 
 
 def many(how, probs=PROBS, draws=DRAWS):
-    """Tokens, log-probs and raw log-probs of many draws from the same scores."""
+    """Tokens, log-probs and entropies of many draws from the same scores."""
     scores = jnp.broadcast_to(jnp.log(jnp.asarray(probs, jnp.float32))[None], (draws, len(probs)))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(draws))
     return [np.asarray(x) for x in draw(scores, keys, jnp.zeros(draws, jnp.int32), how=how)]
@@ -43,21 +43,40 @@ def many(how, probs=PROBS, draws=DRAWS):
     ],
 )
 def test_the_distribution_is_exact(how, expected):
-    tokens, logp, raw = many(how)
+    tokens, logp, entropy = many(how)
     counts = np.bincount(tokens, minlength=4)
     assert not counts[expected == 0].any()
     # Five standard deviations of a binomial.
     spread = 5 * np.sqrt(expected * (1 - expected) / DRAWS)
     np.testing.assert_array_less(np.abs(counts / DRAWS - expected), spread + 1e-9)
     np.testing.assert_allclose(logp, np.log(expected[tokens]), atol=2e-6)
-    np.testing.assert_allclose(raw, np.log(PROBS[tokens]), atol=2e-6)
+    # Before truncation: of all four, at the temperature.
+    warm = PROBS ** (1 / how.temperature) / (PROBS ** (1 / how.temperature)).sum()
+    np.testing.assert_allclose(entropy, -(warm * np.log(warm)).sum(), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        ([0.0] * 8, np.log(8)),  # all alike
+        ([5.0, -1e4, -np.inf, -3e38], 0.0),  # one token has all the mass
+        ([0.0, 0.0, -np.inf, -np.inf], np.log(2)),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_entropy_at_the_edges(scores, expected, temperature):
+    how = sampling.Sampling(temperature=temperature)
+    keys = jax.random.split(jax.random.key(0), 3)
+    rows = jnp.broadcast_to(jnp.asarray(scores, jnp.float32), (3, len(scores)))
+    entropy = draw(rows, keys, jnp.arange(3), how=how)[2]
+    np.testing.assert_allclose(entropy, expected, atol=1e-6)
 
 
 def test_greedy_takes_the_largest_with_its_plain_log_probability():
-    tokens, logp, raw = many(sampling.Sampling(temperature=0.0), PROBS[::-1], 8)
+    tokens, logp, entropy = many(sampling.Sampling(temperature=0.0), PROBS[::-1], 8)
     assert (tokens == 3).all()
     np.testing.assert_allclose(logp, np.log(0.5), rtol=1e-6)
-    np.testing.assert_array_equal(logp, raw)
+    np.testing.assert_allclose(entropy, 1.2080, atol=5e-5)
 
 
 def test_ties_at_the_threshold_are_kept():
@@ -96,13 +115,13 @@ def test_a_vocabulary_of_many_chunks(how):
     if how.top_k:
         expected[[3, 127]] = 0
         expected /= expected.sum()
-    tokens, logp, raw = many(how, np.maximum(probs, 1e-30), 5_000)
+    tokens, logp, entropy = many(how, np.maximum(probs, 1e-30), 5_000)
     assert set(tokens) == set(np.flatnonzero(expected))
     counts = np.bincount(tokens, minlength=1000) / 5_000
     spread = 5 * np.sqrt(expected * (1 - expected) / 5_000)
     np.testing.assert_array_less(np.abs(counts - expected), spread + 1e-9)
     np.testing.assert_allclose(logp, np.log(expected[tokens]), atol=2e-6)
-    np.testing.assert_allclose(raw, np.log(probs[tokens]), atol=2e-6)
+    np.testing.assert_allclose(entropy, -(probs[likely] * np.log(probs[likely])).sum(), atol=2e-6)
 
 
 def test_the_largest_uniform_number_draws_a_token_with_mass():

@@ -1,0 +1,180 @@
+"""Which keys may change when a run goes on, and which would change what it has made.
+
+A stage records, when it begins, the keys and the files that determine its own output
+(`STAGE/began.json`). Going on under another value of one of those would mix two
+experiments, and is refused by name. Everything else may change at any time: keys of stages
+that have not begun, and keys that say how the work is done and not what comes out
+(`OPERATIONAL`; a result may then differ by the rounding of its sums).
+"""
+
+import fnmatch
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from aster_jax import config as configs
+from aster_jax.data import digest
+from aster_jax.errors import InputError
+
+TRAINING = ("sft", "rl1", "rl2")  # each starts from what the one before it ended with
+
+_MODEL = ("seed", "model.*")
+_TOOL = ("tools.wall_limit_s", "tools.memory_limit_mib", "tools.last_value")
+_SAMPLING = (
+    "rollout.temperature", "rollout.top_p", "rollout.top_k", "rollout.dtype",
+    "rollout.tool_result_tokens", "rollout.max_malformed",
+)  # fmt: skip
+_PROBLEMS = (
+    "problems.source", "problems.families", "problems.digits", "problems.num_train",
+    "problems.num_validation",
+)  # fmt: skip
+DETERMINES = {
+    "demos": (
+        "seed", "model.source", "model.style", "model.show_tool", "model.vocab_size", "demos.*",
+        "problems.source", "problems.families", "problems.digits", *_TOOL,
+        "rollout.tool_result_tokens", "sft.row_tokens",
+    ),
+    "sft": (*_MODEL, "sft.*"),
+    "rl1": (*_MODEL, *_PROBLEMS, *_TOOL, *_SAMPLING, "rl1.*"),
+    "filter": ("filter.*",),
+    "rl2": (*_MODEL, *_PROBLEMS, *_TOOL, *_SAMPLING, "rl2.*", "rl1.hand_on"),
+}  # fmt: skip
+OPERATIONAL = (
+    "model.remat", "*.micro_rows", "*.save_every", "*.keep", "*.keep_every", "*.keep_best",
+    "*.max_unusable", "*.min_group", "*.min_step", "*.eval_every", "*.eval_problems",
+    "*.eval_samples", "rl1.row_tokens", "rl2.row_tokens",
+)  # fmt: skip
+GROWING = ("sft.steps", "sft.epochs", "rl1.steps", "rl2.steps")
+
+
+def determining(c: ConfigDict, stage: str) -> dict:
+    """The keys that determine the stage's output, by dotted name, as JSON values."""
+    flat = {key: _leaf(c, key) for key in configs.keys(c)}
+    for name in ("rl1", "rl2"):
+        flat |= {f"{name}.{key}": value for key, value in configs.rl_stage(c, name).items()}
+    patterns = list(DETERMINES[stage]) if stage in DETERMINES else []
+    if stage == "sft" and c.sft.probe_every:  # its probes decide when it stops
+        patterns += [*_SAMPLING, *_TOOL, *(f"rl1.{b}" for b in (*configs.BUDGETS, "max_calls"))]
+    found = {
+        key: value for key, value in flat.items()
+        if _matches(key, patterns) and not _matches(key, OPERATIONAL)
+    }  # fmt: skip
+    found.pop(f"{stage}.hand_on", None)  # determines the next stage, not this one
+    if c.problems.source == "generated":
+        found.pop("problems.num_validation", None)
+    return json.loads(json.dumps(found))
+
+
+def files(c: ConfigDict, stage: str) -> dict[str, str]:
+    """The files that the stage reads, by name, with the digests of what they hold."""
+    read = []
+    if stage == "demos" and c.demos.source != "expert":
+        read.append(c.demos.source)
+    if stage in ("demos", "rl1", "rl2") and c.problems.source != "generated":
+        read.append(c.problems.source)
+    if stage in TRAINING and pathlib.Path(c.model.source).exists():
+        read.append(c.model.source)
+    return {name: digest.of(name) for name in read if pathlib.Path(name).exists()}
+
+
+def heldout_files(c: ConfigDict) -> list[str]:
+    """Every file of held-out problems that the config names; none of them may be trained on."""
+    named = [c.problems.heldout, *(e.get("heldout") for e in c.eval.also)]
+    return [name for name in dict.fromkeys(named) if name and name != "generated"]
+
+
+def record(c: ConfigDict, stage: str) -> dict:
+    """What is written when a stage begins."""
+    return {
+        "keys": determining(c, stage),
+        "files": files(c, stage),
+        "heldout": heldout_files(c),
+    }
+
+
+def check(c: ConfigDict, path: pathlib.Path) -> None:
+    """Raise an InputError when the config would change what the run at `path` has made."""
+    wrong = []
+    for stage in configs.STAGES:
+        began = path / stage / "began.json"
+        if not began.exists():
+            continue
+        known = json.loads(began.read_text())
+        now = determining(c, stage)
+        for key in sorted(set(known["keys"]) & set(now)):
+            old, new = known["keys"][key], now[key]
+            if old == new:
+                continue
+            if key not in GROWING:
+                wrong.append(f"{key}: {old} -> {new} ({_where(path, stage)})")
+            elif why := _cannot_grow(path, stage, key, new):
+                wrong.append(f"{key}: {old} -> {new} ({why})")
+        held = files(c, stage)
+        for name in sorted(set(known["files"]) & set(held)):
+            if known["files"][name] != held[name]:
+                wrong.append(f"the contents of {name} ({_where(path, stage)})")
+    if wrong:
+        shown = "; ".join(dict.fromkeys(wrong[:5]))
+        raise InputError(
+            f"workdir {path} was made with another config, and this would change what is there: "
+            f"{shown}; give a new one with --workdir, or take the change back. Keys of stages "
+            "that have not begun and keys such as micro_rows, slots or save_every may change"
+        )
+
+
+def growing(c: ConfigDict, stage: str) -> dict:
+    """The keys that say how long the stage is, which may change while nothing goes on from it."""
+    return {k: v for k, v in determining(c, stage).items() if k in GROWING}
+
+
+def asks_for_more(c: ConfigDict, began: dict) -> bool:
+    """Whether the config asks another length of a stage than it was recorded with."""
+    flat = {key: _leaf(c, key) for key in GROWING}
+    known = began["keys"]
+    return any(known[key] != value for key, value in flat.items() if key in known)
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> dict[str, list]:
+    """{key: [old, new]} for every leaf that differs between two configs as JSON."""
+    found = {}
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[prefix + key] = [a, b]
+    return found
+
+
+def _leaf(c, key):
+    for part in key.split("."):
+        c = c[part]
+    return c
+
+
+def _matches(key, patterns) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _where(path, stage) -> str:
+    state = "has finished" if (path / stage / "DONE.json").exists() else "is under way"
+    return f"{stage} {state}"
+
+
+def _cannot_grow(path, stage, key, new) -> str:
+    """Why the number of a stage's steps cannot be changed to `new`; "" when it can."""
+    later = TRAINING[TRAINING.index(stage) + 1 :]
+    begun = [s for s in later if (path / s / "began.json").exists()]
+    if begun:
+        return f"{begun[0]} has begun from what {stage} ended with"
+    made = steps_made(path, stage)
+    if key.endswith(".steps") and new < made:
+        return f"{made} steps are made"
+    return ""
+
+
+def steps_made(path: pathlib.Path, stage: str) -> int:
+    """The newest checkpoint's step of a stage, 0 without one."""
+    found = (path / stage / "checkpoints").glob("*")
+    return max((int(p.name) for p in found if p.name.isdigit()), default=0)

@@ -1,0 +1,110 @@
+"""Episodes of one phase, kept as they end, so that a killed process need not make them again.
+
+While the phase runs, records are lines of a file beside the final one. The final file
+appears at once and whole, when the phase is over.
+"""
+
+import json
+import os
+import pathlib
+import threading
+
+from aster_jax.train import metrics
+
+
+class Journal:
+    """Records of one phase on their way to the file `path`.
+
+    Lines go to `path` + ".partial" until `seal`. Nothing is opened or changed before the
+    first call.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = pathlib.Path(path)
+        self._partial = self._path.with_name(self._path.name + ".partial")
+        self._lock = threading.Lock()
+        self._file = None
+
+    def add(self, record: dict) -> None:
+        """Append one record, from any thread; the kernel has it when this returns.
+
+        All or nothing: where writing fails (OSError), no part of the line stays.
+        """
+        line = (json.dumps(record) + "\n").encode("ascii")
+        with self._lock:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._whole()
+                self._file = open(self._partial, "ab", buffering=0)
+            before = os.fstat(self._file.fileno()).st_size
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except BaseException:
+                self._file.truncate(before)
+                raise
+
+    def read(self) -> list[dict]:
+        """Records of the final file if there is one, else those added so far.
+
+        A process that was killed leaves a torn last line: it, and whatever a damaged disk
+        has put after the last whole record, is cut off the file.
+        """
+        with self._lock:
+            if self._path.exists():
+                with open(self._path, "rb") as lines:
+                    return [json.loads(line) for line in lines]
+            return self._whole()
+
+    def _whole(self) -> list[dict]:
+        """The whole records of the partial file, which ends after them from now on."""
+        if not self._partial.exists():
+            return []
+        records, good = [], 0
+        with open(self._partial, "rb+") as lines:
+            for line in lines:
+                record = _parse(line)
+                if record is None:
+                    break
+                records.append(record)
+                good += len(line)
+            lines.truncate(good)
+        return records
+
+    def seal(self, records: list[dict]) -> None:
+        """Make the final file, of these records; the partial one is gone then.
+
+        A process that is killed in here leaves either all that was added or the final file.
+        """
+        with self._lock:
+            self._close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Under a name of its own first: `replace` has the name of our lines for its own.
+            whole = self._path.with_name(self._path.name + ".whole")
+            metrics.replace(whole, "".join(json.dumps(record) + "\n" for record in records))
+            os.replace(whole, self._path)
+            self._partial.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Forget the phase: neither file is there afterwards."""
+        with self._lock:
+            self._close()
+            self._partial.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+
+    def _close(self):
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _parse(line: bytes) -> dict | None:
+    """The record of a line, None where it is torn or no record."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

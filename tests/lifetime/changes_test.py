@@ -1,0 +1,163 @@
+"""What may change between two starts of a run: by stage, by key, by file."""
+
+import json
+
+import pytest
+
+from aster_jax import config, workdir
+from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
+
+
+def settings(**values):
+    c = config.default()
+    c.name = "t"
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        if name:
+            c[section][name] = value
+        else:
+            c[section] = value
+    return c.lock()
+
+
+def begin(path, mesh, *stages, done=(), **values):
+    """A workdir in which these stages have begun, and those of `done` finished at so many steps."""
+    run = workdir.open_run(settings(**values), path, mesh)
+    for stage in stages:
+        run.begin(stage)
+    for stage, step in dict(done).items():
+        (path / stage / "checkpoints" / str(step)).mkdir(parents=True)
+        run.finish(stage, {"step": step})
+    return run
+
+
+OPERATIONAL = [
+    ("rollout__slots", 8), ("rollout__pool_tokens", 65_536), ("rollout__deadline_s", 9.0),
+    ("rollout__call_s", 9.0), ("rollout__steps_per_dispatch", 4), ("rollout__ahead", 1),
+    ("rl__micro_rows", 4), ("rl__save_every", 3), ("rl__keep", 5), ("rl__max_unusable", 9),
+    ("sft__micro_rows", 4), ("sft__save_every", 7), ("tools__max_running", 3), ("mesh__data", 1),
+    ("tools__niceness", 5), ("report", config.ConfigDict({"trajectories": 3})), ("notice_s", 9.0),
+    ("rl1__micro_rows", 2), ("rl__eval_every", 5), ("model__remat", True),
+    ("eval__temperature", 0.6), ("eval__response_tokens", 99), ("problems__heldout", "h.jsonl"),
+    ("problems__num_heldout", 9), ("eval__also", ({"name": "x", "temperature": 0.1},)),
+    ("stages", ("demos", "sft", "rl1")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", OPERATIONAL)
+def test_keys_that_say_how_the_work_is_done_may_change_at_any_time(
+    tmp_path, one_device, key, value
+):
+    begin(tmp_path, one_device, "demos", "sft", "rl1", "filter", "rl2")
+    workdir.open_run(settings(**{key: value}), tmp_path, one_device)
+    lines = (tmp_path / "config_history.jsonl").read_text().splitlines()
+    assert len(lines) == 1 and key.replace("__", ".").split(".")[-1] in lines[0]
+
+
+@pytest.mark.parametrize(
+    "begun, key, value, named",
+    [
+        ("demos", "seed", 4, "seed: 0 -> 4 .demos is under way"),
+        ("demos", "demos__count", 9, "demos.count: 256 -> 9"),
+        ("sft", "sft__learning_rate", 1.0, "sft.learning_rate"),
+        ("sft", "model__num_layers", 3, "model.num_layers"),
+        ("rl1", "rl__learning_rate", 1.0, "rl1.learning_rate"),
+        ("rl1", "rl1__clip_low", 0.1, "rl1.clip_low: 0.2 -> 0.1"),
+        ("rl1", "rollout__temperature", 0.5, "rollout.temperature"),
+        ("rl1", "rl1__max_calls", 3, "rl1.max_calls"),
+        ("rl1", "tools__wall_limit_s", 3.0, "tools.wall_limit_s"),
+        ("rl2", "rl2__group", 4, "rl2.group"),
+        ("rl2", "rl1__hand_on", "best", "rl1.hand_on"),
+        ("filter", "filter__min_kept", 9, "filter.min_kept"),
+    ],
+)
+def test_what_a_stage_has_begun_with_may_not(tmp_path, one_device, begun, key, value, named):
+    begin(tmp_path, one_device, begun)
+    with pytest.raises(InputError, match=f"{named}.*--workdir"):
+        workdir.open_run(settings(**{key: value}), tmp_path, one_device)
+
+
+@pytest.mark.parametrize(
+    "begun, key, value",
+    [
+        ("demos", "sft__learning_rate", 1.0),
+        ("sft", "rl__learning_rate", 1.0),
+        ("rl1", "rl2__learning_rate", 1.0),
+        ("rl1", "filter__min_kept", 9),
+        ("rl1", "rl2__max_calls", 3),
+        ("sft", "demos__count", 9),  # demos never began here: RL of somebody else's model
+    ],
+)
+def test_a_stage_that_has_not_begun_is_free(tmp_path, one_device, begun, key, value):
+    begin(tmp_path, one_device, begun)
+    workdir.open_run(settings(**{key: value}), tmp_path, one_device)
+
+
+def test_what_a_stage_overrides_is_not_touched_by_the_shared_key(tmp_path, one_device):
+    begin(tmp_path, one_device, "rl1", rl1__learning_rate=3e-6)
+    both = settings(rl1__learning_rate=3e-6, rl__learning_rate=1.0)
+    workdir.open_run(both, tmp_path, one_device)
+
+
+def test_steps_may_be_added_until_something_goes_on_from_them(tmp_path, one_device):
+    run = begin(tmp_path, one_device, "rl1", done={"rl1": 30}, rl1__steps=30)
+    assert run.is_finished("rl1")
+    longer = workdir.open_run(settings(rl1__steps=35), tmp_path, one_device)
+    assert not longer.is_finished("rl1")
+    longer.begin("rl1")
+    assert not longer.has_ended("rl1")
+    longer.finish("rl1", {"step": 35})
+    assert longer.is_finished("rl1")
+    longer.begin("rl2")
+    with pytest.raises(InputError, match="rl1.steps: 35 -> 40 .rl2 has begun"):
+        workdir.open_run(settings(rl1__steps=40), tmp_path, one_device)
+
+
+def test_fewer_steps_than_are_made_are_refused(tmp_path, one_device):
+    begin(tmp_path, one_device, "rl1", rl1__steps=30)
+    (tmp_path / "rl1" / "checkpoints" / "12").mkdir(parents=True)
+    workdir.open_run(settings(rl1__steps=20), tmp_path, one_device)
+    with pytest.raises(InputError, match="rl1.steps: 30 -> 10 .12 steps are made"):
+        workdir.open_run(settings(rl1__steps=10), tmp_path, one_device)
+
+
+def test_the_filter_is_made_again_when_stage_1_got_longer(tmp_path, one_device):
+    run = begin(tmp_path, one_device, "rl1", "filter", done={"rl1": 30}, rl1__steps=30)
+    run.finish("filter", {"rl1_step": 30})
+    assert run.is_finished("filter")
+    longer = workdir.open_run(settings(rl1__steps=35), tmp_path, one_device)
+    longer.finish("rl1", {"step": 35})
+    assert not longer.is_finished("filter")
+
+
+def test_a_key_that_a_new_version_adds_locks_nobody_out(tmp_path, one_device):
+    begin(tmp_path, one_device, "rl1")
+    path = tmp_path / "rl1" / "began.json"
+    known = json.loads(path.read_text())
+    del known["keys"]["rl1.clip_low"]
+    known["keys"]["rl1.of_an_old_version"] = 3
+    path.write_text(json.dumps(known))
+    workdir.open_run(settings(), tmp_path, one_device)
+
+
+def test_other_contents_of_a_file_that_is_being_trained_on_are_refused(tmp_path, one_device):
+    rows = tmp_path / "p.jsonl"
+    rows.write_text(json.dumps({"question": "What is 1+1?", "answer": "2"}) + "\n")
+    begin(tmp_path / "run", one_device, "rl1", problems__source=str(rows))
+    workdir.open_run(settings(problems__source=str(rows)), tmp_path / "run", one_device)
+    rows.write_text(json.dumps({"question": "What is 1+1?", "answer": "3"}) + "\n")
+    with pytest.raises(InputError, match="the contents of .*p.jsonl"):
+        workdir.open_run(settings(problems__source=str(rows)), tmp_path / "run", one_device)
+
+
+def test_every_key_is_of_a_stage_or_free():
+    """A new key of a training section determines its stage unless it is said not to."""
+    c = settings(sft__probe_every=5)
+    for stage in ("sft", "rl1", "rl2"):
+        own = {k for k in changes.determining(c, stage) if k.startswith(f"{stage}.")}
+        section = c.sft if stage == "sft" else config.rl_stage(c, stage)
+        free = {f"{stage}.{name}" for name in section} - own
+        assert free <= {f"{stage}.{p.split('.')[1]}" for p in changes.OPERATIONAL} | {
+            f"{stage}.hand_on"
+        }
