@@ -24,6 +24,7 @@ LAYERS = (
     ("policy",),
     ("rollout.phase",),
     ("rl.progress", "rl.update", "rl.validate"),
+    ("eval.arms", "eval.episodes", "eval.results"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("main", "export"),
 )

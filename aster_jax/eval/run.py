@@ -1,86 +1,168 @@
-"""The evaluation: checkpoints x arms on the held-out problems, under explicit budgets.
+"""The evaluation: checkpoints -> trajectories on held-out problems -> accuracies with intervals.
 
-The arm "main" is the policy with its tool. The arm "no_tool" opens the first turn with
-the words of an answer and allows no call, so that a number has to come from the head.
+What is asked has a room of its own (`arms.py`), and so have the episodes there are of an
+arm (`episodes.py`), the statistics (`passk.py`) and what is made of them (`results.py`).
+
+An arm is complete when every trajectory has ended by itself or by a budget or limit of
+its own. What the tool or the verifier lost is asked or judged again, here and at the next
+start; whatever is lost in the end stays in the denominators, as wrong.
 """
 
-import dataclasses
+import contextlib
+import functools
 import json
+import time
 
 from aster_jax import policy as policies
-from aster_jax import pools, workdir
-from aster_jax.data import chat
-from aster_jax.eval import passk
+from aster_jax import pools, settings, types, workdir
+from aster_jax.errors import InputError
+from aster_jax.eval import arms, episodes, results
 from aster_jax.rollout import phase, record
 from aster_jax.train import metrics
 
-FORCED_ANSWER = "The answer is \\boxed{"
+CHUNK = 4  # with a fixed schedule, requests of a phase per slot
 
 
 def run(run: workdir.Run) -> None:
-    """Evaluate every checkpoint that exists; one file per checkpoint and arm, then all."""
-    c = run.config.eval
+    """Evaluate every checkpoint in every arm; only what is not there yet is made."""
     policy = policies.describe(run)
-    opener = tuple(chat.opener_ids(FORCED_ANSWER, policy.tokenizer, policy.style))
-    held_out = pools.select(run.config, "heldout", run.config.problems.num_heldout)
-    held_out = phase.fitting(run, policy, held_out, "eval", opener)
-    arms = ("main", "no_tool") if c.no_tool else ("main",)
-    made = {"base", *run.config.stages, *filter(run.is_finished, c.checkpoints)}
-    stages = [s for s in c.checkpoints if s in made]
-    results = []
-    with phase.players(run, policy, phase.sampling_of(c)) as players:
-        for checkpoint in stages:
-            params = policies.trained_params(run, policy, checkpoint)
-            for arm in arms:
-                path = run.directory("eval") / f"{checkpoint}_{arm}.jsonl"
-                if not path.exists():
-                    _evaluate(run, policy, players, params, held_out, checkpoint, arm, path)
-                records = [json.loads(line) for line in path.read_text().splitlines()]
-                results.append(_result(run, checkpoint, arm, records))
-                _say(run, results[-1])
-    parts = [run.path / "eval" / f"{s}_{a}.jsonl" for s in stages for a in arms]
-    metrics.replace(run.path / "eval" / "episodes.jsonl", "".join(p.read_text() for p in parts))
-    metrics.replace(run.path / "eval" / "results.json", json.dumps(results, indent=1) + "\n")
-    run.finish("eval", {"problems": len(held_out), "checkpoints": stages})
-
-
-def _evaluate(run, policy, players, params, held_out, checkpoint, arm, path):
-    limits = phase.budgets(run.config, run.config.eval)
-    opener = ()
-    if arm == "no_tool":
-        opener = tuple(chat.opener_ids(FORCED_ANSWER, policy.tokenizer, policy.style))
-        limits = dataclasses.replace(limits, max_calls=0)
-    asked = phase.requests(held_out, run.config.eval.samples, policy, opener)
-    scored, _ = phase.run_phase(
-        run, policy, players, params, asked, limits, f"eval/{checkpoint}/{arm}"
-    )
-    by_id = {p.id: p for p in held_out}
-    where = {"stage": "eval", "step": 0, "checkpoint": checkpoint, "arm": arm}
-    lines = [
-        json.dumps(record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where))
-        for s in scored
-    ]
-    metrics.replace(path, "\n".join(lines) + "\n")
-
-
-def _result(run, checkpoint, arm, records) -> dict:
-    """The line of results.json: accuracies with intervals, tool use, endings."""
-    c = run.config.eval
-    return {
-        "checkpoint": checkpoint,
-        "arm": arm,
-        "tokens": c.response_tokens,
-        "max_calls": c.max_calls if arm == "main" else 0,
-        "temperature": c.temperature,
-        **passk.summarise(records, run.config.seed),
+    wanted = arms.wanted(run)
+    problems = {
+        name: _problems(run, policy, name, section.heldout or run.config.problems.heldout, section)
+        for name, section in settings.evaluations(run.config).items()
     }
+    path = run.directory("eval") / "results.json"
+    before = json.loads(path.read_text()) if path.exists() else []
+    book = results.Book(wanted, before, run.config.seed)
+    for how, by_checkpoint in arms.by_players(wanted):
+        with contextlib.ExitStack() as stack:
+            # Called, and the tool started, only where something is to be made.
+            players = functools.cache(
+                lambda: stack.enter_context(phase.players(run, policy, how))
+            )
+            for members in by_checkpoint:
+                _checkpoint(run, policy, players, members, problems, book)
+    _write(path, book.results())
+    _write(path.with_name("differences.json"), book.differences())
+    checkpoints = list(dict.fromkeys(arm.checkpoint for arm in wanted))
+    counted = {"problems": len(problems["main"]), "checkpoints": checkpoints}
+    run.finish("eval", {**counted, "arms": book.covered(run.config)})
 
 
-def _say(run, r):
-    masked = f"  left out {r['masked']}: tool, verifier or deadline" if r["masked"] else ""
+def _checkpoint(run, policy, players, members, problems, book):
+    """The arms of one checkpoint. Its parameters are read if one of them needs any, and are
+    gone when the next checkpoint's are read."""
+    params = functools.cache(
+        lambda: policies.trained_params(run, policy, members[0].checkpoint)
+    )
+    for arm in members:
+        asked = arm.requests(policy, problems[arm.evaluation])
+        had = episodes.Episodes(run.path / arm.file, arm.limits_s)
+        if not had.is_complete(asked):
+            _make(run, policy, players, params, arm, asked, had)
+        is_complete = had.is_complete(asked)
+        entry = book.enter(arm, had.seal(asked), is_complete)
+        _write(run.path / "eval" / "results.json", book.results())
+        _say(run, entry, len(problems) > 1)
+
+
+def is_current(run: workdir.Run) -> bool:
+    """Whether the finished stage is of all that the config asks for now, with nothing lost.
+
+    Looks at no weights and at no episode.
+    """
+    try:
+        wanted = arms.wanted(run)
+    except (InputError, OSError):  # a stage or a file is not there: the stage itself says so
+        return False
+    return arms.are_covered(run.config, wanted, run.summary("eval"))
+
+
+def _problems(run, policy, name, heldout, section) -> list[types.Problem]:
+    """The held-out problems of an evaluation: those that leave room to write in every arm."""
+    found = pools.heldout(run.config, heldout)
+    label = "eval" if name == "main" else f"eval {name}"
+    fitting = phase.fitting(run, policy, found, label, section.context_tokens, arms.FORCED_ANSWER)
+    for stage in ("rl1", "rl2"):
+        if heldout != "generated" and run.has_begun(stage):
+            left_out = json.loads((run.path / stage / "began.json").read_text())["heldout"]
+            seen = 0 if heldout in left_out else pools.trained_on(run.config, fitting, left_out)
+            if seen:
+                run.say(
+                    "eval",
+                    f"{seen} of the {len(fitting)} problems of {heldout} were among the training "
+                    f"problems of {stage}, which began before that file was named",
+                )
+    return fitting
+
+
+def _make(run, policy, players, params, arm, asked, had):
+    """Phases until every request has an episode, and then for those that were lost.
+
+    With a fixed schedule (rollout.lockstep) a chunk is made as a whole or not at all, so
+    that a killed run ends with the same bits.
+    """
+    rollout, began = run.config.rollout, time.monotonic()
+
+    def play(requests):
+        budgets = arm.budgets(run.config, time.monotonic() - began)
+        part, where = had.new_part(), arm.where()
+        scored, _ = phase.run_phase(
+            run, policy, players(), params(), requests, budgets, arm.phase, part, where
+        )
+        had.add(part, [
+            record.to_record(s, r.problem, policy.tokenizer, where)
+            for s, r in zip(scored, requests, strict=True)
+        ])  # fmt: skip
+
+    size = CHUNK * rollout.slots if rollout.lockstep else 0
+    for chunk in episodes.chunks(had.unfiled(asked), size):
+        missing = had.missing(chunk)
+        if missing:
+            play(chunk if rollout.lockstep else missing)
+    for _ in range(rollout.retries):
+        if time.monotonic() - began >= (arm.limits_s[1] or float("inf")):
+            return  # what would be asked now could only be cut
+        _judge_again(run, players, had, asked)
+        lost = had.lost(asked)
+        if lost:
+            play(lost)
+
+
+def _judge_again(run, players, had, asked):
+    """Verdicts for the answers that the verifier failed on; nothing is generated for them."""
+    unjudged = had.unjudged(asked)
+    if not unjudged:
+        return
+    try:
+        pairs = [(r["final_text"], r["gold"]) for r in unjudged]
+        verdicts = players().verifier.score(pairs)
+    except Exception as e:  # it has failed before; the results say what is lost
+        where = run.keep_traceback("eval")
+        run.say("eval", f"the verifier failed once more ({e!r:.80}); see {where}")
+        return
+    had.add(had.new_part(), [
+        {**r, "reward": reward, "verdict": verdict}
+        for r, (reward, verdict) in zip(unjudged, verdicts, strict=True)
+    ])  # fmt: skip
+
+
+def _write(path, value):
+    metrics.replace(path, json.dumps(value, indent=1) + "\n")
+
+
+def _say(run, r, is_named):
+    """The result on one line; the evaluation's name where there is more than one."""
+    name = f" {r['evaluation']}" if is_named else ""
+    bound = ""
+    if r["cut"] or r["masked"]:
+        bound = f"  at most {r['avg_upper']:.3f}: {r['cut']} cut by time, {r['masked']} lost"
+    if not r["complete"]:
+        bound += ", asked for again at the next start"
+    calls = "-" if r["calls_mean"] is None else f"{r['calls_mean']:.2f}"
     run.say(
         "eval",
-        f"{r['checkpoint']:4s} {r['arm']:7s}  accuracy {r['avg_at_k']:.3f} "
+        f"{r['checkpoint']:4s} {r['arm']:7s}{name}  accuracy {r['avg_at_k']:.3f} "
         f"[{r['avg_low']:.3f}, {r['avg_high']:.3f}]  n={r['n_problems']} k={r['k']}  "
-        f"calls {r['calls_mean']:.2f}{masked}",
+        f"calls {calls}{bound}",
     )

@@ -27,18 +27,21 @@ class Measured:
 
     `statuses` has one entry per attempt at a call, malformed ones included. `first_call` is
     the share of the model's text that stands before the code of the first call that
-    reached the tool, None without one. `is_masked` as in the evaluation: the tool or the
-    verifier failed, through no fault of the policy. `turns` are the pieces the model wrote
-    between tool results.
+    reached the tool, None without one. `is_masked` and `is_cut` as in the evaluation: the
+    tool or the verifier failed, so nothing is known of the policy; our clock ended it, so what
+    it did until then is. `turns` are the pieces the model wrote between tool results;
+    `evaluation` is "" for an episode of training.
     """
 
     stage: str
     step: int
     checkpoint: str
+    evaluation: str
     arm: str
     family: str
     is_correct: bool
     is_masked: bool
+    is_cut: bool
     end: str
     statuses: tuple[str, ...]
     first_call: float | None
@@ -65,10 +68,12 @@ def measure(record: dict) -> Measured:
         stage=record["stage"],
         step=record["step"],
         checkpoint=record["checkpoint"],
+        evaluation=record["evaluation"] if "evaluation" in record else "",
         arm=record["arm"],
         family=record["family"],
-        is_correct=record["reward"] > 0,
-        is_masked=passk.is_masked(record),
+        is_correct=record["reward"] > 0 and not passk.is_cut(record),
+        is_masked=passk.is_lost(record),
+        is_cut=passk.is_cut(record),
         end=record["end"],
         statuses=tuple(c["status"] for c in calls),
         first_call=_first_call(written, calls),
@@ -106,9 +111,10 @@ def split_at_code(text: str, code: str) -> tuple[str, str, str]:
 def summarise(rows: Sequence[Measured]) -> dict:
     """Tool use of a group of episodes. Fractions in [0, 1]; None where nothing was there.
 
-    Masked episodes are counted in `masked` and left out of everything else. Calls are those
-    that reached the tool; `call_status` and the shares of failed and of malformed ones are
-    of all attempts.
+    Masked episodes are counted in `masked` and left out of everything else; those that were
+    `cut` stay, with what they did until then and as wrong: leaving out the longest would make
+    the tool look less used than it is. Calls are those that reached the tool; `call_status`
+    and the shares of failed and of malformed ones are of all attempts.
     """
     masked = sum(r.is_masked for r in rows)
     rows = [r for r in rows if not r.is_masked]
@@ -119,6 +125,7 @@ def summarise(rows: Sequence[Measured]) -> dict:
     return {
         "episodes": len(rows),
         "masked": masked,
+        "cut": sum(r.is_cut for r in rows),
         "accuracy": _mean([r.is_correct for r in rows]),
         "calls_mean": _mean(calls),
         "calls_p50": p50,

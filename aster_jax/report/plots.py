@@ -17,6 +17,12 @@ OTHER_COLOR = "#7a5cc2"
 WRONG_COLOR = "#c8453b"
 INK = "#24292f"
 RL_STAGES = ("rl1", "rl2")
+# How an arm's bars are called and filled.
+_HATCHES = {
+    "main": ("with the tool", None),
+    "no_tool": ("answer without it", "////"),
+    "think": ("think without it", "...."),
+}
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
@@ -145,42 +151,86 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
 
 
 def accuracy_bars(results: Sequence[dict]) -> bytes | None:
-    """Held-out accuracy per checkpoint with 95 % intervals; hatched without the tool."""
-    if not results:
+    """Held-out accuracy per checkpoint and arm with 95 % intervals, a panel per evaluation.
+
+    A dotted box on a bar reaches from the lower to the upper bound, where they differ.
+    """
+    by_name = _by_evaluation(results)
+    if not by_name:
         return None
-    checkpoints = list(dict.fromkeys(r["checkpoint"] for r in results))
-    arms = [a for a in ("main", "no_tool") if any(r["arm"] == a for r in results)]
-    width = 0.8 / len(arms)
     with matplotlib.rc_context(_STYLE):
-        figure, (ax,) = _grid(1, 1, height=3.8, width=7.2)
-        for r in results:
-            if r["arm"] not in arms:
-                continue
-            beside = arms.index(r["arm"]) - (len(arms) - 1) / 2
-            x = checkpoints.index(r["checkpoint"]) + beside * width
-            whiskers = [[r["avg_at_k"] - r["avg_low"]], [r["avg_high"] - r["avg_at_k"]]]
-            plain = r["arm"] == "main"
-            ax.bar(
-                x, r["avg_at_k"], width * 0.92, yerr=np.maximum(whiskers, 0), capsize=4,
-                color=color(r["checkpoint"]) if plain else "white",
-                edgecolor=color(r["checkpoint"]), hatch=None if plain else "////",
-                error_kw={"ecolor": INK, "elinewidth": 1.2},
-            )  # fmt: skip
-            ax.annotate(
-                f"{100 * r['avg_at_k']:.1f}", (x, r["avg_high"]), xytext=(0, 4),
-                textcoords="offset points", ha="center", fontsize=10,
-            )  # fmt: skip
-        ax.set_xticks(range(len(checkpoints)), [c.upper() for c in checkpoints])
-        ax.set(title="Accuracy on held-out problems")
-        ax.set_ylabel(f"avg@{results[0]['k']}, 95 % interval")
-        ax.grid(axis="x", visible=False)
-        _percent(ax)
-        ax.set_ylim(0, 1.08)
-        if len(arms) > 1:
-            ax.bar(0, 0, color=INK, label="with the tool")
-            ax.bar(0, 0, color="white", edgecolor=INK, hatch="////", label="answer without it")
-            ax.legend(loc="upper left", fontsize=10)
+        figure, axes = _grid(len(by_name), 1, height=3.8 * len(by_name), width=7.2)
+        for ax, (name, members) in zip(axes, by_name.items()):
+            _bars(ax, members)
+            ax.set(title=f"Accuracy on held-out problems{'' if name == 'main' else f', {name}'}")
+            ax.set_ylabel(f"avg@{members[0]['k']}, 95 % interval")
+            ax.grid(axis="x", visible=False)
+            _percent(ax)
+            ax.set_ylim(0, 1.08)
         return _png(figure)
+
+
+def _bars(ax, results):
+    """The bars of one evaluation, one group per checkpoint."""
+    checkpoints = list(dict.fromkeys(r["checkpoint"] for r in results))
+    arms = [a for a in _HATCHES if any(r["arm"] == a for r in results)]
+    width = 0.8 / len(arms)
+    for r in results:
+        beside = arms.index(r["arm"]) - (len(arms) - 1) / 2
+        x = checkpoints.index(r["checkpoint"]) + beside * width
+        whiskers = [[r["avg_at_k"] - r["avg_low"]], [r["avg_high"] - r["avg_at_k"]]]
+        shade, (_, hatch) = color(r["checkpoint"]), _HATCHES[r["arm"]]
+        ax.bar(
+            x, r["avg_at_k"], width * 0.92, yerr=np.maximum(whiskers, 0), capsize=4,
+            color="white" if hatch else shade, edgecolor=shade, hatch=hatch,
+            error_kw={"ecolor": INK, "elinewidth": 1.2},
+        )  # fmt: skip
+        unknown = r["avg_upper"] - r["avg_at_k"]
+        if unknown > 0:
+            ax.bar(
+                x, unknown, width * 0.92, bottom=r["avg_at_k"], color="none", edgecolor=INK,
+                linestyle=":",
+            )  # fmt: skip
+        ax.annotate(
+            f"{'≥ ' * (unknown > 0)}{100 * r['avg_at_k']:.1f}", (x, max(r["avg_high"], r["avg_upper"])),
+            xytext=(0, 4), textcoords="offset points", ha="center",
+            fontsize=10 if len(arms) < 3 else 8,
+        )  # fmt: skip
+    ax.set_xticks(range(len(checkpoints)), [c.upper() for c in checkpoints])
+    if len(arms) > 1:
+        for name, hatch in map(_HATCHES.get, arms):
+            ax.bar(0, 0, color="white" if hatch else INK, edgecolor=INK, hatch=hatch, label=name)
+        ax.legend(loc="upper left", fontsize=10)
+
+
+def pass_curves(results: Sequence[dict]) -> bytes | None:
+    """pass@k against k with the tool, a panel per evaluation of more than one sample."""
+    with_tool = [r for r in results if r["arm"] == "main" and r["k"] > 1]
+    by_name = _by_evaluation(with_tool)
+    if not by_name:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(len(by_name), 1, height=3.6 * len(by_name), width=7.2)
+        for ax, (name, members) in zip(axes, by_name.items()):
+            for r in members:
+                k, value, low, high = zip(*r["pass_curve"])
+                shade = color(r["checkpoint"])
+                ax.fill_between(k, low, high, color=shade, alpha=0.15, linewidth=0)
+                ax.plot(k, value, color=shade, marker=".", linewidth=2, label=r["checkpoint"])
+            ax.set(title=f"pass@k{'' if name == 'main' else f', {name}'}", xlabel="k, samples")
+            ax.set_ylabel("solved by one of k, 95 % interval")
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
+            _percent(ax)
+            ax.legend(loc="best", fontsize=10)
+        return _png(figure)
+
+
+def _by_evaluation(results) -> dict[str, list[dict]]:
+    by_name: dict[str, list[dict]] = {}
+    for r in results:
+        by_name.setdefault(r["evaluation"], []).append(r)
+    return by_name
 
 
 def calls_histograms(summaries: dict[str, dict]) -> bytes | None:

@@ -16,10 +16,13 @@ from aster_jax.report import collapse
 RL_STAGES = ("rl1", "rl2")
 _METRIC_KEYS = ("stage", "step", "time_s")
 _RESULT_KEYS = (
-    "checkpoint", "arm", "tokens", "max_calls", "temperature", "n_problems", "k", "masked",
-    "avg_at_k", "avg_low", "avg_high", "pass_at_k", "pass_low", "pass_high", "calls_mean",
+    "checkpoint", "step", "evaluation", "arm", "heldout", "tokens", "turn_tokens",
+    "context_tokens", "max_calls", "temperature", "top_p", "file", "samples", "complete",
+    "current", "n_problems", "k", "masked", "cut", "avg_at_k", "avg_low", "avg_high",
+    "avg_upper", "pass_at_k", "pass_low", "pass_high", "pass_curve", "maj_at_k", "calls_mean",
     "calls_low", "calls_high", "by_family", "end", "call_status", "tokens_mean",
 )
+_DIFFERENCE_KEYS = ("evaluation", "arm", "before", "after", "delta", "low", "high", "n")
 _EPISODE_KEYS = (
     "stage", "step", "checkpoint", "arm", "problem_id", "family", "question", "gold", "sample",
     "reward", "verdict", "end", "num_tokens", "num_model_tokens", "calls", "spans",
@@ -31,7 +34,8 @@ class RunRecords:
     """A run as far as it got.
 
     `finished` holds each finished stage's closing numbers, `metrics` the lines of
-    metrics.jsonl and `results` those of eval/results.json.
+    metrics.jsonl, `results` those of eval/results.json that the config asks for and `earlier`
+    those of settings that it had before, `differences` those between checkpoints.
     `eval_rows` and `rl_rows` measure every episode; `shown` are whole episode records,
     at most so many per checkpoint as were asked for.
     """
@@ -40,6 +44,8 @@ class RunRecords:
     finished: dict[str, dict]
     metrics: list[dict]
     results: list[dict]
+    earlier: list[dict]
+    differences: list[dict]
     eval_rows: list[collapse.Measured]
     rl_rows: list[collapse.Measured]
     shown: list[dict]
@@ -62,10 +68,15 @@ def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
     markers = {stage: _whole(workdir / stage / "DONE.json") for stage in config["stages"]}
     finished = {stage: numbers for stage, numbers in markers.items() if numbers is not None}
     metrics = list(_lines(workdir / "metrics.jsonl", _METRIC_KEYS))
-    results = _whole(workdir / "eval" / "results.json") or []
-    for i, result in enumerate(results):
-        _require(result, _RESULT_KEYS, f"{workdir / 'eval' / 'results.json'}, entry {i + 1}")
-    eval_rows, shown = _episodes([workdir / "eval" / "episodes.jsonl"], trajectories)
+    all_results = _entries(workdir / "eval" / "results.json", _RESULT_KEYS)
+    differences = _entries(workdir / "eval" / "differences.json", _DIFFERENCE_KEYS)
+    results = [r for r in all_results if r["current"]]
+    earlier = [r for r in all_results if not r["current"]]
+    eval_rows, shown = [], []
+    for result in results:
+        rows, some = _episodes([workdir / result["file"]], trajectories, result)
+        eval_rows += rows
+        shown += some
     rl_rows = []
     for stage in RL_STAGES:
         files = sorted((workdir / stage / "episodes").glob("step_*.jsonl"))
@@ -73,29 +84,45 @@ def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
         rows, last = _episodes(files[-1:], 0 if eval_rows else trajectories)
         rl_rows += rows
         shown += last
-    return RunRecords(config, finished, metrics, results, eval_rows, rl_rows, shown)
+    return RunRecords(
+        config, finished, metrics, results, earlier, differences, eval_rows, rl_rows, shown
+    )
 
 
-def _episodes(paths, trajectories) -> tuple[list[collapse.Measured], list[dict]]:
-    """Measured rows of all episodes, and a spread of whole ones to show."""
-    rows, cells = [], {}
+def _episodes(paths, trajectories, result=None) -> tuple[list[collapse.Measured], list[dict]]:
+    """Measured rows of all episodes (those a result counts), and a spread of whole ones to show."""
+    rows, cells, problems = [], {}, set()
     for path in paths:
         for number, record in enumerate(_lines(path, _EPISODE_KEYS), start=1):
+            if result is not None and not _counts(record, result, problems):
+                continue
             try:
                 row = collapse.measure(record)
             except (KeyError, TypeError, AttributeError, IndexError) as e:
                 raise InputError(f"{path}, line {number}: not an episode record ({e!r})") from e
             rows.append(row)
-            kinds = cells.setdefault((row.checkpoint, row.arm), {})
+            is_main = row.arm == "main" and row.evaluation in ("", "main")
+            kinds = cells.setdefault((row.checkpoint, row.arm, is_main), {})
             cell = kinds.setdefault((row.family, row.is_correct), [])
             if len(cell) < trajectories:
                 cell.append(record)
     shown = []
-    for (_, arm), by_kind in cells.items():
+    for (_, _, is_main), by_kind in cells.items():
         # Arms beside the main one are there to be seen once or twice, not to be read.
-        limit = trajectories if arm == "main" else -(-trajectories // 8)
+        limit = trajectories if is_main else -(-trajectories // 8)
         shown += spread(list(by_kind.values()), limit)
     return rows, shown
+
+
+def _counts(record, result, problems) -> bool:
+    """Whether an evaluated episode belongs to a result.
+
+    A file may hold more samples than the result is of, and after its problems others that
+    were evaluated before, when more were asked for. `problems` collects those seen.
+    """
+    if len(problems) < result["n_problems"]:
+        problems.add(record["problem_id"])
+    return record["problem_id"] in problems and record["sample"] < result["samples"]
 
 
 def spread(kinds: list[list[dict]], limit: int) -> list[dict]:
@@ -125,6 +152,14 @@ def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
                 ) from e
             _require(record, keys, where)
             yield record
+
+
+def _entries(path: pathlib.Path, keys) -> list[dict]:
+    """The objects of a JSON file that holds a list of them; none when it does not exist."""
+    found = _whole(path) or []
+    for i, entry in enumerate(found):
+        _require(entry, keys, f"{path}, entry {i + 1}")
+    return found
 
 
 def _require(record, keys, where):

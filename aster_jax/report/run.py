@@ -42,11 +42,13 @@ def write(path: pathlib.Path, trajectories: int) -> str:
     figures = _figures(found, summaries, steps)
     shown = [
         tables.headline(found.results),
+        *_compared(found),
         tables.tool_use(summaries),
+        *_tool_use_of_others(found),
         tables.families(found.results),
         tables.stages(found.config, found.metrics, found.finished),
     ]
-    said = tables.conclusions(found.results)
+    said = tables.conclusions(found.results, found.differences)
     directory = path / DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -58,6 +60,8 @@ def write(path: pathlib.Path, trajectories: int) -> str:
         "name": found.config["name"],
         "seed": found.config["seed"],
         "results": found.results,
+        "earlier_results": found.earlier,
+        "differences": found.differences,
         "tool_use": summaries,
         "tool_use_by_step": steps,
     }
@@ -74,16 +78,33 @@ def summary_text(config: dict, said: list[str], shown: list[tables.Table]) -> st
     return "\n".join([title, "", results, *said, "", *others]) + "\n"
 
 
-def _summaries(found: records.RunRecords) -> dict[str, dict]:
+def _compared(found) -> list[tables.Table]:
+    """Checkpoints against each other, and results of other settings, where there are any."""
+    checkpoints = list(dict.fromkeys(r["checkpoint"] for r in found.results))
+    differing = tables.changes(found.differences, checkpoints)
+    earlier = tables.headline(found.earlier, "Evaluated before, with other settings")
+    return [table for table in (differing, earlier) if table.rows]
+
+
+def _summaries(found: records.RunRecords, evaluation: str = "main") -> dict[str, dict]:
     """Tool use per checkpoint with the tool; of the RL steps where nothing was evaluated."""
-    rows = found.eval_rows or found.rl_rows
+    evaluated = [r for r in found.eval_rows if r.evaluation == evaluation]
+    rows = evaluated if found.eval_rows else found.rl_rows
     grouped = collapse.group([r for r in rows if r.arm == "main"], "checkpoint")
     return {checkpoint: collapse.summarise(rows) for (checkpoint,), rows in grouped.items()}
 
 
+def _tool_use_of_others(found) -> list[tables.Table]:
+    """Tool use in every evaluation beside the main one."""
+    names = dict.fromkeys(r["evaluation"] for r in found.results if r["evaluation"] != "main")
+    return [tables.tool_use(_summaries(found, name), f"Tool use, {name}") for name in names]
+
+
 def _figures(found, summaries, steps) -> list[viewer.Figure]:
+    passes = plots.pass_curves(found.results)
     return [
         viewer.Figure("accuracy", "Held-out accuracy", plots.accuracy_bars(found.results)),
+        *([viewer.Figure("pass", "Solved by one of k samples", passes)] if passes else []),
         viewer.Figure("rl", "Reinforcement learning", plots.rl_curves(found.metrics)),
         viewer.Figure("tools", "Tool use during RL", plots.tool_curves(steps)),
         viewer.Figure("calls", "Calls per trajectory", plots.calls_histograms(summaries)),

@@ -4,7 +4,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-ARM_NAMES = {"main": "with the tool", "no_tool": "answer without it"}
+ARM_NAMES = {
+    "main": "with the tool",
+    "no_tool": "answer without it",
+    "think": "think without it",
+}
 NOTHING = "–"
 
 
@@ -21,47 +25,91 @@ class Table:
     note: str = ""
 
 
-def headline(results: Sequence[dict]) -> Table:
-    """Accuracy and calls of every checkpoint and arm, with 95 % intervals."""
-    rows = []
+def headline(results: Sequence[dict], title: str = "Results") -> Table:
+    """Accuracy and calls of every checkpoint and arm, with 95 % intervals.
+
+    Columns that say nothing here are left out: the evaluation where there is one, the
+    upper bound where it equals the lower, pass@k and maj@k of one sample.
+    """
+    several = len({r["evaluation"] for r in results}) > 1
+    bounds, votes = any(map(_is_bound, results)), any(r["k"] > 1 for r in results)
+    columns = [
+        ("checkpoint", True, lambda r: r["checkpoint"]),
+        ("arm", True, lambda r: _arm(r["arm"])),
+        ("evaluation", several, lambda r: r["evaluation"]),
+        ("accuracy % [95 %]", True, lambda r: _span(r, "avg_at_k", "avg_low", "avg_high", percent)),
+        ("at most %", bounds, lambda r: percent(r["avg_upper"]) if _is_bound(r) else NOTHING),
+        ("pass@k %", votes, lambda r: _span(r, "pass_at_k", "pass_low", "pass_high", percent)),
+        ("maj@k %", votes, lambda r: percent(r["maj_at_k"])),
+        ("problems x k", True, lambda r: f"{r['n_problems']} x {r['k']}"),
+        ("cut", True, lambda r: str(r["cut"])),
+        ("lost", True, lambda r: str(r["masked"])),
+        ("calls [95 %]", True, lambda r: _span(r, "calls_mean", "calls_low", "calls_high", number)),
+        ("tokens", True, lambda r: _known(r["tokens_mean"], lambda mean: number(mean, 0))),
+        ("answered %", True, lambda r: percent(_share(r["end"], "answered"))),
+    ]  # fmt: skip
+    shown = [(name, cell) for name, is_shown, cell in columns if is_shown]
+    rows = tuple(tuple(cell(r) for _, cell in shown) for r in results)
+    note = _settings_note(results) if results else ""
+    return Table(title, tuple(name for name, _ in shown), rows, note)
+
+
+def _is_bound(r: dict) -> bool:
+    """Whether a result's accuracy is a lower bound only."""
+    return r["cut"] + r["masked"] > 0
+
+
+def _settings_note(results) -> str:
+    """What was asked, once per evaluation and arm with other settings, and how to read it."""
+    asked = {}
     for r in results:
-        # pass@k of one sample is avg@1 once more.
-        passes = NOTHING
-        if r["k"] > 1:
-            low, high = percent(r["pass_low"]), percent(r["pass_high"])
-            passes = f"{percent(r['pass_at_k'])} [{low}, {high}]"
-        rows.append((
-            r["checkpoint"],
-            ARM_NAMES[r["arm"]] if r["arm"] in ARM_NAMES else r["arm"],
-            f"{percent(r['avg_at_k'])} [{percent(r['avg_low'])}, {percent(r['avg_high'])}]",
-            passes,
-            f"{r['n_problems']} x {r['k']}",
-            str(r["masked"]),
-            f"{number(r['calls_mean'])} [{number(r['calls_low'])}, {number(r['calls_high'])}]",
-            number(r["tokens_mean"], 0),
-            percent(r["end"]["answered"] if "answered" in r["end"] else 0.0),
-        ))  # fmt: skip
-    columns = (
-        "checkpoint", "arm", "accuracy % [95 %]", "pass@k %", "problems x k", "left out",
-        "calls [95 %]", "tokens", "answered %",
-    )  # fmt: skip
-    note = ""
-    if results:
-        r = results[0]
-        note = (
-            f"Held-out problems, avg@{r['k']} at temperature {r['temperature']:g}; at most "
-            f"{r['tokens']} tokens written and {r['max_calls']} tool calls per trajectory. "
-            "\"Answered\": ended by an answer of its own and not by a budget. \"Left out\": "
-            "trajectories that the tool, the verifier or a deadline (of a call, a trajectory or "
-            "the phase) lost; they count in no other column, which flatters an accuracy where "
-            "the longest ones were lost."
-        )  # fmt: skip
-    return Table("Results", columns, tuple(rows), note)
+        if r["arm"] == "main":
+            held = "Generated problems" if r["heldout"] == "generated" else r["heldout"]
+            asked[r["evaluation"], _settings(r)] = (
+                f"{held}, avg@{r['k']} at temperature {r['temperature']:g} and top-p "
+                f"{r['top_p']:g}; at most {r['tokens']} tokens written ({r['turn_tokens']} a turn) "
+                f"and {r['max_calls']} tool calls in a context of {r['context_tokens']}"
+            )
+    named = len({r["evaluation"] for r in results}) > 1
+    said = [f"{name}: {text}." if named else f"{text}." for (name, _), text in asked.items()]
+    said.append('"Answered": ended by an answer of its own and not by a budget.')
+    if any(map(_is_bound, results)):
+        said.append(
+            '"Cut": ended by a limit of time (trajectory_s, deadline_s). "Lost": by the tool or '
+            'the verifier. Both count as wrong, so the accuracy is a lower bound; "at most" '
+            "counts them as right."
+        )
+    if not all(r["complete"] for r in results):
+        said.append("What is lost is asked again when the run is started again.")
+    return " ".join(said)
+
+
+def _settings(r) -> tuple:
+    names = ("temperature", "top_p", "tokens", "turn_tokens", "context_tokens", "max_calls")
+    return (r["heldout"], r["k"], *(r[name] for name in names))
+
+
+def _share(shares: dict, name: str) -> float:
+    return shares[name] if name in shares else 0.0
+
+
+def _arm(name: str) -> str:
+    return ARM_NAMES[name] if name in ARM_NAMES else name
+
+
+def _known(value, show) -> str:
+    return NOTHING if value is None else show(value)
+
+
+def _span(r, value, low, high, show) -> str:
+    """A number with its interval."""
+    return _known(r[value], lambda mean: f"{show(mean)} [{show(r[low])}, {show(r[high])}]")
 
 
 def families(results: Sequence[dict]) -> Table:
-    """Accuracy per problem family, one row per checkpoint and arm."""
+    """Accuracy per problem family, one row per checkpoint, arm and evaluation."""
     names = sorted({f for r in results for f in r["by_family"]})
+    several = len({r["evaluation"] for r in results}) > 1
     rows = []
     for r in results:
         known = r["by_family"]
@@ -69,9 +117,29 @@ def families(results: Sequence[dict]) -> Table:
             f"{percent(known[f]['avg_at_k'])} (n={known[f]['n']})" if f in known else NOTHING
             for f in names
         ]
-        arm = ARM_NAMES[r["arm"]] if r["arm"] in ARM_NAMES else r["arm"]
-        rows.append((r["checkpoint"], arm, *cells))
-    return Table("Accuracy by family, %", ("checkpoint", "arm", *names), tuple(rows))
+        which = (r["evaluation"],) if several else ()
+        rows.append((r["checkpoint"], _arm(r["arm"]), *which, *cells))
+    columns = ("checkpoint", "arm", *(("evaluation",) if several else ()), *names)
+    return Table("Accuracy by family, %", columns, tuple(rows))
+
+
+def changes(differences: Sequence[dict], checkpoints: Sequence[str]) -> Table:
+    """Accuracy from each checkpoint to the next, paired over problems, in points.
+
+    `checkpoints` are those evaluated, in their order.
+    """
+    steps = list(zip(checkpoints, checkpoints[1:]))
+    rows = tuple(
+        (f"{d['before']} to {d['after']}", _arm(d["arm"]), d["evaluation"], points(d), str(d["n"]))
+        for d in differences
+        if (d["before"], d["after"]) in steps
+    )
+    note = (
+        "Each problem is compared with itself, so that an interval which leaves out 0 is a "
+        "change that other problems of this kind would show too."
+    )
+    columns = ("from, to", "arm", "evaluation", "accuracy, points [95 %]", "problems")
+    return Table("Change in accuracy", columns, rows, note)
 
 
 _TOOL_ROWS = (
@@ -92,11 +160,12 @@ _TOOL_ROWS = (
     ("turns per trajectory", "turns_mean", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),
     ("tokens written per trajectory", "model_tokens_mean", "number"),
-    ("left out: tool, verifier or deadline", "masked", "count"),
+    ("cut by a limit of time, counted as wrong", "cut", "count"),
+    ("left out: lost by tool or verifier", "masked", "count"),
 )
 
 
-def tool_use(summaries: dict[str, dict]) -> Table:
+def tool_use(summaries: dict[str, dict], title: str = "Tool use") -> Table:
     """Collapse measures, one column per checkpoint, then call statuses and endings."""
     show = {"count": str, "number": number, "percent": percent}
     columns = list(summaries.values())
@@ -113,7 +182,7 @@ def tool_use(summaries: dict[str, dict]) -> Table:
         "verifies. A malformed attempt reaches no tool and is no call. Positions are shares of "
         "characters."
     )
-    return Table("Tool use", ("", *summaries), tuple(rows) if columns else (), note)
+    return Table(title, ("", *summaries), tuple(rows) if columns else (), note)
 
 
 def stages(config: dict, metrics: Sequence[dict], finished: dict[str, dict]) -> Table:
@@ -156,32 +225,69 @@ def _closing(numbers: dict) -> str:
     return ", ".join(shown[:5]) or NOTHING
 
 
-def conclusions(results: Sequence[dict]) -> list[str]:
-    """Sentences that compare RL with SFT and the tool with no tool, from the results alone."""
-    by_name = {(r["checkpoint"], r["arm"]): r for r in results}
+def conclusions(results: Sequence[dict], differences: Sequence[dict] = ()) -> list[str]:
+    """Sentences that compare RL with SFT and the tool with no tool, from the results alone.
+
+    Accuracies are the headline's; where time or the tool took some, it is said that they
+    are lower bounds.
+    """
     said = []
-    stages_done = [c for c in ("rl1", "rl2") if (c, "main") in by_name]
-    if stages_done and ("sft", "main") in by_name:
-        before, after = by_name["sft", "main"], by_name[stages_done[-1], "main"]
-        change = 100 * (after["avg_at_k"] - before["avg_at_k"])
+    for name in dict.fromkeys(r["evaluation"] for r in results):
+        by_name = {(r["checkpoint"], r["arm"]): r for r in results if r["evaluation"] == name}
+        prefix = "" if name == "main" else f"{name}: "
+        of_it = [d for d in differences if (d["evaluation"], d["arm"]) == (name, "main")]
+        said += [prefix + sentence for sentence in _compared(by_name, of_it)]
+    return said
+
+
+def _compared(by_name: dict, differences) -> list[str]:
+    """The sentences of one evaluation."""
+    said = []
+    trained = [c for c in ("rl1", "rl2") if (c, "main") in by_name]
+    if trained and ("sft", "main") in by_name:
+        before, after = by_name["sft", "main"], by_name[trained[-1], "main"]
+        change = f"{100 * (after['avg_at_k'] - before['avg_at_k']):+.1f} points"
+        for d in differences:
+            if (d["before"], d["after"]) == ("sft", trained[-1]):
+                change = points(d, " points")
         said.append(
             f"RL moved accuracy from {percent(before['avg_at_k'])} % after SFT to "
-            f"{percent(after['avg_at_k'])} %: {change:+.1f} points."
+            f"{percent(after['avg_at_k'])} %: {change}.{_bound(before, after)}"
         )
-        if before["calls_mean"]:
+        if before["calls_mean"] and after["calls_mean"] is not None:
             kept = after["calls_mean"] / before["calls_mean"]
             said.append(
                 f"Tool calls per trajectory went from {number(before['calls_mean'])} to "
                 f"{number(after['calls_mean'])}: {100 * kept:.0f} % of their value after SFT."
             )
-    without = [r for r in results if r["arm"] == "no_tool"]
-    if without:
-        best = max(without, key=lambda r: r["avg_at_k"])
-        said.append(
-            f"Forced to answer without the tool, the best checkpoint ({best['checkpoint']}) "
-            f"solves {percent(best['avg_at_k'])} %."
-        )
+    for arm, condition in (
+        ("no_tool", "Forced to answer without the tool"),
+        ("think", "Thinking at any length without the tool"),
+    ):
+        without = [r for (_, of), r in by_name.items() if of == arm]
+        if without:
+            best = max(without, key=lambda r: r["avg_at_k"])
+            said.append(
+                f"{condition}, the best checkpoint ({best['checkpoint']}) "
+                f"solves {percent(best['avg_at_k'])} %.{_bound(best)}"
+            )
     return said
+
+
+def _bound(*compared: dict) -> str:
+    """What is to be said beside an accuracy that is only a lower bound."""
+    if not any(map(_is_bound, compared)):
+        return ""
+    missing = sum(r["cut"] + r["masked"] for r in compared)
+    most = " and ".join(f"{percent(r['avg_upper'])} %" for r in compared)
+    name = "Both are lower bounds" if len(compared) > 1 else "This is a lower bound"
+    return f" {name}: {missing} trajectories were cut or lost and count as wrong (at most {most})."
+
+
+def points(difference: dict, unit: str = "") -> str:
+    """A difference of accuracies in percentage points with its interval."""
+    low, high = 100 * difference["low"], 100 * difference["high"]
+    return f"{100 * difference['delta']:+.1f}{unit} [{low:.1f}, {high:.1f}]"
 
 
 def to_text(table: Table) -> str:

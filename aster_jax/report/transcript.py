@@ -39,10 +39,18 @@ def shorten(text: str) -> str:
     return f"{text[:half]}\n[... {left_out} characters not shown ...]\n{text[-half:]}"
 
 
+def label(record: dict) -> str:
+    """The checkpoint, the arm and, beside the main one, the evaluation that an episode is of."""
+    parts = [record["checkpoint"], record["arm"]]
+    if "evaluation" in record and record["evaluation"] != "main":
+        parts.append(record["evaluation"])
+    return " / ".join(parts)
+
+
 def to_html(record: dict, is_open: bool) -> str:
     """The episode as one foldable block that the page's filter can find."""
     outcome = "correct" if record["reward"] > 0 else "wrong"
-    name = f"{record['checkpoint']} / {record['arm']}"
+    name = label(record)
     badges = [
         f'<b class="dot" style="background:{plots.color(record["checkpoint"])}"></b>{escape(name)}',
         _badge(outcome, outcome),

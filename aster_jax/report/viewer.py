@@ -110,7 +110,7 @@ def _episodes(episodes: Sequence[dict]) -> str:
     menus = "".join(
         _menu(label, name, values)
         for label, name, values in (
-            ("Checkpoint", "checkpoint", [f"{e['checkpoint']} / {e['arm']}" for e in episodes]),
+            ("Checkpoint", "checkpoint", [transcript.label(e) for e in episodes]),
             ("Family", "family", [e["family"] for e in episodes]),
             ("Outcome", "outcome", ["correct", "wrong"]),
         )

@@ -56,6 +56,11 @@ def test_samples_of_one_problem_are_not_independent():
         (["7", "8"], [1, 0], 0.5),
         ([None, None, "7"], [0, 0, 1], 1.0),
         ([None, None], [0, 0], 0.0),
+        (["0.5", r"\frac12", "1/2", "3", "3"], [1, 1, 1, 0, 0], 1.0),  # spellings of the gold
+        (["0.5", "1/2", "3", "3"], [1, 1, 0, 0], 0.5),
+        (["3", "3", "4", "4", "7"], [0, 0, 0, 0, 1], 0.0),
+        (["", "", "", "7", "8"], [0, 0, 0, 1, 0], 0.5),  # an empty box is no vote
+        (["a", "b", "c", "7"], [0, 0, 0, 1], 0.25),
     ],
 )
 def test_majority(answers, rewards, expected):
@@ -73,6 +78,7 @@ def record(problem, sample, reward, calls=2, said="5", family="prod", **changes)
         "num_calls": calls,
         "num_tokens": 100,
         "calls": [{"status": "ok"}] * calls,
+        "opener": "",
         "spans": [
             {"kind": "prompt", "text": "user\nq"},
             {"kind": "model", "text": f"The answer is \\boxed{{{said}}}.<|im_end|>"},
@@ -81,15 +87,19 @@ def record(problem, sample, reward, calls=2, said="5", family="prod", **changes)
     }
 
 
+CUT = {"end": "deadline", "verdict": "no_answer"}
+LOST = {"end": "infrastructure", "verdict": "no_answer"}
+
+
 def test_summary_by_hand():
     records = [
         record("a", 0, 1.0, calls=3), record("a", 1, 0.0, calls=1, said="9"),
         record("b", 0, 0.0, calls=0, family="mod", end="token_budget"),
-        record("b", 1, 0.0, calls=2, family="mod", calls_=None),
+        record("b", 1, 0.0, calls=2, family="mod"),
     ]  # fmt: skip
     r = passk.summarise(records, 0)
-    assert (r["n_problems"], r["k"], r["masked"]) == (2, 2, 0)
-    assert r["avg_at_k"] == 0.25 and r["pass_at_k"] == 0.5
+    assert (r["n_problems"], r["k"], r["masked"], r["cut"]) == (2, 2, 0, 0)
+    assert r["avg_at_k"] == r["avg_upper"] == 0.25 and r["pass_at_k"] == 0.5
     assert r["maj_at_k"] == 0.25  # a tie in "a", nobody right in "b"
     assert r["calls_mean"] == 1.5
     assert r["by_family"] == {
@@ -105,18 +115,55 @@ def test_one_sample_each_uses_wilson():
     r = passk.summarise(records, 0)
     assert (r["avg_low"], r["avg_high"]) == passk.wilson(8, 10)
     assert r["avg_at_k"] == r["pass_at_k"] == r["maj_at_k"] == 0.8
+    assert r["pass_curve"] == [[1, 0.8, *passk.wilson(8, 10)]]
 
 
-def test_our_own_failures_count_nowhere_but_in_masked():
-    records = [
-        record("a", 0, 1.0),
-        record("a", 1, 0.0, end="infrastructure", calls=50),
-        record("b", 0, 0.0, verdict="verifier_timeout"),
-    ]
+def test_the_pass_curve_is_avg_first_and_pass_at_k_last():
+    # 4 samples each; 0, 1 and 2 right. pass@2 = 0, 1/2, 1 - 1/6; pass@3 = 0, 3/4, 1.
+    right = {"a": 0, "b": 1, "c": 2}
+    r = passk.summarise([record(p, s, float(s < n)) for p, n in right.items() for s in range(4)], 0)
+    values = [[k, pytest.approx(v)] for k, v in ((1, 0.25), (2, 4 / 9), (3, 7 / 12), (4, 2 / 3))]
+    assert [point[:2] for point in r["pass_curve"]] == values
+    assert r["pass_curve"][0][1:] == [r["avg_at_k"], r["avg_low"], r["avg_high"]]
+    assert r["pass_curve"][3][1:] == [r["pass_at_k"], *passk.wilson(2, 3)]
+    assert all(low <= value <= high for _, value, low, high in r["pass_curve"])
+
+
+def test_what_our_clock_cut_counts_as_wrong_and_beside_it_as_right():
+    # One problem, 16 samples: 4 right, 12 cut.
+    records = [record("a", s, 1.0) for s in range(4)]
+    records += [record("a", s, 0.0, **CUT) for s in range(4, 16)]
     r = passk.summarise(records, 0)
-    assert (r["n_problems"], r["masked"], r["avg_at_k"], r["calls_mean"]) == (1, 2, 1.0, 2.0)
-    with pytest.raises(ValueError, match="all 1 trajectories were lost"):
-        passk.summarise(records[1:2], 0)
+    assert (r["k"], r["masked"], r["cut"]) == (16, 0, 12)
+    assert (r["avg_at_k"], r["avg_upper"]) == (0.25, 1.0)
+    assert r["pass_curve"][0][1] == 0.25 and r["pass_at_k"] == 1.0
+    assert r["maj_at_k"] == 1.0  # nobody else voted
+    assert r["end"] == {"answered": 0.25, "deadline": 0.75}
+    assert r["by_family"] == {"prod": {"avg_at_k": 0.25, "n": 1}}
+
+
+def test_what_was_lost_stays_in_the_denominator():
+    records = [
+        record("a", 0, 1.0), record("a", 1, 0.0, calls=50, **LOST),
+        record("b", 0, 0.0, verdict="verifier_timeout"), record("b", 1, 0.0, calls=1),
+    ]  # fmt: skip
+    r = passk.summarise(records, 0)
+    assert (r["n_problems"], r["k"], r["masked"], r["cut"]) == (2, 2, 2, 0)
+    assert (r["avg_at_k"], r["avg_upper"], r["pass_at_k"]) == (0.25, 0.75, 0.5)
+    assert r["calls_mean"] == 1.5  # of the two that are known
+    # A sample that is not there at all is like a lost one.
+    r = passk.summarise([r for r in records if r["end"] == "answered"], 0)
+    assert (r["k"], r["masked"], r["avg_at_k"], r["avg_upper"]) == (2, 2, 0.25, 0.75)
+
+
+def test_when_all_are_lost_the_bounds_say_all_that_is_known():
+    r = passk.summarise([record(p, 0, 0.0, **LOST) for p in "ab"], 0)
+    assert (r["avg_at_k"], r["avg_upper"], r["masked"]) == (0.0, 1.0, 2)
+    assert r["calls_mean"] is r["calls_low"] is r["tokens_mean"] is None
+
+
+def test_a_cut_trajectory_is_no_fault_of_the_verifier():
+    assert not passk.is_lost(record("a", 0, 0.0, end="deadline", verdict="verifier_error"))
 
 
 def test_a_malformed_attempt_is_no_call():
@@ -126,9 +173,75 @@ def test_a_malformed_attempt_is_no_call():
     assert r["call_status"] == {"malformed": pytest.approx(2 / 3), "ok": pytest.approx(1 / 3)}
 
 
-def test_a_forced_opener_belongs_to_the_answer():
-    spans = [
-        {"kind": "prompt", "text": "user\nq\nassistant\nThe answer is \\boxed{"},
-        {"kind": "model", "text": "5}.<|im_end|>"},
+ASKS_FOR_A_BOX = {"kind": "prompt", "text": "user\nq Put the answer within \\boxed{}.\nassistant\n"}
+
+
+def test_the_prompts_own_box_is_no_vote():
+    silent = {"spans": [ASKS_FOR_A_BOX, {"kind": "model", "text": "I do not know.<|im_end|>"}]}
+    empty = {"spans": [ASKS_FOR_A_BOX, {"kind": "model", "text": "\\boxed{}<|im_end|>"}]}
+    records = [record("a", s, 1.0) for s in range(2)]
+    records += [record("a", s, 0.0, verdict="no_answer", **silent) for s in range(2, 5)]
+    records += [record("a", s, 0.0, **empty) for s in range(5, 8)]
+    assert passk.summarise(records, 0)["maj_at_k"] == 1.0
+
+
+def test_a_forced_opener_belongs_to_the_first_turn_only():
+    opened = {"opener": "The answer is \\boxed{"}
+    first = [ASKS_FOR_A_BOX, {"kind": "model", "text": "5}.<|im_end|>"}]
+    wrong = [
+        record("a", 0, 0.0, spans=first, **opened),
+        record("a", 1, 0.0, said="5"),
+        record("a", 2, 1.0, said="7"),
     ]
-    assert passk._answer_of(record("a", 0, 1.0, spans=spans)) == "5"
+    assert passk.summarise(wrong, 0)["maj_at_k"] == 0.0  # "5" twice
+    # A turn after a call that was refused is the model's own.
+    later = [*first, {"kind": "tool", "text": "none left"}, {"kind": "model", "text": "6}"}]
+    wrong[0] = record("a", 0, 0.0, spans=later, **opened)
+    assert passk.summarise(wrong, 0)["maj_at_k"] == 0.5
+
+
+def test_spellings_of_the_gold_are_one_vote():
+    said = ["0.5", "\\frac{1}{2}", "1/2", "3", "3"]
+    records = [record("a", s, float(s < 3), said=text) for s, text in enumerate(said)]
+    assert passk.summarise(records, 0)["maj_at_k"] == 1.0
+
+
+def test_equal_values_are_not_certain():
+    # Each of 20 problems is solved in 1 of 2 samples; by Wilson at most w = 16.1 % of all are not.
+    w = passk.wilson(0, 20)[1]
+    assert passk.interval([0.5] * 20, 0) == (
+        pytest.approx(0.5 - w / 2), pytest.approx(0.5 + w / 2),
+    )  # fmt: skip
+    # For 0 and 1 this is Wilson's interval itself.
+    for value in (0.0, 1.0):
+        assert passk.bounded([value] * 20, 0, 0.0, 1.0) == pytest.approx(
+            passk.wilson(20 * value, 20)
+        )
+
+
+def test_a_difference_is_paired():
+    # 40 problems: 10 always solved, 10 never, 16 gained, 4 lost: +30 points.
+    before = [record(str(i), 0, float(i < 10 or i >= 36)) for i in range(40)]
+    after = [record(str(i), 0, float(i < 26)) for i in range(40)]
+    found = passk.difference(before, after, 0)
+    assert (found["delta"], found["n"]) == (pytest.approx(0.3), 40)
+    # Per problem -1, 0 or 1: variance 20/40 - 0.09, so half an interval is 1.96 * 0.1012.
+    half = 1.96 * (0.41 / 40) ** 0.5
+    assert found["low"] == pytest.approx(0.3 - half, abs=0.03)
+    assert found["high"] == pytest.approx(0.3 + half, abs=0.03)
+    back = passk.difference(after, before, 0)
+    assert back["delta"] == -found["delta"]
+    # Unpaired, the same shares would be far less certain.
+    unpaired = 1.96 * (0.35 * 0.65 / 40 + 0.65 * 0.35 / 40) ** 0.5
+    assert found["high"] - found["low"] < 2 * unpaired
+
+
+def test_a_difference_counts_common_problems_and_lower_bounds():
+    before = [record("a", 0, 0.0), record("a", 1, 1.0), record("b", 0, 1.0)]
+    after = [record("a", 0, 1.0), record("a", 1, 0.0, **CUT), record("c", 0, 1.0)]
+    found = passk.difference(before, after, 0)
+    assert (found["delta"], found["n"]) == (0.0, 1)
+    w = passk.wilson(0, 1)[1]
+    assert (found["low"], found["high"]) == (-w, w)
+    with pytest.raises(ValueError, match="no problem is in both"):
+        passk.difference(before[2:], after, 0)

@@ -42,6 +42,14 @@ def test_failures_of_tool_and_verifier_are_counted_and_left_out():
     assert found["end"] == {"answered": 1.0}
 
 
+def test_what_the_clock_cut_stays_with_what_it_did_and_as_wrong():
+    episodes = [made_run.episode(), made_run.episode(end="deadline", verdict="no_answer")]
+    found = collapse.summarise([collapse.measure(r) for r in episodes])
+    assert (found["episodes"], found["masked"], found["cut"]) == (2, 0, 1)
+    assert (found["accuracy"], found["calls_mean"]) == (0.5, 2.0)
+    assert found["end"] == {"answered": 0.5, "deadline": 0.5}
+
+
 def test_nothing_gives_none_and_not_a_number():
     found = collapse.summarise([])
     assert found["calls_mean"] is None and found["failed_call_frac"] is None

@@ -15,6 +15,7 @@ def episode(**changed) -> dict:
         "stage": "eval",
         "step": 0,
         "checkpoint": "rl2",
+        "evaluation": "main",
         "arm": "main",
         "problem_id": "prod-17",
         "family": "prod",
@@ -25,6 +26,7 @@ def episode(**changed) -> dict:
         "verdict": "equal",
         "end": "answered",
         "num_calls": 2,
+        "opener": "",
         "num_tokens": 120,
         "num_model_tokens": 60,
         "calls": [
@@ -74,15 +76,16 @@ def write(workdir: pathlib.Path, rl_steps: int = 12, problems: int = 12) -> path
         for step in range(1, rl_steps + 1):
             made = _episodes(stage, step, rl_steps, 8)
             put_lines(workdir / stage / "episodes" / f"step_{step:06d}.jsonl", made)
-    results, episodes = [], []
+    results = []
     for i, checkpoint in enumerate(("base", "sft", "rl1", "rl2")):
         for arm in ("main", "no_tool"):
             right = (i / 3 if arm == "main" else 0.05) * 0.9
             calls = 2.9 * (i > 0) * (arm == "main")
-            results.append(_result(checkpoint, arm, right, calls, problems))
-            episodes += _evaluated(checkpoint, arm, right, problems)
+            results.append(result(checkpoint, arm, right, calls, problems))
+            episodes = _evaluated(checkpoint, arm, right, problems)
+            put_lines(workdir / results[-1]["file"], episodes)
     put(workdir / "eval" / "results.json", json.dumps(results))
-    put_lines(workdir / "eval" / "episodes.jsonl", episodes)
+    put(workdir / "eval" / "differences.json", json.dumps(differences(problems)))
     return workdir
 
 
@@ -140,14 +143,29 @@ def _evaluated(checkpoint, arm, right, problems):
     return made
 
 
-def _result(checkpoint, arm, right, calls, problems):
+def differences(problems: int) -> list[dict]:
+    """What eval/differences.json holds: 30 points from each checkpoint to the next."""
+    order = ("base", "sft", "rl1", "rl2")
+    return [
+        {"evaluation": "main", "arm": "main", "before": a, "after": b, "delta": 0.3 * (j - i),
+         "low": 0.3 * (j - i) - 0.08, "high": 0.3 * (j - i) + 0.08, "n": problems}
+        for i, a in enumerate(order) for j, b in enumerate(order) if i < j
+    ]  # fmt: skip
+
+
+def result(checkpoint: str, arm: str, right: float, calls: float, problems: int) -> dict:
+    """An entry of eval/results.json."""
+    low, high = max(right - 0.06, 0), min(right + 0.06, 1)
     return {
-        "checkpoint": checkpoint, "arm": arm, "tokens": 384, "max_calls": 8, "temperature": 1.0,
-        "n_problems": problems, "k": 1, "masked": 0,
-        "avg_at_k": right, "avg_low": max(right - 0.06, 0),
-        "avg_high": min(right + 0.06, 1), "pass_at_k": right, "pass_low": max(right - 0.06, 0),
-        "pass_high": min(right + 0.06, 1), "calls_mean": calls, "calls_low": calls * 0.95,
-        "calls_high": calls * 1.05,
+        "checkpoint": checkpoint, "step": 1, "evaluation": "main", "arm": arm,
+        "heldout": "generated", "tokens": 384, "turn_tokens": 64, "context_tokens": 512,
+        "max_calls": 8 * (arm == "main"), "temperature": 1.0, "top_p": 1.0,
+        "file": f"eval/{checkpoint}_main_{arm}_00000000.jsonl", "samples": 1, "complete": True,
+        "current": True, "n_problems": problems, "k": 1, "masked": 0, "cut": 0,
+        "avg_at_k": right, "avg_low": low, "avg_high": high, "avg_upper": right,
+        "pass_at_k": right, "pass_low": low, "pass_high": high,
+        "pass_curve": [[1, right, low, high]], "maj_at_k": right,
+        "calls_mean": calls, "calls_low": calls * 0.95, "calls_high": calls * 1.05,
         "by_family": {f: {"avg_at_k": right, "n": problems // 2} for f in FAMILIES},
         "end": {"answered": 0.96, "turn_budget": 0.04}, "call_status": {"ok": 0.5, "error": 0.5},
         "tokens_mean": 240.0,

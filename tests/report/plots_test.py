@@ -52,7 +52,18 @@ def test_nothing_gives_no_figure():
     assert plots.rl_curves([{"stage": "sft", "step": 1, "sft/loss": 1.0}]) is None
     assert plots.tool_curves([]) is None
     assert plots.accuracy_bars([]) is None
+    assert plots.pass_curves([made_run.result("sft", "main", 0.5, 2.0, 12)]) is None  # k = 1
     assert plots.calls_histograms({"base": collapse.summarise([])}) is None
+
+
+def test_bounds_arms_and_evaluations_are_drawn():
+    plain = [made_run.result("sft", arm, 0.5, 2.0, 12) for arm in ("main", "no_tool", "think")]
+    bound = [plain[0] | {"avg_upper": 0.9}, *plain[1:]]
+    more = [*plain, plain[0] | {"evaluation": "cool"}]
+    assert len({plots.accuracy_bars(r) for r in (plain[:1], plain, bound, more)}) == 4
+    curve = [[1, 0.5, 0.4, 0.6], [2, 0.7, 0.6, 0.8]]
+    several = [r | {"k": 2, "pass_curve": curve} for r in more]
+    assert plots.pass_curves(several) != plots.pass_curves(several[:1])
 
 
 def test_gaps_in_the_measurements_are_drawn_as_gaps():

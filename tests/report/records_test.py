@@ -7,6 +7,8 @@ import pytest
 from aster_jax.report import records
 from tests.report import made_run
 
+EPISODES = "eval/rl2_main_main_00000000.jsonl"
+
 
 def test_a_whole_run(tmp_path):
     found = records.read(made_run.write(tmp_path), 6)
@@ -28,7 +30,7 @@ def test_shown_trajectories_are_bounded_and_mixed(tmp_path):
 
 def test_without_an_evaluation_the_last_rl_step_is_shown(tmp_path):
     made_run.write(tmp_path)
-    (tmp_path / "eval" / "episodes.jsonl").unlink()
+    (tmp_path / "eval" / "results.json").unlink()
     shown = records.read(tmp_path, 6).shown
     assert {(r["stage"], r["step"]) for r in shown} == {("rl1", 12), ("rl2", 12)}
 
@@ -49,8 +51,8 @@ def test_a_directory_that_is_no_run(tmp_path):
     [
         ("metrics.jsonl", "{torn", "line 85: not JSON"),
         ("metrics.jsonl", '{"stage": "sft"}', r"line 85: keys \['step', 'time_s'\] are missing"),
-        ("eval/episodes.jsonl", "7", "line 97: expected an object, found int"),
-        ("eval/episodes.jsonl", "{}", "line 97: keys"),
+        (EPISODES, "7", "line 13: expected an object, found int"),
+        (EPISODES, "{}", "line 13: keys"),
         ("rl1/episodes/step_000003.jsonl", "", "line 9: not JSON"),
     ],
 )
@@ -64,8 +66,8 @@ def test_a_broken_line_is_named(tmp_path, file, line, said):
 
 def test_an_episode_with_broken_calls_is_named(tmp_path):
     made_run.write(tmp_path)
-    made_run.put_lines(tmp_path / "eval" / "episodes.jsonl", [made_run.episode(calls=[{}])])
-    with pytest.raises(ValueError, match="episodes.jsonl, line 1: not an episode record"):
+    made_run.put_lines(tmp_path / EPISODES, [made_run.episode(calls=[{}])])
+    with pytest.raises(ValueError, match=f"{EPISODES}, line 1: not an episode record"):
         records.read(tmp_path, 6)
 
 
@@ -83,3 +85,31 @@ def test_spread_takes_in_turn():
     kinds = [[{"a": 1}, {"a": 2}, {"a": 3}], [{"b": 1}]]
     assert records.spread(kinds, 3) == [{"a": 1}, {"b": 1}, {"a": 2}]
     assert len(records.spread(kinds, 9)) == 4
+
+
+def test_a_result_counts_its_own_samples_of_its_own_problems(tmp_path):
+    # The file holds 3 samples and 2 more problems from when more were asked for.
+    made_run.write(tmp_path)
+    result = made_run.result("rl2", "main", 0.5, 2.0, 4) | {"samples": 2, "k": 2}
+    made_run.put(tmp_path / "eval" / "results.json", json.dumps([result]))
+    made = [made_run.episode(problem_id=f"p{p}", sample=s) for p in range(6) for s in range(3)]
+    made_run.put_lines(tmp_path / EPISODES, made)
+    assert len(records.read(tmp_path, 6).eval_rows) == 4 * 2
+
+
+def test_results_of_earlier_settings_stand_apart(tmp_path):
+    made_run.write(tmp_path)
+    now, before = made_run.result("rl2", "main", 0.5, 2.0, 12), {"current": False, "tokens": 64}
+    made_run.put(tmp_path / "eval" / "results.json", json.dumps([now, now | before]))
+    found = records.read(tmp_path, 6)
+    assert ([r["tokens"] for r in found.results], found.earlier[0]["tokens"]) == ([384], 64)
+    assert len(found.eval_rows) == 12
+
+
+def test_episodes_of_other_evaluations_are_seen_once_or_twice(tmp_path):
+    made_run.write(tmp_path)
+    other = made_run.result("rl2", "main", 0.5, 2.0, 12) | {"evaluation": "cool", "file": "x.jsonl"}
+    made_run.put(tmp_path / "eval" / "results.json", json.dumps([other]))
+    made_run.put_lines(tmp_path / "x.jsonl", [made_run.episode(evaluation="cool")] * 12)
+    shown = [r for r in records.read(tmp_path, 6).shown if r["stage"] == "eval"]
+    assert [r["evaluation"] for r in shown] == ["cool"]

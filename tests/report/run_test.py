@@ -25,7 +25,8 @@ def test_a_whole_run_gives_page_figures_and_summary(reported):
     assert made == {"index.html", "summary.json", "summary.txt", *(f"{f}.png" for f in FIGURES)}
     summary = (path / "report" / "summary.txt").read_text()
     assert summary.startswith(text.rstrip()) and "Tool use" in summary
-    assert "90.0 [84.0, 96.0]" in text and "+60.0 points" in text
+    assert "90.0 [84.0, 96.0]" in text and "+60.0 points [52.0, 68.0]" in text
+    assert "Change in accuracy" in summary and "with other settings" not in summary
     page = (path / "report" / "index.html").read_text()
     assert page.count("data:image/png") == 5 and "not run" not in page
 
@@ -63,3 +64,18 @@ def test_a_broken_line_leaves_no_page_behind(tmp_path):
     with pytest.raises(ValueError, match="metrics.jsonl, line 1"):
         report.write(tmp_path, 6)
     assert not (tmp_path / "report").exists()
+
+
+def test_further_evaluations_and_earlier_settings_have_tables_of_their_own(tmp_path):
+    path = made_run.write(tmp_path)
+    made = [made_run.result("rl2", "main", 0.5, 2.0, 12) | {"pass_curve": [[1, 0.5, 0.4, 0.6]] * 2}]
+    made.append(made[0] | {"evaluation": "cool", "k": 2})
+    made.append(made[0] | {"current": False, "tokens": 64})
+    made_run.put(path / "eval" / "results.json", json.dumps(made))
+    report.write(path, 6)
+    text = (path / "report" / "summary.txt").read_text()
+    for title in ("Tool use, cool", "Evaluated before, with other settings"):
+        assert title in text
+    assert (path / "report" / "pass.png").exists()
+    numbers = json.loads((path / "report" / "summary.json").read_text())
+    assert (len(numbers["results"]), len(numbers["earlier_results"])) == (2, 1)

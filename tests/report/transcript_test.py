@@ -90,3 +90,8 @@ def test_long_texts_are_cut_in_the_middle_and_say_so():
     assert "[... 50 characters not shown ...]" in cut
     assert cut.startswith("aaa") and cut.endswith("bbb")
     assert transcript.shorten("short") == "short"
+
+
+def test_an_episode_of_another_evaluation_says_so():
+    assert transcript.label(made_run.episode()) == "rl2 / main"
+    assert transcript.label(made_run.episode(evaluation="cool")) == "rl2 / main / cool"
