@@ -124,9 +124,9 @@ def _update(run, policy, state, scored, train_step, stage, at):
     for batch, used in built:
         state, numbers = train_step(state, meshes.put_rows(batch, run.mesh), used)
         measured.append(_normalised(step.fetch(numbers, "rl", at), batch))
-    for name in measured[0] if measured else ():
+    for name in dict.fromkeys(name for m in measured for name in m):
         pick = max if name.endswith("_max") else np.mean
-        values[name] = float(pick([m[name] for m in measured]))
+        values[name] = float(pick([m[name] for m in measured if name in m]))
     values["rl/updates"] = len(built)
     if not built:
         values |= _mismatch(run, policy, state, scored, group_ids)

@@ -132,7 +132,8 @@ def _probed(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def _say(run, at, values):
-    text = f"step {at.step}/{run.config.sft.steps}  loss {values['sft/loss']:.3f}"
+    said = f"loss {values['sft/loss']:.3f}" if "sft/loss" in values else "loss not finite"
+    text = f"step {at.step}/{run.config.sft.steps}  {said}"
     if "sft/probe_masked_frac" in values:
         masked = values["sft/probe_masked_frac"]
         if at.probe is not None:
