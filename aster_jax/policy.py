@@ -162,10 +162,9 @@ def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
     last = run.summary(stage)["step"]
     if not last:
         return trained_params(run, policy, STARTS_FROM[stage])
-    tx = optim.build(optim_config(run.config.sft if stage == "sft" else run.config.rl))
-    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
-    with checkpoint.Checkpoints(run.path / stage / "checkpoints", keep=1) as saved:
-        return saved.restore(last, abstract)[0].params
+    abstract = step.abstract_params(policy.cfg, run.mesh)
+    with checkpoint.Checkpoints(run.path / stage / "checkpoints", checkpoint.Keep()) as saved:
+        return saved.params(last, abstract)
 
 
 def optim_config(section) -> optim.OptimConfig:

@@ -14,7 +14,7 @@ import numpy as np
 
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
-from aster_jax import pools, types, workdir
+from aster_jax import pools, settings, types, workdir
 from aster_jax.data import problems
 from aster_jax.errors import InputError
 from aster_jax.model import logprobs
@@ -34,7 +34,9 @@ def run(run: workdir.Run, stage: str) -> None:
     how = phase.sampling_of(c.rollout)
     loss_fn = functools.partial(grpo.loss_fn, grpo=_grpo_config(c))
     directory = run.directory(stage)
-    with checkpoint.Checkpoints(directory / "checkpoints", keep=2) as saved:
+    kept = settings.kept(c.rl)
+    say = functools.partial(run.say, stage)
+    with checkpoint.Checkpoints(directory / "checkpoints", kept, say) as saved:
         state, done = _start(run, stage, policy, tx, saved)
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
         began = time.monotonic()
@@ -52,7 +54,7 @@ def run(run: workdir.Run, stage: str) -> None:
                 values |= {f"rollout/{k}": v for k, v in record.summary(scored, stats).items()}
                 metrics.append(run.path, stage, at, time.monotonic() - began, values)
                 _say(run, stage, at, values)
-                if metrics.every(c.rl.save_every, at, c[stage].steps):
+                if saved.owed or metrics.every(c.rl.save_every, at, c[stage].steps):
                     saved.save(at, state, {"step": at})
     run.finish(stage, {"step": c[stage].steps, "problems": len(pool)})
 
@@ -85,12 +87,12 @@ def _grpo_config(c) -> grpo.GrpoConfig:
 
 def _start(run, stage, policy, tx, saved):
     """The previous stage's parameters with a fresh optimiser, or the newest checkpoint."""
-    if saved.latest is None:
+    found = saved.restore_newest(step.abstract_state(policy.cfg, tx, run.mesh))
+    if found is None:
         metrics.rewind(run.path, stage, 0)
         params = policies.trained_params(run, policy, policies.STARTS_FROM[stage])
         return step.fresh_state(params, tx, run.mesh), 0
-    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
-    state, position = saved.restore(saved.latest, abstract)
+    state, position = found
     metrics.rewind(run.path, stage, position["step"])
     run.say(stage, f"resumed after step {position['step']}")
     return state, position["step"]

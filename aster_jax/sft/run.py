@@ -1,6 +1,7 @@
 """The SFT stage: demonstrations -> packed rows -> steps -> a checkpoint."""
 
 import dataclasses
+import functools
 import time
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
-from aster_jax import pools, workdir
+from aster_jax import pools, settings, workdir
 from aster_jax.data import packing
 from aster_jax.demos import curate
 from aster_jax.errors import InputError
@@ -43,7 +44,8 @@ def run(run: workdir.Run) -> None:
         )
     data = packing.sft_iterator(rows, c.rows, run.config.seed)
     tx = optim.build(policies.optim_config(c))
-    with checkpoint.Checkpoints(run.directory("sft") / "checkpoints", keep=2) as saved:
+    directory, say = run.directory("sft") / "checkpoints", functools.partial(run.say, "sft")
+    with checkpoint.Checkpoints(directory, settings.kept(c), say) as saved:
         state, at = _start(run, policy, tx, data, saved)
         train_step = step.compile_step(state, policy.cfg, loss.loss_fn, tx, run.mesh)
         began = time.monotonic()
@@ -60,7 +62,8 @@ def run(run: workdir.Run) -> None:
                     at.probe, at.stopped = _judge(probed, c.stop_accuracy)
                 metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
                 _say(run, at, values)
-                if at.stopped or metrics.every(c.save_every, at.step, c.steps):
+                due = saved.owed or metrics.every(c.save_every, at.step, c.steps)
+                if at.stopped or due:
                     position = {**dataclasses.asdict(at), "data": _position(data)}
                     saved.save(at.step, state, position)
     run.finish("sft", {"step": at.step, "stopped": at.stopped, "probe": at.probe})
@@ -68,12 +71,12 @@ def run(run: workdir.Run) -> None:
 
 def _start(run, policy, tx, data, saved):
     """A fresh state, or the newest checkpoint with the data where it was."""
-    if saved.latest is None:
+    found = saved.restore_newest(step.abstract_state(policy.cfg, tx, run.mesh))
+    if found is None:
         metrics.rewind(run.path, "sft", 0)
         base = policies.base_params(run, policy)
         return step.fresh_state(base, tx, run.mesh), Progress()
-    abstract = step.abstract_state(policy.cfg, tx, run.mesh)
-    state, position = saved.restore(saved.latest, abstract)
+    state, position = found
     data.set_state(position.pop("data"))
     at = Progress(**position)
     metrics.rewind(run.path, "sft", at.step)

@@ -46,11 +46,19 @@ def abstract_state(cfg: config.ModelConfig, tx: optax.GradientTransformation, me
     def make(params):
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
-    shapes = jax.eval_shape(make, transformer.abstract_params(cfg))
+    return _placed(jax.eval_shape(make, transformer.abstract_params(cfg)), mesh)
+
+
+def _placed(shapes, mesh):
     specs = meshes.shardings(shapes, mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, specs
     )
+
+
+def abstract_params(cfg: config.ModelConfig, mesh) -> dict:
+    """Shapes, dtypes and shardings of the parameters alone."""
+    return _placed(transformer.abstract_params(cfg), mesh)
 
 
 def init_params(cfg: config.ModelConfig, seed: int, mesh) -> dict:
