@@ -334,7 +334,7 @@ class Rollout:
     def _finish(self, live, reason: types.EndReason, final_text: str):
         self._ended[live.index] = live.trajectory(reason, final_text)
         self._close(live)
-        self._rows.leave(live)
+        self._rows.end(live)
         self.stats["ended"] += 1
         if self._on_end:
             self._on_end(live.index, self._ended[live.index])

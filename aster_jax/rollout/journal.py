@@ -75,15 +75,12 @@ class Journal:
     def seal(self, records: list[dict]) -> None:
         """Make the final file, of these records; the partial one is gone then.
 
-        A process that is killed in here leaves either all that was added or the final file.
+        A process that is killed in here leaves what was added or the final file.
         """
         with self._lock:
             self._close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Under a name of its own first: `replace` has the name of our lines for its own.
-            whole = self._path.with_name(self._path.name + ".whole")
-            metrics.replace(whole, "".join(json.dumps(record) + "\n" for record in records))
-            os.replace(whole, self._path)
+            metrics.replace(self._path, "".join(json.dumps(record) + "\n" for record in records))
             self._partial.unlink(missing_ok=True)
 
     def discard(self) -> None:

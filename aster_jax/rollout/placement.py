@@ -2,8 +2,8 @@
 
 Decides and keeps account; the programs that follow from it (writes, forks) are handed to
 the device in `write`. Whoever came last makes room when pages lack: it is set aside and
-computed again from its tokens when there is room, with the same result. Each time that
-happens, newcomers have to leave more pages free, so that a small pool is not spent on
+computed again from its tokens when there is room, with the same result. Where that happens
+often, newcomers have to leave more pages free, so that a small pool is not spent on
 computing rows again and again.
 """
 
@@ -12,6 +12,10 @@ import collections
 from aster_jax.rollout import device, scheduler
 from aster_jax.rollout.clock import Timeline
 from aster_jax.rollout.live import Budgets, Live, Request, fresh
+
+# Rows set aside for every row that ends, which admission puts up with: holding rows back
+# has its price too, as decoding few rows takes about as long as decoding many.
+PUT_UP_WITH = 0.5
 
 
 class Placement:
@@ -38,7 +42,7 @@ class Placement:
         self._table = scheduler.SlotTable(dev.config.slots, len(requests), dev.shards)
         self.live: dict[int, Live] = {}  # by slot, in the order of admission
         self.aside: dict[int, Live] = {}  # by request
-        self._pressed = 0  # rows that had to make room
+        self._pressed = 0.0  # rows set aside for want of room, beyond what is put up with
         self._writes: dict[int, int] = {}  # slot -> first position that is not in the cache
         self._forks: list[device.Fork] = []
 
@@ -94,6 +98,11 @@ class Placement:
         if live.call is None:
             self._table.requeue(live.index)
         self._stats["rows_set_aside"] += 1
+
+    def end(self, live: Live) -> None:
+        """A row has become a trajectory."""
+        self.leave(live)
+        self._pressed = max(0.0, self._pressed - PUT_UP_WITH)
 
     def ask_again(self, live: Live) -> None:
         """Forget what a row has become; its request begins anew, before all others."""
@@ -174,14 +183,14 @@ class Placement:
 
         One for each row that is there already, as a row that comes in must not be set aside
         again at once. Then one more per row, the new one included, for every row that had to
-        make room so far, but no more than they all can still need. A row that is alone always
-        fits: what it can need is no more than a pool holds.
+        make room and was not put up with, but no more than they all can still need. A row
+        that is alone always fits: what it can need is no more than a pool holds.
         """
         pages = self._device.pages
         whole = pages.count(self._budgets.context_tokens)
         need = whole - pages.count(self._reach(live))
         need += sum(whole - len(pages.held(x.slot)) for x in near)
-        return len(near) + min(self._pressed * (len(near) + 1), need)
+        return len(near) + min(int(self._pressed) * (len(near) + 1), need)
 
     # What has to be written before the next decode.
 

@@ -8,11 +8,12 @@ import collections
 import dataclasses
 import math
 import random
+import zlib
 
 import pytest
 
-from aster_jax import types
-from aster_jax.rollout import engine, episode, live
+from aster_jax import errors, types
+from aster_jax.rollout import engine, episode, live, placement
 from tests.rollout import fakes
 
 RUNS = 10_000
@@ -59,13 +60,13 @@ def make_requests(rng, room) -> list[live.Request]:
     return made
 
 
-def play(seed, trajectory_s=math.inf, deadline_s=math.inf, **more):
+def play(seed, trajectory_s=math.inf, deadline_s=math.inf, time=None, **more):
     """One phase under random conditions, and what must hold of any.
 
     `more` goes to the loop. Gives what was made, what should be, and the loop's counters.
     """
     rng = random.Random(seed)
-    case, time = make_case(rng), fakes.FakeClock()
+    case, time = make_case(rng), time or fakes.FakeClock()
     context = case.cfg.capacity - rng.choice((0, 3))
     budgets = live.Budgets(
         turn_tokens=rng.choice((3, 9, 30)), response_tokens=rng.choice((8, 25)),
@@ -134,3 +135,86 @@ def test_past_a_deadline_rows_end_and_nothing_is_invented(which):
             assert t.end in (end, "deadline", lost), seed
             late += t.end != end
     assert late > 300
+
+
+def without_times(stats):
+    return {name: count for name, count in stats.items() if not name.endswith("_s")}
+
+
+def test_looking_up_while_waiting_changes_no_schedule_in_lockstep(monkeypatch):
+    """The same rounds with one long wait for tools as with many short ones."""
+    compared = 0
+    for seed in range(400):
+        if not make_case(random.Random(seed)).lockstep:
+            continue
+        looks, orders, runs = [], [], []
+        for look_s in (episode.LOOK_S, 1e9):
+            monkeypatch.setattr(episode, "LOOK_S", look_s)
+            order = []
+            made, _, stats = play(
+                seed, stopping=lambda: looks.append(1), on_progress=lambda *a: order.append(a[:2])
+            )
+            runs.append((made, without_times(stats)))
+            orders.append(order)
+        monkeypatch.undo()
+        monkeypatch.setattr(episode, "chat", fakes.MARKUP)
+        plain, _, stats = play(seed)
+        assert runs[0][1] == runs[1][1] == without_times(stats) and orders[0] == orders[1], seed
+        for a, b, c in zip(*(run[0] for run in runs), plain, strict=True):
+            assert a.tokens == b.tokens == c.tokens and a.logprobs == b.logprobs == c.logprobs
+        compared += stats["tool_calls"] > 0
+    assert compared > 100
+
+
+def test_asked_to_stop_it_leaves_soon_and_closes_its_sessions():
+    """In the middle of rounds and of waits for tools, some of which never answer."""
+    left = 0
+    for seed in range(1500):
+        time, at_s = fakes.FakeClock(), random.Random(seed).choice((0.0, 4.0, 15.0, 40.0))
+        try:
+            play(seed, time=time, stopping=lambda: time.time_s >= at_s)
+        except errors.Leaving:
+            left += 1
+            # A dispatch of the round takes a second, and every write a tenth.
+            assert time.time_s <= at_s + episode.LOOK_S + 5.0, seed
+        else:
+            assert time.time_s < at_s + 5.0, seed
+    assert left > 800
+
+
+def test_admission_learns_to_hold_back_in_a_pool_that_is_too_small(monkeypatch):
+    """64 rows that grow to 40 pages on average and 100 at most, and a pool of 320."""
+    monkeypatch.setattr(fakes, "fate", lambda code: "answers")
+    kinds = {True: "answer", False: "call"}
+    monkeypatch.setattr(
+        fakes, "turn_kind", lambda ids: kinds[zlib.crc32(str(ids).encode()) % 20 == 0]
+    )
+    budgets = live.Budgets(60, 400, 400, 99, 99, 1, math.inf, math.inf, math.inf)
+    problems = [types.Problem(f"p{i}", "q", "1", "f") for i in range(16)]
+    requests = [live.Request(p, i, tuple(range(1, 20))) for p in problems for i in range(4)]
+    cfg = engine.EngineConfig(64, 400, 4, 320 * 4, 4, 8, (16,), "float32", "auto")
+
+    def run(lockstep):
+        time = fakes.FakeClock()
+        device, tool = fakes.FakeDevice(cfg, 1, time), fakes.FakeTools(time, random.Random(0))
+        loop = episode.Rollout(
+            device, tool, None, "", budgets, lockstep, 1, 0, clock=time.clock(), retries=1
+        )
+        return [t.tokens for t in loop.run(requests)], loop.stats
+
+    for lockstep in (True, False):
+        made, stats = run(lockstep)
+        with monkeypatch.context() as before:  # one page per row, whatever happens
+            before.setattr(
+                placement.Placement, "make_room",
+                lambda self, short: self.set_aside(self.last_comer(short)),
+            )  # fmt: skip
+            again, heedless = run(lockstep)
+        assert made == again and max(map(len, made)) > 390
+        assert heedless["rows_set_aside"] > 90
+        assert stats["rows_set_aside"] < 0.55 * heedless["rows_set_aside"]
+        # Prompts and results, and the stop tokens before them, have to be written anyway.
+        least = heedless["tool_calls"] + 16 * 18 + sum(map(len, made)) - 64 * 19
+        least -= heedless["sampled_tokens"]
+        wasted = [s["prefill_tokens"] - least for s in (stats, heedless)]
+        assert 0 <= wasted[0] < 0.4 * wasted[1], wasted

@@ -116,3 +116,44 @@ def test_rows_that_must_have_ended_are_not_asked_again(flying, expected):
     rows.admit(0.0)
     rows.live[0].flying = flying  # of 16 steps each, 20 tokens allowed
     assert rows.ready() == ([0] if expected else [])
+
+
+TIGHT = live.Budgets(5000, 5000, 512, 4, 64, 1, 60.0, 60.0, 60.0)
+
+
+def tight(rows=6):
+    """Rows of 100 tokens and 16 steps, two of 64 each; eight when full; a pool of 12 pages."""
+    return rows_of([(100, 1)] * rows, rows, 12 * 64, capacity=512, budgets=TIGHT)
+
+
+def test_after_a_row_made_room_newcomers_leave_more_pages_free():
+    rows, device, _ = tight()
+    rows.admit(0.0)
+    # Two pages each and one free per row that was there: 2, 2 + 1, 2 + 2, 2 + 3 of 12, 10, 8, 6.
+    first, second, third, last = rows.live.values()
+    rows.make_room(first)
+    assert last.slot is None and device.pages.used == 6
+    rows.admit(1.0)  # 2 + 3 would do; 2 + 3 + 4 is more than the 6 there are
+    assert last.slot is None
+    rows.leave(second)  # lost: it says nothing about the room there is
+    rows.admit(2.0)  # 2 + 2 + 3 of 8; then 2 + 3 + 4 of 6
+    assert last.slot is not None and len(rows.live) == 3
+    rows.end(third)  # half of the row set aside is put up with, and no half pages are asked for
+    rows.admit(3.0)  # 2 + 2 of 8, 2 + 3 of 6; then 2 + 4 of 4
+    assert len(rows.live) == 4
+
+
+def test_no_more_pages_stay_free_than_rows_can_need():
+    """However often rows made room: one that is alone fits, and all do where none can lack."""
+    rows, device, _ = tight(2)
+    rows._pressed = 1e6
+    rows.admit(0.0)
+    first, *others = rows.live.values()
+    assert not others and device.pages.used == 2  # 2 + 1 + (8 - 2) + (8 - 2) of 10 for the next
+    rows.end(first)
+    rows.admit(1.0)
+    assert len(rows.live) == 1
+    roomy, device, _ = rows_of([(100, 1)] * 2, 2, 17 * 64, capacity=512, budgets=TIGHT)
+    roomy._pressed = 1e6
+    roomy.admit(0.0)  # of 15 after the first
+    assert len(roomy.live) == 2
