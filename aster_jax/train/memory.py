@@ -6,6 +6,7 @@ a run that is refused here could not have worked.
 """
 
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -49,14 +50,57 @@ def _activation_bytes(cfg, mesh, rows, tokens) -> int:
     return rows * (inputs + scores) // meshes.batch_shards(mesh) // mesh.shape["tensor"]
 
 
-def available_bytes() -> tuple[int, str]:
-    """Memory of one device and what it is called; the host's share per device on CPU."""
+def available_bytes(root: pathlib.Path = pathlib.Path("/")) -> tuple[int, str]:
+    """Memory of one device and what it is called; the host's share per device on CPU.
+
+    The host has what its container may use, where that is less (`root`: of its files).
+    """
     device = jax.local_devices()[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"], f"one {device.device_kind}"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return total // jax.local_device_count(), "this machine's memory, per device"
+    limit = container_bytes(root)
+    whose = "machine's memory"
+    if limit is not None and limit < total:
+        total, whose = limit, "container's memory limit"
+    return total // jax.local_device_count(), f"this {whose}, per device"
+
+
+def container_bytes(root: pathlib.Path = pathlib.Path("/")) -> int | None:
+    """The least memory limit of this process's control groups, of either version; None
+    without one.
+
+    A limit holds for everything below it, so all groups up to the top are looked at; inside
+    a container only some of them can be seen, which are then those that matter.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            places = [("sys/fs/cgroup", "memory.max"), ("sys/fs/cgroup/unified", "memory.max")]
+        elif "memory" in controllers.split(","):
+            places = [("sys/fs/cgroup/memory", "memory.limit_in_bytes")]
+        else:
+            continue
+        # ".." is how a group outside of the container's own view is shown.
+        parts = [p for p in path.split("/") if p] if "/.." not in path else []
+        for top, name in places:
+            for depth in range(len(parts), -1, -1):
+                limits.append(_limit(root.joinpath(top, *parts[:depth], name)))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _limit(path: pathlib.Path) -> int | None:
+    """The number in a control group's file; None for "max", or when there is no file."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def check(

@@ -1,8 +1,23 @@
-"""metrics.jsonl: one JSON line per step, the only thing the report reads about training."""
+"""metrics.jsonl: one JSON line per step, the only thing the report reads about training.
 
+And how small files are written here: whole or not at all. A full disk is waited out, since
+what is in memory by then (a trained state, a finished rollout) cost hours, and somebody
+can free a gigabyte in minutes.
+"""
+
+import errno
 import json
+import math
 import os
 import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+FULL_DISK_WAIT_S = 1800.0  # for space, before the error is raised
+LOOK_EVERY_S = 5.0
+SAY_EVERY_S = 60.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def every(interval: int, step: int, last: int) -> bool:
@@ -13,42 +28,135 @@ def every(interval: int, step: int, last: int) -> bool:
     return step == last or (interval > 0 and step % interval == 0)
 
 
-def append(workdir: pathlib.Path, stage: str, step: int, time_s: float, values: dict) -> None:
-    """Add one line; it reaches the disk before this returns."""
+def append(
+    workdir: pathlib.Path,
+    stage: str,
+    step: int,
+    time_s: float,
+    values: dict,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Add one line; it reaches the disk before this returns, or the file stays as it was.
+
+    A float that is not finite is written as null, for JSON has no such numbers.
+
+    Raises OSError when the disk fails, or is still full after `FULL_DISK_WAIT_S`.
+    """
     record = {"stage": stage, "step": step, "time_s": round(time_s, 3), **values}
-    with open(workdir / "metrics.jsonl", "a") as f:
-        f.write(json.dumps(record) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
+    line = (json.dumps(_jsonable(record), allow_nan=False) + "\n").encode()
+    path = workdir / "metrics.jsonl"
+    _patiently(lambda: _append_whole(path, line), path, sleep)
 
 
-def rewind(workdir: pathlib.Path, stage: str, step: int) -> float:
+def rewind(
+    workdir: pathlib.Path, stage: str, step: int, *, sleep: Callable[[float], None] = time.sleep
+) -> float:
     """Drop a stage's lines after `step`, and a half-written last line.
 
     Called when a stage resumes from the checkpoint of `step`: the steps after it are
     made again, identically, and must not stand there twice.
+
+    Returns:
+      `time_s` of the stage's last line that stays, so that its clock can go on from there;
+      0 when there is none.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return 0.0
-    kept, time_s = [], 0.0
-    for line in path.read_text().split("\n"):
+    text = path.read_text("utf-8", errors="replace")
+    kept, reached = [], 0.0
+    for line in text.split("\n"):
+        record = _parsed(line)
+        if record is None or (record["stage"] == stage and record["step"] > step):
+            continue
+        kept.append(line)
+        if record["stage"] == stage:
+            reached = float(record["time_s"])
+    rest = "".join(line + "\n" for line in kept)
+    if rest != text:
+        replace(path, rest, sleep=sleep)
+    return reached
+
+
+def replace(
+    path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Write a file so that it is either the old one or the whole new one, never a part.
+
+    Raises OSError when the disk fails, or is still full after `FULL_DISK_WAIT_S`.
+    """
+    data = text.encode()
+    _patiently(lambda: _replace_whole(path, data), path, sleep)
+
+
+def _append_whole(path, line):
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        before = os.fstat(file).st_size
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # an empty or torn last line
-        if record["stage"] != stage or record["step"] <= step:
-            kept.append(line)
-            time_s = record["time_s"] if record["stage"] == stage else time_s
-    replace(path, "".join(line + "\n" for line in kept))
-    return time_s
+            _write_all(file, line)
+        except BaseException:
+            os.ftruncate(file, before)
+            raise
+    finally:
+        os.close(file)
 
 
-def replace(path: pathlib.Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one, never a part."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+def _replace_whole(path, data):
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            _write_all(file, data)
+        finally:
+            os.close(file)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(file, data):
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.fsync(file)
+
+
+def _patiently(write, path, sleep):
+    """Call `write` until the disk has space for what it writes."""
+    waited = 0.0
+    while True:
+        try:
+            return write()
+        except OSError as e:
+            if e.errno not in FULL or waited >= FULL_DISK_WAIT_S:
+                raise
+            if waited % SAY_EVERY_S == 0:
+                left = (FULL_DISK_WAIT_S - waited) / 60
+                print(
+                    f"{path} cannot be written ({e.strerror}); waiting up to {left:.0f} more "
+                    "minutes for space",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+        sleep(LOOK_EVERY_S)
+        waited += LOOK_EVERY_S
+
+
+def _parsed(line) -> dict | None:
+    """A line's record; None for one that is empty, torn, or none of ours."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    whole = isinstance(record, dict) and {"stage", "step", "time_s"} <= record.keys()
+    return record if whole else None
+
+
+def _jsonable(value):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _jsonable(v) for key, v in value.items()}
+    return [_jsonable(v) for v in value] if isinstance(value, list | tuple) else value

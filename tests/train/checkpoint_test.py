@@ -192,6 +192,39 @@ def test_what_a_kill_left_is_not_taken_for_whole_and_goes(state, abstract, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
+def test_a_kill_in_any_part_of_a_save_leaves_a_whole_one(state, abstract, tmp_path, monkeypatch):
+    """What lies on disk when a save is all but renamed, and before and after each deletion."""
+    directory, seen = tmp_path / "checkpoints", tmp_path / "seen"
+
+    def seen_by(real):
+        def call(path, **named):
+            shutil.copytree(directory, seen / str(len(list(seen.iterdir()))))
+            return real(path, **named)
+
+        return call
+
+    seen.mkdir()
+    removed = seen_by(shutil.rmtree)
+    with checkpoint.Checkpoints(directory, checkpoint.Keep(1)) as store:
+        store.save(1, numbered(state, 1), {"step": 1})
+        store.wait()
+        monkeypatch.setattr(checkpoint.sums, "of", seen_by(checkpoint.sums.of))
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", removed)
+        store.save(2, numbered(state, 2), {"step": 2})
+        store.wait()
+        monkeypatch.undo()
+    left = [{p.name for p in kill.iterdir()} for kill in sorted(seen.iterdir())]
+    assert left == [{"1", "2.orbax-checkpoint-tmp"}, {"1.going", "2"}]
+    for kill in seen.iterdir():
+        with checkpoint.Checkpoints(kill, checkpoint.Keep(1)) as store:
+            newest = store.latest
+            restored, position = store.restore_newest(abstract)
+            equal(restored, numbered(state, newest))
+            assert position == {"step": newest}
+            store.save(newest + 1, state, {})
+        assert [p.name for p in kill.iterdir()] == [str(newest + 1)]
+
+
 def halved(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -1,7 +1,9 @@
 """The memory floor by hand, and the sentence for a model that cannot fit."""
 
 import dataclasses
+import os
 
+import jax
 import pytest
 
 from aster_jax import mesh as meshes
@@ -52,3 +54,59 @@ def test_the_papers_model_fits_a_pod_by_this_count():
     # 4.02 G parameters x 16 bytes / 8 devices.
     rest = needed["training"] - needed["activations"]
     assert rest == pytest.approx(8.045e9, rel=1e-3)
+
+
+def groups(root, lines, files):
+    """A root directory with these lines in /proc/self/cgroup and these control files."""
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "self" / "cgroup").write_text("".join(line + "\n" for line in lines))
+    for name, text in files.items():
+        path = root / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+V1_UNLIMITED = str((1 << 63) - 4096)
+
+
+@pytest.mark.parametrize(
+    "lines, files, expected",
+    [
+        # Version 2: the least one from the process's own group up to the top.
+        (["0::/job/a"], {"job/a/memory.max": "max", "job/memory.max": "4000"}, 4000),
+        (["0::/job/a"], {"job/a/memory.max": "3000", "job/memory.max": "4000"}, 3000),
+        (["0::/job/a"], {"job/a/memory.max": "max", "job/memory.max": "max"}, None),
+        # Seen from inside a container, the group is the top.
+        (["0::/"], {"memory.max": "5000"}, 5000),
+        (["0::/../outside"], {"memory.max": "5000", "outside/memory.max": "1"}, 5000),
+        # Version 1; its mount in a container does not have the path that is named.
+        (["5:cpu,memory:/docker/x", "2:cpuset:/"], {"memory/memory.limit_in_bytes": "6000"}, 6000),
+        (["4:memory:/a"], {"memory/a/memory.limit_in_bytes": "7", "memory/memory.limit_in_bytes": V1_UNLIMITED}, 7),
+        (["4:memory:/a"], {"memory/memory.limit_in_bytes": V1_UNLIMITED}, int(V1_UNLIMITED)),
+        # Both at once, a group of another controller, a path with a colon, no file at all.
+        (["4:memory:/a", "0::/b"], {"memory/a/memory.limit_in_bytes": "9", "unified/b/memory.max": "8"}, 8),
+        (["3:cpuset:/a"], {"memory/a/memory.limit_in_bytes": "9"}, None),
+        (["0::/a:b"], {"a:b/memory.max": "10"}, 10),
+        (["0::/gone"], {}, None),
+    ],
+)  # fmt: skip
+def test_a_containers_limit_is_found(tmp_path, lines, files, expected):
+    assert memory.container_bytes(groups(tmp_path, lines, files)) == expected
+
+
+def test_on_cpu_the_lesser_of_machine_and_container_counts(tmp_path):
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shares = jax.local_device_count()
+    assert memory.container_bytes(tmp_path) is None
+    machine = (physical // shares, "this machine's memory, per device")
+    assert memory.available_bytes(tmp_path) == machine
+    loose = groups(tmp_path / "loose", ["0::/"], {"memory.max": str(2 * physical)})
+    assert memory.available_bytes(loose) == machine
+    tight = groups(tmp_path / "tight", ["0::/"], {"memory.max": "8000"})
+    assert memory.available_bytes(tight) == (8000 // shares, "this container's memory limit, per device")
+
+
+def test_this_process_has_a_limit_that_makes_sense():
+    limit = memory.container_bytes()
+    assert limit is None or limit > 1 << 20

@@ -1,7 +1,7 @@
 """Check sums: every file below the folders, whole and nothing but what was written."""
 
-import hashlib
 import json
+import zlib
 
 import pytest
 
@@ -19,10 +19,19 @@ def folder(tmp_path):
 
 def test_by_hand(folder):
     assert json.loads(sums.of(folder)) == {
-        "a/deep/y": hashlib.sha256(b"").hexdigest(),
-        "a/x": hashlib.sha256(b"one").hexdigest(),
-        "b/z": hashlib.sha256(b"\0" * 5000).hexdigest(),
+        "a/deep/y": [0, 0],
+        "a/x": [3, zlib.crc32(b"one")],
+        "b/z": [5000, zlib.crc32(b"\0" * 5000)],
     }
+    assert zlib.crc32(b"123456789") == 0xCBF43926  # the check value of CRC-32 (ISO 3309)
+
+
+def test_large_files_are_added_up_in_blocks(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(bytes(range(256)))
+    whole = sums.of(tmp_path)
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 100)
+    assert sums.of(tmp_path) == whole
 
 
 def test_only_what_is_asked_for_is_looked_at(folder):
