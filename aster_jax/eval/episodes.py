@@ -7,11 +7,12 @@ finished arm is asked for more samples, or once more for what the tool had lost.
 """
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterable
 
 from aster_jax import types
-from aster_jax.eval import arms, passk
+from aster_jax.eval import passk
 from aster_jax.rollout import journal, live
 
 Key = tuple[str, int]  # problem id and sample
@@ -98,7 +99,7 @@ class Episodes:
             return False
         record = self._known[key]
         pairs = zip(self._limits_s, record["limits_s"], strict=True)
-        return not (passk.is_cut(record) and any(arms.is_longer(*pair) for pair in pairs))
+        return not (passk.is_cut(record) and any(is_longer(*pair) for pair in pairs))
 
     def _ended(self, request) -> types.EndReason | None:
         return self._known[_asked(request)]["end"] if _asked(request) in self._known else None
@@ -115,6 +116,11 @@ def chunks(asked: list[live.Request], size: int) -> list[list[live.Request]]:
     """The requests in pieces of so many, in order; in one where size is 0."""
     size = size or max(len(asked), 1)
     return [asked[at : at + size] for at in range(0, len(asked), size)]
+
+
+def is_longer(now_s: float, before_s: float) -> bool:
+    """Whether a limit of time leaves more than another; 0 is no limit."""
+    return (now_s or math.inf) > (before_s or math.inf)
 
 
 def _worth(record: dict) -> int:
