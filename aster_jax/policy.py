@@ -16,7 +16,7 @@ from aster_jax.errors import InputError
 from aster_jax.lifetime import changes, provenance
 from aster_jax.model import config as model_config
 from aster_jax.model import transformer
-from aster_jax.train import checkpoint, disk, memory, optim, step
+from aster_jax.train import checkpoint, memory, optim, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def section_of(c, stage: str):
 
 def say_origin(run: workdir.Run) -> None:
     """Record what the process runs on, and say what changed since the start before."""
-    for text in provenance.record(run.path, weights.revision(run.config.model.source)):
+    for text in provenance.record(run.path, ""):
         run.say("run", f"{text}; bits may differ from here on")
 
 

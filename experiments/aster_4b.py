@@ -30,6 +30,7 @@ def get_config():
     c.model.remat = True  # [R] gradient checkpointing
     c.problems.source = "data/dapo_math_17k.parquet"  # [R] 17,398 deduplicated DAPO problems
     c.problems.heldout = "data/aime25.parquet"  # [A]
+    c.problems.num_heldout = 0  # all 30
     c.demos.source = "data/aster_sft_4k.parquet"  # [A] the released 4K dense trajectories
     c.demos.count = 4096  # [A] 4K
     c.demos.min_calls = 10  # [A] more than nine tool calls each
@@ -44,9 +45,9 @@ def get_config():
     c.sft.weight_decay = 0.0  # [R] framework default
     c.sft.clip_norm = 1.0  # [R] framework default
     c.sft.row_tokens = 32_768  # [R] cut-off; longer ones are dropped, not cut
-    c.sft.rows = 128  # ours: packed rows; [R] packs nothing, its step is 128 samples
+    c.sft.rows = 64  # ours: packed rows of about two samples each; [R] packs nothing, its step is 128
     c.sft.micro_rows = 64  # ours: one row per device
-    c.sft.steps = 188  # [R] for its 6 epochs; more than 6 here where packed rows hold several
+    c.sft.epochs = 6.0  # [R]; 188 steps there, about as many here
 
     c.rl.learning_rate = 1e-6  # [R] constant, no warm-up
     c.rl.beta2 = 0.999  # [R]
@@ -65,6 +66,9 @@ def get_config():
     c.rl.row_tokens = 32_768  # ours: a trajectory of stage 2 fills a row
     c.rl.micro_rows = 64  # ours: one row per device
     c.rl.save_every = 10  # [R]
+    c.rl.eval_every = 10  # [R]
+    c.rl.eval_problems = 64  # ours: set apart from the training problems; [R] measures on AIME
+    c.rl.eval_samples = 4  # ours; [R] 16
 
     c.rollout.temperature = 1.0  # [R]
     c.rollout.dtype = "bfloat16"  # [R]
@@ -99,4 +103,5 @@ def get_config():
     c.eval.context_tokens = 32_768  # ours: prompt, model and tool tokens together
     c.eval.max_calls = 256  # [R]
     c.eval.no_tool = False
+    c.eval.think = False
     return c

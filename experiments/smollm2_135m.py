@@ -57,4 +57,5 @@ def get_config():
     c.rl1.steps = 4
     c.rl2.steps = 3
     c.eval.no_tool = False
+    c.eval.think = False
     return c

@@ -48,6 +48,15 @@ def launch(
         return code, out.read(), err.read(), time.monotonic() - began
 
 
+def command(module: str, *arguments: str) -> tuple[int, str, str]:
+    """Another command of the package; (exit code, stdout, stderr)."""
+    made = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, timeout=300,
+    )  # fmt: skip
+    return made.returncode, made.stdout, made.stderr
+
+
 @functools.cache
 def finished() -> tuple[pathlib.Path, str, float]:
     """One whole run that nobody disturbed: its workdir, what it printed, its seconds."""

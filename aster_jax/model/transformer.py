@@ -173,7 +173,9 @@ def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
         return Block(cfg).apply({"params": layer}, x, positions_BT, segments_BT, None, None)[0], None
 
     if cfg.remat:
-        block = jax.checkpoint(block)
+        # The barriers against common subexpressions are not needed inside a scan, and cost time.
+        scanned = not isinstance(params["layers"], tuple)
+        block = jax.checkpoint(block, prevent_cse=not scanned)
     if isinstance(params["layers"], tuple):
         for layer in params["layers"]:
             x_BTD, _ = block(x_BTD, layer)

@@ -53,7 +53,7 @@ class VerifyConfig:
     decide about answers. `max_running`: comparisons at once (0: twice the processors). `memory_mib`: of one comparison, above
     the preloaded process.
     `decimals`: numbers are equal when they agree to so many digits after the point.
-    `min_tier`: weakest isolation accepted (see `tools.ToolConfig`).
+    `min_tier`, `allow_unsafe`: weakest isolation accepted (see `tools.ToolConfig`).
     """
 
     symbolic: bool = True
@@ -63,6 +63,7 @@ class VerifyConfig:
     memory_mib: int = 1024
     decimals: int = 6
     min_tier: str = "B2"
+    allow_unsafe: bool = False
 
 
 class Verifier:
@@ -173,6 +174,7 @@ def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
         memory_limit_mib=config.memory_mib,
         max_running=config.max_running,
         min_tier=config.min_tier,
+        allow_unsafe=config.allow_unsafe,
         max_calls=1,
         niceness=0,  # the trainer waits for it
         scratch_mib=0,

@@ -339,6 +339,10 @@ def programs(
     whole = layout(kv.specs(abstract.cache, meshes.BATCH_AXES, heads))
     weights = meshes.rollout_shardings(cfg, mesh)
 
+    def cast(path, x):
+        # The trainer multiplies by a norm's scale in float32, whatever it computes in.
+        return x if path[-1].key == "scale" else x.astype(jnp.dtype(engine_cfg.dtype))
+
     def named(specs):
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
@@ -357,8 +361,7 @@ def programs(
         )
 
     def adopt(params):
-        params = jax.tree.map(lambda x: x.astype(jnp.dtype(engine_cfg.dtype)), params)
-        return transformer.for_decoding(params)
+        return transformer.for_decoding(jax.tree_util.tree_map_with_path(cast, params))
 
     sample = functools.partial(
         decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch

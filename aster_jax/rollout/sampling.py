@@ -8,6 +8,7 @@ as much as the model (on CPU, 32 rows of 49,152 scores: 1.3 ms against 48 ms).
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,20 @@ from aster_jax.errors import InputError
 BISECTIONS = 40
 # Entries of the vocabulary that are summed together first in a draw.
 CHUNK = 128
+# A uniform number comes from a grid of 2^-23, and 0 stands for all below: for half of it.
+SMALLEST = 2.0**-24
+# What is less likely than this is never drawn. It would only be by the rounding of sums,
+# and then as often as tokens a million times as likely.
+LEAST = 2.0**-42
+# Below this, scores divided by the temperature may leave float32.
+COLDEST = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How to turn scores into a token.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep the whole vocabulary. The
+    `temperature` 0 is greedy, others are at least `COLDEST`. `top_k` 0 and `top_p` 1 keep the whole vocabulary. The
     paper trains at 1.0 / no truncation and evaluates at 0.6 / 0.95 (section 3, 7).
     """
 
@@ -33,10 +41,14 @@ class Sampling:
     top_k: int = 0
 
     def __post_init__(self):
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+        # Written so that what is no number is in no range.
+        warm = self.temperature == 0 or COLDEST <= self.temperature < math.inf
+        whole = 0 <= self.top_k < math.inf and self.top_k == int(self.top_k)
+        if not (warm and 0 < self.top_p <= 1 and whole):
             raise InputError(
-                f"temperature={self.temperature} (>= 0), top_p={self.top_p} (0 < p <= 1), "
-                f"top_k={self.top_k} (>= 0, 0 = off): give values in these ranges"
+                f"temperature={self.temperature} (0, or {COLDEST} and more), top_p={self.top_p} "
+                f"(0 < p <= 1), top_k={self.top_k} (a whole number, 0 = off): give values in "
+                "these ranges"
             )
 
 
@@ -94,7 +106,7 @@ def _draw(mass_BV, uniform_B):
     """(token_B, total_B): the first token at which the running sum passes uniform x total.
 
     First among sums of `CHUNK` entries, then inside one of them, so that only one short
-    running sum is needed per row. A token without mass is never drawn.
+    running sum is needed per row. A token with less than `LEAST` of the mass is never drawn.
     """
     B, V = mass_BV.shape
     mass_BXC = jnp.pad(mass_BV, ((0, 0), (0, -V % CHUNK))).reshape(B, -1, CHUNK)
@@ -102,14 +114,18 @@ def _draw(mass_BV, uniform_B):
     # Summed in parts, a running sum may rise by a rounding where there is no mass.
     upto_BX = jnp.where(sums_BX > 0, jnp.cumsum(sums_BX, axis=-1), 0)
     total_B = jnp.max(upto_BX, axis=-1)
-    # Rounding must not carry the aim to the total itself, which nothing passes.
-    aim_B = jnp.minimum(uniform_B * total_B, jnp.nextafter(total_B, 0.0))
+    floor_B1 = LEAST * total_B[:, None]
+    upto_BX = jnp.where(sums_BX > CHUNK * floor_B1, upto_BX, 0)
+    # Rounding must not carry the aim to the end itself, which nothing passes.
+    aim_B = jnp.maximum(uniform_B, SMALLEST) * total_B
+    aim_B = jnp.minimum(aim_B, jnp.nextafter(jnp.max(upto_BX, axis=-1), 0.0))
     chunk_B = jnp.argmax(upto_BX > aim_B[:, None], axis=-1)
     mass_BC = jnp.take_along_axis(mass_BXC, chunk_B[:, None, None], axis=1)[:, 0]
+    likely_BC = mass_BC > floor_B1
     before_B = _pick(upto_BX, chunk_B) - _pick(sums_BX, chunk_B)
-    passed_BC = (before_B[:, None] + jnp.cumsum(mass_BC, axis=-1) > aim_B[:, None]) & (mass_BC > 0)
+    passed_BC = (before_B[:, None] + jnp.cumsum(mass_BC, axis=-1) > aim_B[:, None]) & likely_BC
     # Summed in another order the chunk may fall short of the aim: then its last entry is meant.
-    last_B = CHUNK - 1 - jnp.argmax((mass_BC > 0)[:, ::-1], axis=-1)
+    last_B = CHUNK - 1 - jnp.argmax(likely_BC[:, ::-1], axis=-1)
     inside_B = jnp.where(jnp.any(passed_BC, axis=-1), jnp.argmax(passed_BC, axis=-1), last_B)
     return chunk_B * CHUNK + inside_B, total_B
 

@@ -3,7 +3,8 @@
 The thread that waits for an answer reads the socket itself, since handing an answer from
 thread to thread costs two wake-ups and the interpreter lock, a third of a trivial call. It
 takes everybody's answers off it. For futures that nobody waits for in this way, and to see
-the supervisor's end, there is a reader thread, asleep while it is not needed.
+the supervisor's end, there is a reader thread, asleep while it is not needed. A watch thread
+pings a supervisor that has been quiet, and kills one that stays silent.
 """
 
 import concurrent.futures
@@ -13,6 +14,7 @@ import itertools
 import os
 import pathlib
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -27,10 +29,11 @@ from aster_jax.tools.result import ToolResult
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
 ANSWER_CAP_BYTES = 64 << 20  # an answer holds texts that the supervisor has bounded
+PINGS = 4  # sent within one silence limit
 
 
 class Channel:
-    """One supervisor process, its socket, the reader thread and the open futures.
+    """One supervisor process, its socket, two threads and the open futures.
 
     `turn` belongs to the thread that reads. Who gives it up while calls are open rouses the
     reader thread, and so does who opens a call while nobody has it: no call is unattended.
@@ -38,8 +41,9 @@ class Channel:
 
     def __init__(self, config: ToolConfig):
         self.config = config
-        self.lost = False
+        self.lost, self.reason = False, "the supervisor is gone"
         self.lock = threading.Lock()
+        self.heard, self.over = 0, threading.Event()  # reads that brought something
         self.futures, self.numbers = {}, itertools.count(1)
         self.first = concurrent.futures.Future()
         self.turn, self.decoder = threading.Lock(), frames.Decoder(ANSWER_CAP_BYTES)
@@ -57,11 +61,15 @@ class Channel:
                 stdin=subprocess.DEVNULL, pass_fds=(number,), env={}, cwd="/",
                 start_new_session=True,
             )
-        self.thread = threading.Thread(target=self.read, name="aster-tools", daemon=True)
+        self.threads = [
+            threading.Thread(target=job, name=f"aster-tools-{job.__name__}", daemon=True)
+            for job in (self.read, self.watch)
+        ]
 
     def start(self) -> dict:
         """Sends the settings; returns the supervisor's report once it serves."""
-        self.thread.start()
+        for thread in self.threads:
+            thread.start()
         self.send({
             **dataclasses.asdict(self.config), "root": ROOT, "libraries": find_libraries(),
         })
@@ -139,6 +147,56 @@ class Channel:
                     self.turn.release()
         self.end()
 
+    def watch(self) -> None:
+        """The watch thread: kills a supervisor from which nothing at all comes any more.
+
+        Only time in which this process ran counts, or a trainer that was stopped would
+        blame the supervisor. Until its first word a supervisor has as long as a zygote.
+        """
+        limit_s = self.config.silence_limit_s
+        tick_s = min(1.0, limit_s / (2 * PINGS))
+        seen, quiet_s, pinged_s, before = 0, 0.0, 0.0, time.monotonic()
+        while not self.over.wait(tick_s):
+            now = time.monotonic()
+            quiet_s, before = quiet_s + min(now - before, 2 * tick_s), now
+            if self.heard != seen or self.has_unread():
+                seen, quiet_s, pinged_s = self.heard, 0.0, 0.0
+            if quiet_s - pinged_s >= limit_s / PINGS:
+                pinged_s = quiet_s
+                self.ping()
+            patience_s = limit_s if seen else max(limit_s, self.config.start_limit_s)
+            if quiet_s >= patience_s:
+                self.reason = f"the supervisor went silent for {patience_s:g} s"
+                self.kill()
+                self.end()
+
+    def has_unread(self) -> bool:
+        """Whether something has arrived that no thread has read yet."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def ping(self) -> None:
+        """Asks for a sign of life, without ever waiting for the supervisor to take it."""
+        if not self.lock.acquire(blocking=False):
+            return  # a large cell is on its way into a socket that is full
+        try:
+            number = next(self.numbers)
+            self.futures[number] = concurrent.futures.Future()
+            message = frames.pack({"op": "ping", "call": number})
+            self.socket.send(message, socket.MSG_DONTWAIT)
+        except OSError:
+            self.futures.pop(number, None)
+        finally:
+            self.lock.release()
+        self.attend()
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor and its zygotes, stopped ones too; sessions die with them."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+
     def receive(self, limit_s: float | None) -> None:
         """Takes what arrives within `limit_s`. Only for the thread that has the turn.
 
@@ -153,6 +211,7 @@ class Channel:
                 data = self.socket.recv(frames.READ_BYTES)
             except OSError:
                 data = b""
+            self.heard += bool(data)
             for message in self.decoder.feed(data):
                 self.take(message)
             whole = bool(data)
@@ -163,8 +222,9 @@ class Channel:
     def end(self) -> None:
         """The supervisor is gone, or not understood any more."""
         self.lost = True
+        self.over.set()
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # it did start
-            self.first.set_result({"op": "failed", "error": "the supervisor died at start"})
+            self.first.set_result({"op": "failed", "error": f"at start: {self.reason}"})
         self.fail_all()
 
     def take(self, message: dict) -> None:
@@ -175,10 +235,10 @@ class Channel:
         future = self.futures.pop(message["call"], None)
         if future is None:
             return
-        if message["op"] == "report":
-            future.set_result(message["report"])
-        else:
+        if message["op"] == "result":
             future.set_result(ToolResult(**message["values"]))
+        else:
+            future.set_result(message.get("report"))
 
     def fail_all(self) -> None:
         """Every open call was lost with the supervisor."""
@@ -190,12 +250,13 @@ class Channel:
             if not future.done():
                 future.set_result(ToolResult(
                     "infra_lost", "[tool unavailable]\n", "lost",
-                    error_message="the supervisor is gone",
+                    error_message=self.reason,
                 ))
 
     def close(self) -> None:
         """Ends the supervisor and, with it, all sessions."""
         self.lost = True
+        self.over.set()
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -203,10 +264,11 @@ class Channel:
         try:
             self.child.wait(5)
         except subprocess.TimeoutExpired:
-            self.child.kill()
+            self.kill()
             self.child.wait()
-        if self.thread.is_alive() and self.thread is not threading.current_thread():
-            self.thread.join(5)
+        for thread in self.threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(5)
         for end in (self.socket, self.waker, self.woken):
             end.close()
 

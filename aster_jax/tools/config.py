@@ -24,7 +24,8 @@ class ToolConfig:
     Time: `wall_limit_s` counts from the start of execution (never from submission) and
     ends a cell softly, keeping its variables; `grace_s` later it is killed. A call that
     waited `queue_limit_s` for a processor ends as infra_overload. `start_limit_s` bounds
-    preloading and self-test; a session unused for `idle_limit_s` is closed.
+    preloading and self-test; a session unused for `idle_limit_s` is closed. A supervisor
+    that says nothing for `silence_limit_s`, pings included, is killed and replaced.
 
     Size: `memory_limit_mib` is on top of the preloaded interpreter. Of each output stream
     `output_head_bytes` and `output_tail_bytes` are kept; a session that pushes more than
@@ -55,6 +56,7 @@ class ToolConfig:
     queue_limit_s: float = 600.0
     start_limit_s: float = 120.0
     idle_limit_s: float = 7200.0
+    silence_limit_s: float = 20.0
     memory_limit_mib: int = 1024
     file_limit_mib: int = 16
     scratch_mib: int = 64
@@ -121,6 +123,7 @@ def check_tiers(min_tier: str, tier: str, allow_unsafe: bool) -> None:
 BOUNDS = {
     "wall_limit_s": (0.01, 86400), "grace_s": (0.0, 600), "queue_limit_s": (0.0, 86400),
     "start_limit_s": (1.0, 3600), "idle_limit_s": (1.0, 7 * 86400),
+    "silence_limit_s": (1.0, 3600),
     "memory_limit_mib": (64, 1 << 20), "file_limit_mib": (0, 1 << 16),
     "scratch_mib": (0, 1 << 16), "output_head_bytes": (64, 1 << 16),
     "output_tail_bytes": (0, 1 << 16), "output_kill_mib": (1, 1 << 10),
@@ -130,4 +133,5 @@ BOUNDS = {
 }
 WHOLE = frozenset(BOUNDS) - {
     "wall_limit_s", "grace_s", "queue_limit_s", "start_limit_s", "idle_limit_s",
+    "silence_limit_s",
 }

@@ -1,8 +1,8 @@
 """The trainer's end: open sessions, submit cells from any thread, get futures.
 
 The trainer runs JAX with many threads, so it never forks: it execs the supervisor and
-talks to it over one socket (`channel.py`). If the supervisor dies, every open call resolves
-as infra_lost and the next `open` starts a new one; a cell is never sent twice.
+talks to it over one socket (`channel.py`). If the supervisor dies or goes silent, every open
+call resolves as infra_lost and the next `open` starts a new one; a cell is never sent twice.
 """
 
 import concurrent.futures
@@ -10,11 +10,15 @@ import dataclasses
 import itertools
 import sys
 import threading
+import time
 import weakref
 
 from aster_jax.tools.channel import Channel
 from aster_jax.tools.config import ToolConfig
 from aster_jax.tools.result import ToolResult
+
+
+RESTARTS = 3  # attempts to replace a supervisor, with a second more between each two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,18 @@ class Executor:
         self._finalizer = weakref.finalize(self, self._channel.close)
         self._report = self._channel.start()
 
+    def _reconnect(self) -> None:
+        """Replaces a supervisor that is gone. Raises RuntimeError after `RESTARTS` failures."""
+        for attempt in range(RESTARTS):
+            time.sleep(attempt)
+            self._finalizer()
+            try:
+                self._connect()
+                return
+            except (RuntimeError, OSError) as error:
+                problem = error
+        raise RuntimeError(f"the tool executor did not come back in {RESTARTS} starts: {problem}")
+
     @property
     def tier(self) -> str:
         """The isolation tier in force, "A1" (best) to "D"."""
@@ -72,8 +88,9 @@ class Executor:
     def open(self, seed: int = 0) -> Session:
         """A new session; returns at once, the fork goes on behind it.
 
-        `seed` fixes the streams of random, numpy.random and sympy. Raises ValueError for
-        a seed that is no whole number in [0, 2**63), RuntimeError when closed.
+        Blocks for a new supervisor where the last one is gone. `seed` fixes every random
+        stream. Raises ValueError for a seed that is no whole number in [0, 2**63),
+        RuntimeError when closed or when several supervisors in a row could not start.
         """
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63), got {seed!r}")
@@ -81,8 +98,7 @@ class Executor:
             if self._closed:
                 raise RuntimeError("this Executor is closed; make a new one")
             if self._channel.lost:
-                self._finalizer()
-                self._connect()
+                self._reconnect()
             session = Session(self._generation, next(self._numbers), seed)
             self._open.add(session)
             self._channel.send({"op": "open", "session": session.number, "seed": seed})
@@ -134,8 +150,11 @@ class Executor:
                 return {**self._report, "alive": False}
             channel = self._channel
             future = channel.request({"op": "report"})
-        answer = channel.wait(future, self.config.start_limit_s)
-        if isinstance(answer, ToolResult):  # the supervisor died while it was asked
+        try:
+            answer = channel.wait(future, self.config.start_limit_s)
+        except concurrent.futures.TimeoutError:
+            answer = None
+        if answer is None or isinstance(answer, ToolResult):  # it died, or said nothing, while it was asked
             return {**self._report, "alive": False}
         return {**answer, "alive": True}
 

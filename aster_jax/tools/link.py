@@ -78,7 +78,10 @@ class Link:
                 self.ended.set_result(None)
             return
         for message in self.decoder.feed(data):
-            self.take(message)
+            if message.get("op") == "ping":  # answered while the first zygote loads, too
+                self.send({"op": "pong", "call": message["call"]})
+            else:
+                self.take(message)
 
     def send(self, message: dict) -> None:
         """Sends without blocking; a slow trainer is waited for in memory."""

@@ -1,16 +1,35 @@
 """Checkpoints: the train state and the position in the data, whole or not at all.
 
-Orbax writes into a temporary directory and renames it when everything is on disk, so a
-kill at any moment leaves either the previous checkpoint or the new one.
+`directory/STEP/` holds three items: `params`, `optimiser` (the step counter and the
+moments, two thirds of the bytes) and `position` (JSON: what comes next, and the score);
+and `sums.json`, by which a changed file is told later. Orbax writes them in the background
+into a temporary directory and renames it when everything is on disk, so a kill at any
+moment leaves either the previous checkpoint or the new one.
 """
 
 import dataclasses
+import functools
+import json
+import math
+import os
 import pathlib
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping
 
 import orbax.checkpoint as ocp
 
 from aster_jax.errors import InputError
-from aster_jax.train import step as steps
+from aster_jax.train import step as train_step
+from aster_jax.train import sums
+
+ITEMS = ("params", "optimiser", "position")
+SUMS = "sums.json"
+DROPPED = "optimiser.dropped"  # an empty folder where the moments were
+UNFINISHED = ".orbax-checkpoint-tmp"
+GOING = ".going"  # what a checkpoint is called while it is deleted
+LONGEST_WRITE_S = 24 * 3600  # a slow disk is no reason to give a checkpoint up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,47 +42,313 @@ class Keep:
     best: bool = False
 
 
-class Checkpoints:
-    """The checkpoints of one stage under `directory`; keeps the newest `keep`.
+def retained(steps: list[int], scores: Mapping[int, float], keep: Keep) -> set[int]:
+    """Which of these steps stay; the newest always does.
 
-    A context manager: closing waits for the last write.
+    Args:
+      steps: of the whole checkpoints that are there.
+      scores: of those that were measured, by step; higher is better.
+    """
+    ordered = sorted(steps)
+    kept = set(ordered[-max(keep.last, 1) :])
+    if keep.every > 0:
+        kept |= {step for step in ordered if step % keep.every == 0}
+    best = _highest(ordered, scores) if keep.best else None
+    return kept if best is None else kept | {best}
+
+
+def _highest(steps: list[int], scores: Mapping[int, float]) -> int | None:
+    """The step with the highest score, the later of equals; None when none has a score."""
+    scored = [step for step in steps if step in scores]
+    return max(scored, key=lambda step: (scores[step], step), default=None)
+
+
+class Checkpoints:
+    """The checkpoints of one stage under `directory`.
+
+    A context manager: closing waits for the last write. One thread may use it.
+
+    Args:
+      directory: of the stage's checkpoints; made by the first save.
+      keep: which ones stay after a save (`retained`).
+      say: given a sentence when a checkpoint could not be written or read.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=False
-        )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    def __init__(
+        self, directory: pathlib.Path, keep: Keep, say: Callable[[str], None] = lambda text: None
+    ):
+        self._directory, self._keep, self._say = directory.absolute(), keep, say
+        self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._owed = False
+        scores = {step: self._score(step) for step in self.steps}
+        self._scores = {step: score for step, score in scores.items() if score is not None}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._reader.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, ascending."""
+        if not self._directory.is_dir():
+            return []
+        names = [p.name for p in self._directory.iterdir()]
+        return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
 
     @property
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
-        return self._manager.latest_step()
+        return max(self.steps, default=None)
 
-    def save(self, step: int, state: steps.TrainState, position: dict) -> None:
-        """Write the state after `step`, with `position` (JSON) saying what comes next."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position)
-        )
-        self._manager.save(step, args=args, force=True)
-        self._manager.wait_until_finished()
+    @property
+    def best(self) -> int | None:
+        """Step of the checkpoint with the highest score, the later one of equals."""
+        return _highest(self.steps, self._scores)
 
-    def restore(self, step: int, abstract: steps.TrainState) -> tuple[steps.TrainState, dict]:
-        """The state and position of `step`, laid out as `abstract` says."""
+    @property
+    def owed(self) -> bool:
+        """Whether a save failed, and none has succeeded or is under way since."""
+        return self._owed and not (self._thread is not None and self._thread.is_alive())
+
+    def position(self, step: int) -> dict:
+        """What was saved as the position of `step`."""
+        return self._position(step)["position"]
+
+    def save(
+        self, step: int, state: train_step.TrainState, position: dict, score: float | None = None
+    ) -> None:
+        """Write the state after `step` in the background; the state may be donated at once.
+
+        Waits for the write before this one. A checkpoint of that step that is there already
+        stays as it is. A disk that is full, or fails, raises nothing: it is said, and `owed`
+        is true until a later save succeeds.
+
+        Args:
+          position: JSON; says what comes next.
+          score: of a measurement of this state, if there was one; higher is better.
+        """
+        self.wait()
+        if step in self.steps:
+            return
+        score = score if score is not None and math.isfinite(score) else None
+        # Through text now, for the caller may change what is nested in it while it is written.
+        position = json.loads(json.dumps({"position": position, "score": score}))
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
+            params=ocp.args.StandardSave(state.params),
+            optimiser=ocp.args.StandardSave(_optimiser(state)),
+            position=ocp.args.JsonSave(position),
         )
         try:
-            found = self._manager.restore(step, args=args)
-        except (ValueError, KeyError, FileNotFoundError) as e:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            # Copies to the host before it returns. On the CPU it only looks at the arrays'
+            # memory; jax then leaves them that memory when they are donated.
+            writer = self._writer(step)
+            writer.save(self._directory / str(step), args=args)
+        except Exception as e:
+            self._fail(step, e)
+            self.wait()
+            return
+        self._thread = threading.Thread(target=self._finish, args=(writer, step, score))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written any more; raises what was no fault of the disk."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def restore_newest(self, abstract: train_step.TrainState) -> tuple[train_step.TrainState, dict] | None:
+        """The newest state that is whole, laid out as `abstract` says, and its position.
+
+        None when there is no checkpoint. Newer ones that are damaged are said and moved to
+        `damaged/` beside `directory`, so that their steps can be saved again. When none at
+        all can be read nothing is moved, for then it is rather `abstract` that is wrong.
+
+        Raises InputError in that case, and for a checkpoint whose moments were dropped.
+        """
+        self.wait()
+        failed = {}
+        for step in reversed(self.steps):
+            if (self._directory / str(step) / DROPPED).exists():
+                raise InputError(
+                    f"checkpoint {self._directory / str(step)} holds parameters only: its stage "
+                    "was finished and a later one began, and the optimiser's moments were deleted "
+                    "to save disk; continue in a new workdir that starts from them"
+                )
+            try:
+                state = self._read(step, abstract)
+                position = self.position(step)
+            except Exception as e:
+                failed[step] = _brief(e)
+                continue
+            for bad, reason in failed.items():
+                self._set_aside(bad, reason)
+            return state, position
+        if failed:
+            step, reason = next(iter(failed.items()))
             raise InputError(
-                f"checkpoint {self._manager.directory}/{step} does not fit this model or "
-                f"optimiser, or is damaged ({e}); delete it, or use another workdir"
+                f"checkpoint {self._directory / str(step)} does not fit this model or optimiser, "
+                f"or is damaged ({reason}), and there is no older one that can be read; "
+                "delete it, or use another workdir"
+            )
+        return None
+
+    def params(self, step: int, abstract_params: dict) -> dict:
+        """The parameters of `step` alone, a third of its bytes; the optimiser is not read.
+
+        Raises InputError when they are not there, damaged, or of another model.
+        """
+        self.wait()
+        if step not in self.steps:
+            raise InputError(
+                f"{self._directory} has no checkpoint of step {step}, only {self.steps}"
+            )
+        try:
+            self._verify(step, ("params",))
+            restore = ocp.args.StandardRestore(abstract_params)
+            args = ocp.args.Composite(params=restore)
+            return self._reader.restore(self._directory / str(step), args=args).params
+        except Exception as e:
+            raise InputError(
+                f"the parameters in checkpoint {self._directory / str(step)} do not fit this "
+                f"model, or are damaged ({_brief(e)}); take another step, or use another workdir"
             ) from e
-        return found.state, found.position
+
+    def drop_moments(self) -> None:
+        """Delete the optimiser's part of every checkpoint: two thirds of the bytes.
+
+        For a finished stage whose successor has begun. May be killed and called again.
+        """
+        self.wait()
+        self._clear()
+        for step in self.steps:
+            moments = self._directory / str(step) / "optimiser"
+            dropped = moments.with_name(DROPPED)
+            if moments.exists():
+                moments.rename(dropped)
+            for path in dropped.iterdir() if dropped.exists() else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _writer(self, step):
+        """Orbax for one save: after one that failed it would raise the old failure again."""
+        options = ocp.options.AsyncOptions(
+            timeout_secs=LONGEST_WRITE_S,
+            post_finalization_callback=functools.partial(self._seal, step),
+        )
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+
+    def _finish(self, writer, step, score):
+        """In a thread of its own: wait for the write, then delete what need not stay."""
+        try:
+            writer.close()
+        except Exception as e:
+            self._fail(step, e)
+            return
+        self._owed = False
+        if score is not None:
+            self._scores[step] = score
+        try:
+            found = self.steps
+            for old in set(found) - retained(found, self._scores, self._keep):
+                # Renamed first, so that one half deleted is never taken for whole.
+                going = self._directory / f"{old}{GOING}"
+                (self._directory / str(old)).rename(going)
+                shutil.rmtree(going)
+        except Exception as e:
+            self._failure = e
+
+    def _seal(self, step):
+        """Called by Orbax when all is written, before the directory gets its final name."""
+        folder = self._directory / f"{step}{UNFINISHED}"
+        with open(folder / SUMS, "w") as f:
+            f.write(sums.of(folder))
+            f.flush()
+            os.fsync(f.fileno())
+
+    def _fail(self, step, error):
+        """A save came to nothing: said if the disk is the cause, else kept for `wait`."""
+        reason = _fault_of_disk(error)
+        if reason is None:
+            self._failure = error
+            return
+        self._owed = True
+        shutil.rmtree(self._directory / f"{step}{UNFINISHED}", ignore_errors=True)
+        self._say(
+            f"the checkpoint of step {step} could not be written to {self._directory} "
+            f"({reason}); training goes on without it, the next step tries again"
+        )
+
+    def _read(self, step, abstract) -> train_step.TrainState:
+        self._verify(step, ITEMS)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params),
+            optimiser=ocp.args.StandardRestore(_optimiser(abstract)),
+        )
+        found = self._reader.restore(self._directory / str(step), args=args)
+        return train_step.TrainState(params=found.params, **found.optimiser)
+
+    def _verify(self, step, items):
+        folder = self._directory / str(step)
+        sums.check(folder, (folder / SUMS).read_text(), items)
+
+    def _position(self, step) -> dict:
+        self.wait()
+        args = ocp.args.Composite(position=ocp.args.JsonRestore())
+        return self._reader.restore(self._directory / str(step), args=args).position
+
+    def _score(self, step) -> float | None:
+        """What `save` was given; None also when it cannot be read."""
+        try:
+            return self._position(step)["score"]
+        except Exception:
+            return None  # damaged: `restore_newest` says so if it is asked for
+
+    def _set_aside(self, step, reason):
+        kept = self._directory.parent / "damaged"
+        kept.mkdir(exist_ok=True)
+        name, taken = str(step), 1
+        while (kept / name).exists():
+            taken += 1
+            name = f"{step}_{taken}"
+        (self._directory / str(step)).rename(kept / name)
+        self._scores.pop(step, None)
+        self._say(
+            f"the checkpoint of step {step} is damaged ({reason}): moved to {kept / name}, "
+            "the one before is taken"
+        )
+
+    def _clear(self):
+        """Delete what a kill left half-written or half-deleted."""
+        for pattern in (f"*{UNFINISHED}*", f"*{GOING}"):
+            for path in self._directory.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _optimiser(state: train_step.TrainState) -> dict:
+    """What of a state is not parameters."""
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _fault_of_disk(error: BaseException) -> str | None:
+    """What the operating system said, if it is the cause; tensorstore has it in its text."""
+    if isinstance(error, OSError):
+        return error.strerror or _brief(error)
+    code = re.search(r"os_error_code='?(\d+)", str(error))
+    return os.strerror(int(code[1])) if code else None
+
+
+def _brief(error: BaseException) -> str:
+    """One line of an error's text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "..."

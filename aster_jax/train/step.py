@@ -5,6 +5,7 @@ one global SPMD program: parameters laid out by `mesh.RULES`, rows over the data
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.struct
@@ -45,11 +46,19 @@ def abstract_state(cfg: config.ModelConfig, tx: optax.GradientTransformation, me
     def make(params):
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
-    shapes = jax.eval_shape(make, transformer.abstract_params(cfg))
+    return _placed(jax.eval_shape(make, transformer.abstract_params(cfg)), mesh)
+
+
+def _placed(shapes, mesh):
     specs = meshes.shardings(shapes, mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, specs
     )
+
+
+def abstract_params(cfg: config.ModelConfig, mesh) -> dict:
+    """Shapes, dtypes and shardings of the parameters alone."""
+    return _placed(transformer.abstract_params(cfg), mesh)
 
 
 def init_params(cfg: config.ModelConfig, seed: int, mesh) -> dict:
@@ -73,6 +82,10 @@ def train_step(
     The loss of a microbatch is a plain sum of terms already divided by the whole batch's
     normaliser, so the result does not depend on how rows fall into microbatches. M is
     fixed and `num_micro` traced: a short batch costs less and compiles nothing.
+
+    Where the loss or the norm of the gradients is not finite the old state comes out, bit
+    for bit, and the metric `skipped_nonfinite` is 1: one bad batch must not end a run whose
+    state was donated to this very step.
     """
 
     def grads_of(i):
@@ -93,8 +106,10 @@ def train_step(
     metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["update_norm"] = optax.tree.norm(updates)
     metrics["param_norm"] = optax.tree.norm(state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["skipped_nonfinite"] = 1.0 - finite.astype(jnp.float32)
+    return jax.tree.map(functools.partial(jnp.where, finite), new, state), metrics
 
 
 def _merge(total: dict, new: dict) -> dict:
@@ -130,12 +145,10 @@ def compile_step(
 
 
 def fetch(metrics: dict, stage: str, step: int) -> dict[str, float]:
-    """Metrics as `stage/name` floats; a loss that is not finite ends the run here."""
-    values = {name: float(np.asarray(value)) for name, value in metrics.items()}
-    for name in ("loss", "grad_norm"):
-        if not np.isfinite(values[name]):
-            raise FloatingPointError(
-                f"{stage} step {step}: {name} is {values[name]}; the last checkpoint is intact. "
-                "Lower the learning rate, or look at the batch of this step"
-            )
-    return {f"{stage}/{name}": value for name, value in values.items()}
+    """Metrics of step `step` (1-based) as `stage/name` floats, once it has been computed.
+
+    A value that is not finite is left out, for it can be neither averaged nor drawn.
+    `stage/skipped_nonfinite` always stands there: 1.0 if the step changed nothing.
+    """
+    values = {f"{stage}/{name}": float(np.asarray(value)) for name, value in metrics.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}

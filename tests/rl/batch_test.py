@@ -42,6 +42,7 @@ def scored(mask, reward=0.0, verdict="wrong", **more):
         ("answered", "verifier_timeout", "keep", False),
         ("answered", "verifier_error", "keep", False),
         ("infrastructure", "wrong", "keep", False),
+        ("deadline", "wrong", "keep", False),
         ("token_budget", "wrong", "keep", True),
         ("token_budget", "wrong", "mask", False),
         ("turn_budget", "wrong", "mask", False),
@@ -71,22 +72,63 @@ def test_failures_of_ours_do_not_move_the_others():
         scored([0, 1, 1], 0.0),
         scored([0, 1, 1], 0.0, end="infrastructure"),
         scored([0, 1], 1.0),
+        scored([0, 1], 0.0),
+        scored([0, 1], 0.0, end="deadline"),
         scored([0, 1], 0.0, verdict="verifier_timeout"),
     ]
     kept, groups, advantages = batch.prepare(
-        chosen, np.array([0, 0, 0, 1, 1]), False, "keep"
+        chosen, np.array([0, 0, 0, 1, 1, 1, 1]), False, "keep"
     )
     weights = batch.token_weights(kept, groups, "group")
-    assert kept == [chosen[0], chosen[1], chosen[3]]
-    assert groups.tolist() == [0, 0, 1]
-    np.testing.assert_allclose(advantages, [0.5, -0.5, 1.0])
-    np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 2])
+    assert kept == [chosen[0], chosen[1], chosen[3], chosen[4]]
+    assert groups.tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(advantages, [0.5, -0.5, 0.5, -0.5])
+    np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 4, 1 / 4])
 
 
-def test_nothing_to_train_on_is_an_error():
-    chosen = [scored([0, 1], end="infrastructure")] * 2
-    with pytest.raises(ValueError, match="infrastructure reasons"):
-        batch.prepare(chosen, np.array([0, 0]), True, "keep")
+@pytest.mark.parametrize("lost, informative", [(4, True), (5, False), (7, False)])
+def test_what_is_left_of_a_group_is_no_baseline(lost, informative):
+    """A group of eight that lost most of its members is left out, whatever the others got."""
+    members = [scored([0, 1], 1.0), *[scored([0, 1], 0.0)] * (7 - lost)]
+    members += [scored([0, 1], end="infrastructure")] * lost
+    whole = [scored([0, 1], 1.0), scored([0, 1], 0.0)]
+    ids = np.array([0] * 8 + [1] * 2)
+    kept, groups, advantages = batch.prepare(members + whole, ids, True, "keep")
+    assert (0 in groups) is informative
+    assert batch.short_groups(members + whole, ids, 0.5) == ([] if informative else [0])
+    np.testing.assert_allclose(advantages[groups == 1], [0.5**0.5, -(0.5**0.5)], rtol=1e-5)
+    # Not by a share of 0 either: one member cannot be compared with itself.
+    assert batch.short_groups(members[:1] + members[-1:], np.array([0, 0]), 0.0) == [0]
+
+
+def test_the_estimate_stays_unbiased_when_members_are_lost():
+    """Of a policy that is right at p = 0.9, advantages of a group add up to 0 on average."""
+    rng = np.random.default_rng(0)
+    for lost in (0.0, 0.3, 0.6, 0.8):
+        sums = []
+        for _ in range(400):
+            members = [
+                scored([0, 1], float(rng.random() < 0.9), end="deadline" if rng.random() < lost else "answered")
+                for _ in range(8)
+            ]
+            sums.append(batch.prepare(members, np.zeros(8, int), True, "keep")[2].sum())
+        assert abs(np.mean(sums)) < 1e-6
+
+
+def test_a_member_that_a_budget_cut_stays_in_the_baseline():
+    """Its tokens are left out of the loss, its reward is not left out of the mean."""
+    chosen = [scored([0, 1], 1.0), *[scored([0, 1], 0.0, end="token_budget")] * 7]
+    kept, _, advantages = batch.prepare(chosen, np.zeros(8, int), False, "mask")
+    assert kept == chosen[:1]
+    np.testing.assert_allclose(advantages, [7 / 8])
+    kept, _, advantages = batch.prepare(chosen, np.zeros(8, int), False, "keep")
+    np.testing.assert_allclose(advantages, [7 / 8, *[-1 / 8] * 7])
+
+
+@pytest.mark.parametrize("end", ["infrastructure", "deadline", "token_budget"])
+def test_nothing_to_train_on_is_nothing(end):
+    kept, groups, advantages = batch.prepare([scored([0, 1], end=end)] * 4, np.zeros(4, int), True, "mask")
+    assert kept == [] and len(groups) == len(advantages) == 0
 
 
 def test_build_by_hand():

@@ -1,6 +1,7 @@
 """The filter between the stages: which visit counts and who goes."""
 
 import json
+import weakref
 
 import pytest
 
@@ -33,6 +34,40 @@ def test_failures_of_ours_are_no_visit():
         ]
     )
     assert visits == {"a": filters.Visit(1, 1, 1.0), "c": filters.Visit(3, 1, 1.0)}
+
+
+def test_one_survivor_does_not_make_a_problem_solved():
+    """Solved by the one trajectory of eight that was not lost: nobody knows."""
+    lost = [record("a", 3, 0.0, end="deadline")] * 7
+    assert filters.last_visits([record("a", 3, 1.0), *lost], 4) == {}
+    earlier = [record("a", 1, 0.0)] * 4
+    visits = filters.last_visits([*earlier, record("a", 3, 1.0), *lost], 4)
+    assert visits == {"a": filters.Visit(1, 4, 0.0)}
+
+
+def test_records_are_read_as_a_stream():
+    """A long run's texts do not fit in memory: nothing of a record is kept but numbers."""
+    alive = []
+
+    class Watched(dict):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            alive.append(weakref.ref(self))
+
+    def stream():
+        for step in range(50):
+            yield Watched(record("a", step, 1.0), spans="x" * 1000)
+            assert sum(ref() is not None for ref in alive) <= 2
+
+    assert filters.last_visits(stream())["a"].step == 49
+
+
+def test_solved_problems_come_back_when_too_few_are_left():
+    lines = [dict(id=i, kept=i == "b") for i in "abcd"]
+    assert filters.bring_back(lines, 3) == 2
+    assert [x["id"] for x in lines if x["kept"]] == ["a", "b", "c"]
+    assert filters.bring_back(lines, 9) == 1 and all(x["kept"] for x in lines)
+    assert filters.bring_back(lines, 0) == 0
 
 
 def test_keep_reads_the_file_in_the_pools_order(tmp_path):

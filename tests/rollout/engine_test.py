@@ -274,6 +274,29 @@ def test_rows_of_like_length_lie_side_by_side(build, params):
         assert tokens_AK[at[slot]].tolist() == alone.tokens
 
 
+def test_in_bfloat16_the_scales_stay_the_trainers(tiny, params, one_device):
+    """Scales train in float32; as bfloat16 they would move in steps of 1/128."""
+    bumpy = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 1.001 if path[-1].key == "scale" else x, params
+    )
+    half = dataclasses.replace(sizes(3, 8), dtype="bfloat16")
+    run = device.Device(tiny, half, GREEDY, (), one_device)
+    run.begin(bumpy, KEY)
+    for path, x in jax.tree_util.tree_leaves_with_path(run._weights):
+        is_scale = path[-1].key == "scale"
+        assert x.dtype == ("float32" if is_scale else "bfloat16"), path
+    names = [name for name, leaves in bumpy["layers"].items() if "scale" in leaves]
+    assert len(names) >= 2
+    for i, layer in enumerate(run._weights["layers"]):
+        for name in names:
+            np.testing.assert_array_equal(layer[name]["scale"], bumpy["layers"][name]["scale"][i])
+    np.testing.assert_array_equal(run._weights["final_norm"]["scale"], bumpy["final_norm"]["scale"])
+    run.end()
+    asked = [(drive.prompts([6], 48)[0], 1, 0)]
+    moved, plain = (drive.play(run, w, KEY, asked, left=8)[0] for w in (bumpy, params))
+    assert moved.logprobs != plain.logprobs
+
+
 def test_nothing_compiles_after_the_warm_up(tiny, params, one_device):
     """Every length, row count and turn runs in the programs that were compiled at first."""
     fresh = device.Device(tiny, sizes(5, 4), SAMPLED, (47,), one_device)

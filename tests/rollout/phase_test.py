@@ -1,11 +1,14 @@
 """A phase of a real run: config to engine, tool and verifier, problems to scored trajectories."""
 
 import dataclasses
+import time
 
 import pytest
 
-from aster_jax import config, policy, workdir
-from aster_jax.rollout import phase, record
+from aster_jax import config, policy, settings as made_of, workdir
+from aster_jax.errors import Leaving
+from aster_jax.lifetime.notice import Notice
+from aster_jax.rollout import journal, phase, record
 from tests.rollout import chatter
 
 
@@ -38,9 +41,9 @@ def speaks(talker):
 
 def test_sections_become_values():
     c = settings()
-    how = phase.sampling_of(c.rollout)
+    how = made_of.sampled(c.rollout)
     assert (how.temperature, how.top_p, how.top_k) == (1.0, 1.0, 0)
-    limits = phase.budgets(c, c.rl1)
+    limits = made_of.budgets(c, c.rl1)
     assert dataclasses.asdict(limits) == {
         "turn_tokens": 40,
         "response_tokens": 60,
@@ -55,12 +58,13 @@ def test_sections_become_values():
 
 
 def test_requests_stand_group_by_group(speaks):
-    asked = phase.requests(chatter.problems(2), 3, speaks, (5,))
+    asked = phase.requests(chatter.problems(2), 3, speaks, "7")
     assert [(r.problem.id, r.sample) for r in asked] == [
         ("p0", 0), ("p0", 1), ("p0", 2), ("p1", 0), ("p1", 1), ("p1", 2),
     ]  # fmt: skip
     assert asked[0].prompt == asked[2].prompt == speaks.prompt_ids(chatter.problems(2)[0].question)
-    assert all(r.opener == (5,) for r in asked)
+    ids = speaks.opener_ids("7")
+    assert ids and all(r.opener == ids and r.opener_text == "7" for r in asked)
 
 
 def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker):
@@ -68,8 +72,8 @@ def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker)
     # One of the answers that the model can give is right for every problem.
     asked_for = [dataclasses.replace(p, answer="qx") for p in chatter.problems(4)]
     asked = phase.requests(asked_for, 6, speaks)
-    with phase.players(run, speaks, phase.sampling_of(c.rollout)) as players:
-        limits = phase.budgets(c, c.rl1)
+    with phase.players(run, speaks, made_of.sampled(c.rollout)) as players:
+        limits = made_of.budgets(c, c.rl1)
 
         def play(name):
             return phase.run_phase(run, speaks, players, talker.params, asked, limits, name)
@@ -95,21 +99,97 @@ def test_prompts_that_fill_the_context_are_left_out_and_counted(run, speaks, cap
     short = chatter.problems(3)
     room = run.config.rl1.context_tokens
     long = dataclasses.replace(short[1], question="7" * room)
-    assert phase.fitting(run, speaks, short, "rl1") == short
+    assert phase.fitting(run, speaks, short, "rl1", room) == short
     assert capsys.readouterr().out == ""
-    assert phase.fitting(run, speaks, [short[0], long, short[2]], "rl1") == [short[0], short[2]]
+    mixed = [short[0], long, short[2]]
+    assert phase.fitting(run, speaks, mixed, "rl1", room) == [short[0], short[2]]
     assert f"1 of 3 problems have prompts that fill rl1.context_tokens={room}" in (
         capsys.readouterr().out
     )
     with pytest.raises(ValueError, match="all of 1 problems .* raise it, and rollout.capacity"):
-        phase.fitting(run, speaks, [long], "rl1")
+        phase.fitting(run, speaks, [long], "rl1", room)
 
 
 def test_a_prompt_that_fits_exactly_leaves_one_token(run, speaks):
     problem = chatter.problems(1)[0]
-    c = settings()
-    c.rl1.context_tokens = len(speaks.prompt_ids(problem.question)) + 2
-    tight = workdir.Run(c, run.path, run.mesh)
-    assert phase.fitting(tight, speaks, [problem], "rl1", (5,)) == [problem]
+    opener = len(speaks.opener_ids("7"))
+    room = len(speaks.prompt_ids(problem.question)) + 1 + opener
+    assert phase.fitting(run, speaks, [problem], "rl1", room, "7") == [problem]
     with pytest.raises(ValueError, match="all of 1 problems"):
-        phase.fitting(tight, speaks, [problem], "rl1", (5, 5))
+        phase.fitting(run, speaks, [problem], "rl1", room - 1, "7")
+
+
+class Failing:
+    """A verifier that breaks; `score` is all of it that a phase uses."""
+
+    def __init__(self, waits_s=0.0):
+        self.waits_s = waits_s
+
+    def score(self, items):
+        time.sleep(self.waits_s)
+        raise RuntimeError("no process could be started")
+
+
+def played(run, speaks, talker, verifier, asked, **more):
+    c = run.config
+    with phase.players(run, speaks, made_of.sampled(c.rollout)) as players:
+        players = dataclasses.replace(players, verifier=verifier or players.verifier)
+        limits = made_of.budgets(c, c.rl1)
+        return phase.run_phase(run, speaks, players, talker.params, asked, limits, "rl1/1", **more)
+
+
+def test_a_verifier_that_fails_is_a_verdict_and_leaves_its_traceback(run, speaks, talker):
+    asked = phase.requests(chatter.problems(2), 2, speaks)
+    scored, _ = played(run, speaks, talker, Failing(), asked)
+    assert {s.verdict for s in scored} == {"verifier_error"} and len(scored) == 4
+    assert "no process could be started" in (run.path / "error.log").read_text()
+
+
+def test_a_verdict_that_never_comes_is_waited_for_no_longer_than_said(
+    run, speaks, talker, monkeypatch
+):
+    monkeypatch.setattr(phase, "VERDICT_S", 1.0)
+    asked = phase.requests(chatter.problems(1), 2, speaks)
+    began = time.monotonic()
+    scored, _ = played(run, speaks, talker, Failing(waits_s=20.0), asked)
+    assert {s.verdict for s in scored} == {"verifier_timeout"}
+    assert time.monotonic() - began < 18.0
+
+
+def test_episodes_are_written_as_they_end_and_not_made_twice(run, speaks, talker, tmp_path):
+    asked = phase.requests(chatter.problems(3), 2, speaks)
+    where = {"stage": "rl1", "step": 1, "checkpoint": "rl1", "arm": "main", "lineage": 5}
+    episodes = journal.Journal(tmp_path / "step.jsonl")
+    scored, stats = played(run, speaks, talker, None, asked, episodes=episodes, where=where)
+    assert stats["kept_episodes"] == 0
+    lines = episodes.read()
+    assert len(lines) == 6 and not (tmp_path / "step.jsonl").exists()
+    # Five of them are there when the run goes on, one with our failure: two are to be made.
+    kept = [{**r, "end": "infrastructure"} if i == 0 else r for i, r in enumerate(lines[:5])]
+    episodes.discard()
+    for line in kept:
+        episodes.add(line)
+    again, stats = played(
+        run, speaks, talker, None, asked, episodes=episodes, where=where, reuse=True
+    )
+    assert stats["kept_episodes"] == 4
+    assert [s.trajectory.tokens for s in again] == [s.trajectory.tokens for s in scored]
+    assert [s.reward for s in again] == [s.reward for s in scored]
+    # Those of another policy are of no use.
+    other = {**where, "lineage": 6}
+    _, stats = played(run, speaks, talker, None, asked, episodes=episodes, where=other, reuse=True)
+    assert stats["kept_episodes"] == 0
+
+
+def test_a_phase_that_has_to_leave_leaves(run, speaks, talker):
+    leaving = dataclasses.replace(run, notice=Asked())
+    asked = phase.requests(chatter.problems(2), 2, speaks)
+    with pytest.raises(Leaving):
+        played(leaving, speaks, talker, None, asked)
+
+
+class Asked(Notice):
+    """A notice that has been given."""
+
+    def is_given(self):
+        return True

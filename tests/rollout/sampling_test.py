@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aster_jax.rollout import sampling
 
@@ -134,9 +136,53 @@ def test_the_largest_uniform_number_draws_a_token_with_mass():
     np.testing.assert_allclose(total, mass.sum(-1), rtol=1e-6)
 
 
+draws = jax.jit(sampling._draw)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_what_is_next_to_impossible_is_never_drawn(seed):
+    """Likely tokens among thousands of 1e-14 and less, at every grid point near their edges.
+
+    Rounded sums put a token of no weight at such an edge now and then, and the number 0,
+    one draw in eight million, used to be the first token with any mass.
+    """
+    rng = np.random.default_rng(seed)
+    V = int(rng.choice((130, 1024, 2047)))
+    mass = rng.choice(np.array([0, 1e-38, 1e-20, 1e-14], np.float32), V)
+    likely = np.sort(rng.choice(V, rng.integers(1, 30), replace=False))
+    mass[likely] = rng.dirichlet(np.full(len(likely), 0.5)) + 1e-3
+    upto = np.cumsum(mass, dtype=np.float64) / mass.sum(dtype=np.float64)
+    steps = np.arange(-8, 9)[None] + np.round(np.array([0, *upto[likely]]) * 2**23)[:, None]
+    uniform = np.zeros(30 * 17 + 17, np.float32)
+    uniform[: steps.size] = np.clip(steps, 0, 2**23 - 1).ravel() / 2**23
+    tokens, _ = draws(np.broadcast_to(mass, (len(uniform), V)), uniform)
+    tokens = np.asarray(tokens)
+    assert np.isin(tokens, likely).all()
+    assert tokens[0] == likely[0]
+    # Where it is further from an edge than sums are rounded, the draw is the exact one.
+    gap = np.abs(uniform[:, None] - upto[likely][None]).min(axis=1)
+    exact = likely[np.minimum(np.searchsorted(upto[likely], uniform, "right"), len(likely) - 1)]
+    clear = gap > 2e-6
+    np.testing.assert_array_equal(tokens[clear], exact[clear])
+
+
+def test_zero_stands_for_half_a_step_of_the_grid():
+    """A first token of 2^-25 is skipped, one of 2^-23 is what 0 draws."""
+    for first, token in ((2.0**-25, 1), (2.0**-23, 0)):
+        tokens, _ = draws(np.array([[first, 1 - first]], np.float32), np.zeros(1, np.float32))
+        assert tokens.tolist() == [token]
+
+
 @pytest.mark.parametrize(
-    "values", [dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.5), dict(top_k=-1)]
-)
+    "values",
+    [
+        dict(temperature=-1.0), dict(top_p=0.0), dict(top_p=1.5), dict(top_k=-1),
+        dict(temperature=float("nan")), dict(temperature=float("inf")), dict(temperature=1e-40),
+        dict(top_p=float("nan")), dict(top_k=float("nan")), dict(top_k=float("inf")),
+        dict(top_k=2.5),
+    ],
+)  # fmt: skip
 def test_impossible_settings_are_refused(values):
     with pytest.raises(ValueError, match="give values in these ranges"):
         sampling.Sampling(**values)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+import time
 
 from aster_jax.tools import Executor, ToolConfig
 from tests.tools import escape_cells, hostile_cells
@@ -97,6 +98,21 @@ def describe(path: str) -> tuple:
     found = os.stat(path)
     content = pathlib.Path(path).read_bytes()
     return found.st_mode, found.st_uid, found.st_mtime_ns, os.listxattr(path), content
+
+
+def survivors(pids: set[int], deadline: float) -> set[int]:
+    """Those of `pids` that are still alive at `deadline`, a monotonic time."""
+    while (alive := set(filter(is_alive, pids))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return alive
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def known_pids(report: dict) -> set[int]:

@@ -1,0 +1,386 @@
+"""A run that everything happens to: does it end by itself, and does it say what happened?
+
+    python -m experiments.benchmarks.chaos [--seed 0] [--mode all|kills] [--report FILE]
+
+Starts SFT + RL of the smoke size (60 SFT and 60 RL steps) as a user would and starts it
+again, with the same command, whenever it ends. At moments drawn from the seed it meets 20
+SIGKILLs, 5 SIGTERMs, 5 kills and 3 freezes of the tool's supervisor, 3 of the verifier's, a
+gradient that is not a number, a truncated newest checkpoint, a full disk (on a small tmpfs;
+skipped where none can be mounted) and a second process in the same workdir. With `--mode
+kills` it meets the SIGKILLs alone and is then compared, bit for bit, with a run that met
+none. Prints a table for experiments/README.md; takes 15 to 40 minutes on 2 cores.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from aster_jax.demos import families
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EVENTS = {
+    "SIGKILL": 20, "SIGTERM": 5, "tool supervisor killed": 5, "tool supervisor frozen": 3,
+    "verifier's supervisor killed": 2, "verifier's supervisor frozen": 1,
+    "gradient not a number": 1, "newest checkpoint truncated": 1, "disk full": 1,
+    "second process": 1,
+}  # fmt: skip
+SFT_STEPS, RL_STEPS = 60, (40, 20)
+DISK_MIB = 700
+FULL_S = 20.0  # seconds that the disk stays full
+LIMIT_S = 3600.0  # of the whole
+
+
+@dataclasses.dataclass
+class Seen:
+    """What happened: exit codes of the processes, events met and events that had no object."""
+
+    codes: list[int] = dataclasses.field(default_factory=list)
+    met: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    remarks: list[str] = dataclasses.field(default_factory=list)
+
+
+def arguments(workdir: pathlib.Path, problems: pathlib.Path) -> list[str]:
+    """The run's command line, after `--config`."""
+    return [
+        f"--workdir={workdir}", f"--config.problems.source={problems}",
+        "--config.stages=('demos','sft','rl1','filter','rl2')",
+        f"--config.sft.steps={SFT_STEPS}", f"--config.rl1.steps={RL_STEPS[0]}",
+        f"--config.rl2.steps={RL_STEPS[1]}", "--config.filter.min_kept=4",
+        "--config.rl.minibatches=2", "--config.rl.save_every=2", "--config.rl.max_unusable=20",
+    ]  # fmt: skip
+
+
+def write_problems(path: pathlib.Path) -> None:
+    """Problems whose gold answers only the symbolic comparison can tell: sqrt(n^2) for n."""
+    made = families.problems(("prod", "lcm", "count"), "train", 32, 0, 2)
+    rows = [
+        {"id": p.id, "question": p.question, "answer": f"\\sqrt{{{int(p.answer) ** 2}}}"}
+        for p in made
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+class Child:
+    """The run's process, started again and again."""
+
+    def __init__(self, command: list[str], seen: Seen, log: pathlib.Path):
+        self.command, self.seen, self.log = command, seen, log
+        self.process = None
+
+    def start(self) -> None:
+        """Begin, or go on, as somebody would who gives the same command again."""
+        self.process = subprocess.Popen(
+            self.command, cwd=ROOT, stdout=open(self.log, "a"), stderr=subprocess.STDOUT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"}, start_new_session=True,
+        )  # fmt: skip
+
+    def ended(self) -> int | None:
+        """The exit code, noted once; None while it runs."""
+        code = self.process.poll()
+        return code
+
+    def end(self, how: int, within_s: float) -> int:
+        """Send a signal and wait for the end; what takes too long is killed and noted."""
+        self.process.send_signal(how)
+        try:
+            self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.seen.remarks.append(f"still there {within_s} s after signal {how}")
+            self.process.kill()
+            self.process.wait()
+        self.seen.codes.append(self.process.returncode)
+        return self.process.returncode
+
+    def supervisors(self) -> list[int]:
+        """The supervisors under it, in the order of their start: the tool's, the verifier's."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                words = (path / "cmdline").read_bytes()
+                if int(fields[1]) == self.process.pid and b"supervisor.main" in words:
+                    found.append((int(fields[19]), int(path.name)))
+        return [pid for _, pid in sorted(found)]
+
+
+def lines_made(workdir: pathlib.Path) -> int:
+    """Steps whose metrics are on disk."""
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def schedule(rng: random.Random, kinds: dict[str, int]) -> list[tuple[int, float, str]]:
+    """(after so many steps, and so many seconds more, what), in order."""
+    total = SFT_STEPS + sum(RL_STEPS)
+    events = []
+    for kind, count in kinds.items():
+        of_rl = kind not in ("SIGKILL", "SIGTERM", "second process", "disk full")
+        first = SFT_STEPS + 2 if of_rl else 1
+        for _ in range(count):
+            events.append((rng.randrange(first, total - 3), rng.uniform(0.0, 2.0), kind))
+    return sorted(events)
+
+
+def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen, rng: random.Random) -> int:
+    """Let the run meet the events; returns its last exit code."""
+    began = time.monotonic()
+    child.start()
+    for steps, seconds, kind in events:
+        while lines_made(workdir) < steps:
+            code = child.ended()
+            if code is not None:
+                seen.codes.append(code)
+                if code == 0:
+                    return 0
+                seen.remarks.append(f"ended by itself with code {code} before {kind!r}")
+                child.start()
+            if time.monotonic() - began > LIMIT_S:
+                raise TimeoutError(f"not at step {steps} after {LIMIT_S} s; see {child.log}")
+            time.sleep(0.05)
+        time.sleep(seconds)
+        print(f"[{time.monotonic() - began:6.0f} s] after {steps} steps: {kind}", flush=True)
+        meet(kind, child, workdir, seen, rng)
+    while True:
+        try:
+            code = child.process.wait(max(1.0, LIMIT_S - (time.monotonic() - began)))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"not finished after {LIMIT_S} s; see {child.log}") from None
+        seen.codes.append(code)
+        if code == 0:
+            return 0
+        seen.remarks.append(f"ended by itself with code {code}")
+        if len(seen.codes) > 80:
+            return code
+        child.start()
+
+
+def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen, rng: random.Random) -> None:
+    """One event."""
+    if kind == "SIGKILL":
+        child.end(signal.SIGKILL, 5.0)
+        child.start()
+    elif kind == "SIGTERM":
+        code = child.end(signal.SIGTERM, 30.0)
+        if code != 143:
+            seen.remarks.append(f"SIGTERM gave exit code {code}")
+        child.start()
+    elif "supervisor" in kind:
+        place = 1 if kind.startswith("verifier") else 0
+        if not strike(child, place, signal.SIGSTOP if "frozen" in kind else signal.SIGKILL):
+            seen.skipped[kind] = "it was not running within 60 s"
+            return
+    elif kind == "gradient not a number":
+        (workdir / "make_nan").write_text("")
+    elif kind == "newest checkpoint truncated":
+        child.end(signal.SIGKILL, 5.0)
+        truncate_newest(workdir)
+        child.start()
+    elif kind == "disk full":
+        if not os.path.ismount(workdir.parent):
+            seen.skipped[kind] = "no tmpfs could be mounted"
+            return
+        fill(workdir.parent)
+    elif kind == "second process":
+        other = subprocess.run(child.command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        if other.returncode != 1 or "is in use by process" not in other.stderr:
+            seen.remarks.append(f"a second process ended with {other.returncode}: {other.stderr[-200:]}")
+    seen.met[kind] = seen.met.get(kind, 0) + 1
+
+
+def strike(child: Child, place: int, how: int) -> bool:
+    """Signal one of the supervisors as soon as it is there; whether it was."""
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        found = child.supervisors()
+        if len(found) > place:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[place], how)
+                return True
+        if child.ended() is not None:
+            return False
+        time.sleep(0.05)
+    return False
+
+
+def truncate_newest(workdir: pathlib.Path) -> None:
+    """Cut the largest file of the newest checkpoint to a half."""
+    found = [
+        p for stage in ("sft", "rl1", "rl2") for p in (workdir / stage / "checkpoints").glob("*")
+        if p.name.isdigit()
+    ]  # fmt: skip
+    newest = max(found, key=lambda p: p.stat().st_mtime)
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+
+def fill(disk: pathlib.Path) -> None:
+    """Leave no room on the disk for a while."""
+    path = disk / "filler"
+    with open(path, "wb") as f, contextlib.suppress(OSError):
+        while True:
+            f.write(bytes(1 << 20))
+            f.flush()
+    time.sleep(FULL_S)
+    path.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(path: pathlib.Path):
+    """A tmpfs of its own at `path`, where one can be mounted; else the directory as it is."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(path)], check=False)
+
+
+def run_child() -> None:
+    """The command line of aster_jax, with one difference: while the file `make_nan` is in the
+    workdir, the weights of the next batch are not numbers."""
+    from aster_jax import main
+    from aster_jax.rl import batch
+
+    workdir = next(pathlib.Path(a.partition("=")[2]) for a in sys.argv if a.startswith("--workdir"))
+    build = batch.build
+
+    def poisoned(*args):
+        made, used = build(*args)
+        if (workdir / "make_nan").exists():
+            (workdir / "make_nan").unlink()
+            made = made.replace(weights_BT=np.where(made.weights_BT > 0, np.nan, 0))
+        return made, used
+
+    batch.build = poisoned
+    main.cli()
+
+
+def counters(workdir: pathlib.Path) -> dict[str, float]:
+    """What the run itself says it met."""
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rl = [x for x in lines if x["stage"] != "sft"]
+    total = {
+        name: sum(x.get(name) or 0 for x in rl)
+        for name in (
+            "rollout/asked_again", "rl/skipped_nonfinite", "rl/steps_without_update",
+            "rl/unusable", "rl/updates", "rl/groups_short",
+        )
+    }  # fmt: skip
+    damaged = [p for p in workdir.glob("*/damaged/*")]
+    return {"RL steps": len(rl), "SFT steps": len(lines) - len(rl), **total,
+            "damaged checkpoints put aside": len(damaged)}  # fmt: skip
+
+
+def without_times(value):
+    """A record without what a clock measured."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items()
+                if not k.endswith(("_s", "_per_s"))}  # fmt: skip
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """Files of two finished runs whose parameters, metrics or trajectories differ."""
+    found = []
+    texts = ["metrics.jsonl", *(
+        str(p.relative_to(one)) for stage in ("rl1", "rl2")
+        for p in sorted((one / stage / "episodes").glob("step_*.jsonl"))
+    )]  # fmt: skip
+    for name in texts:
+        a, b = (
+            [without_times(json.loads(x)) for x in (path / name).read_text().splitlines()]
+            for path in (one, other)
+        )
+        if a != b:
+            found.append(name)
+    for stage in ("sft", "rl1", "rl2"):
+        made = []
+        for path in (one, other):
+            out = path.parent / f"{path.name}_{stage}"
+            command = [sys.executable, "-m", "aster_jax.export", f"--workdir={path}",
+                       f"--checkpoint={stage}", f"--out={out}"]  # fmt: skip
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            made.append((out / "model.safetensors").read_bytes())
+            shutil.rmtree(out)
+        if made[0] != made[1]:
+            found.append(f"parameters of {stage}")
+    return found
+
+
+def table(seen: Seen, numbers: dict, seconds: float, code: int) -> str:
+    """Markdown: what it met, and what it said."""
+    rows = [("what", "number"), ("---", "---")]
+    rows += [(kind, str(count)) for kind, count in seen.met.items()]
+    rows += [(f"{kind}: skipped", why) for kind, why in seen.skipped.items()]
+    rows += [("processes started", str(len(seen.codes)))]
+    codes = ", ".join(f"{c} x {seen.codes.count(c)}" for c in sorted(set(seen.codes)))
+    rows += [("their exit codes", codes), ("last exit code", str(code))]
+    rows += [(name, f"{value:g}") for name, value in numbers.items()]
+    rows += [("remark", text) for text in seen.remarks]
+    rows += [("seconds", f"{seconds:.0f}")]
+    return "\n".join("| " + " | ".join(r) + " |" for r in rows) + "\n"
+
+
+def main() -> None:
+    """Run one mode and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=("all", "kills"), default="all")
+    parser.add_argument("--report", type=pathlib.Path, help="also write the table here")
+    a = parser.parse_args()
+    rng = random.Random(a.seed)
+    place = pathlib.Path(tempfile.mkdtemp(prefix="chaos_"))
+    problems, began = place / "problems.jsonl", time.monotonic()
+    write_problems(problems)
+    module = [sys.executable, "-m", "experiments.benchmarks.chaos", "--child"]
+    config = "--config=experiments/smoke.py"
+    seen = Seen()
+    with small_disk(place / "disk"):
+        workdir = place / "disk" / "run"
+        kinds = EVENTS if a.mode == "all" else {"SIGKILL": EVENTS["SIGKILL"]}
+        child = Child([*module, config, *arguments(workdir, problems)], seen, place / "log.txt")
+        code = disturb(child, workdir, schedule(rng, kinds), seen, rng)
+        numbers = counters(workdir)
+        if a.mode == "kills":
+            calm = place / "disk" / "calm"
+            subprocess.run(
+                [*module, config, *arguments(calm, problems)], cwd=ROOT, check=True,
+                stdout=subprocess.DEVNULL, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )  # fmt: skip
+            numbers["files that differ from the undisturbed run"] = 0
+            for name in differences(calm, workdir):
+                numbers["files that differ from the undisturbed run"] += 1
+                seen.remarks.append(f"{name} differs")
+    text = table(seen, numbers, time.monotonic() - began, code)
+    print(text)
+    if a.report:
+        a.report.write_text(text)
+    shutil.copy(place / "log.txt", "chaos_log.txt") if code or seen.remarks else None
+    shutil.rmtree(place, ignore_errors=True)
+    sys.exit(1 if code or seen.remarks else 0)
+
+
+if __name__ == "__main__":
+    if "--child" in sys.argv:
+        sys.argv.remove("--child")
+        run_child()
+    else:
+        main()

@@ -1,0 +1,125 @@
+"""One training run, and what somebody may want of it later, from the same workdir.
+
+Budgets, temperatures and held-out files beside the first ones, a mistake corrected on the
+way, more RL steps under another number of rows; and a second run from what it exported.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests import smoke_run
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return smoke_run.finished()[0]
+
+
+def results(path):
+    found = json.loads((path / "eval" / "results.json").read_text())
+    return {(r["evaluation"], r["checkpoint"], r["arm"], r["step"]): r for r in found}
+
+
+def test_trained_once_and_evaluated_as_often_as_asked(whole, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    held = tmp_path / "held.jsonl"
+    rows = [{"question": f"What is {n} times {n + 3}?", "answer": str(n * (n + 3))} for n in range(5)]
+    held.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    before = results(path)
+    assert {key[3] for key in before} == {0, 60, 3, 2}  # steps of base, sft, rl1, rl2
+
+    more = (
+        "{'name': 'cool', 'temperature': 0.6, 'top_p': 0.95, 'no_tool': False},"
+        "{'name': 'short', 'response_tokens': 64, 'no_tool': False, 'think': False},"
+        f"{{'name': 'other', 'heldout': '{held}', 'no_tool': False, 'think': False}},"
+    )
+    wrong = more.replace("0.95", "1.5")
+    only = ("--config.eval.checkpoints=('sft','rl2')",)
+    code, out, err, _ = smoke_run.launch(path, f"--config.eval.also=({wrong})", *only)
+    assert code == 1 and "'cool'" in err and "top_p=1.5" in err and "Traceback" not in err
+
+    code, out, err, _ = smoke_run.launch(
+        path, f"--config.eval.also=({more})", *only, "--config.rl2.steps=7",
+        "--config.rl.micro_rows=4",
+    )  # fmt: skip
+    assert code == 0, f"{out}\n{err}"
+    assert "rl1    finished before, skipped" in out and "resumed after step 2" in out
+    steps = [r["step"] for r in smoke_run.metrics(path) if r["stage"] == "rl2"]
+    assert steps == list(range(1, 8))
+    made = results(path)
+    assert all(made[key] == before[key] for key in before)  # old results stay beside the new ones
+    new = {key for key in made if key not in before}
+    assert new == {
+        *(("main", "rl2", arm, 7) for arm in ("main", "no_tool", "think")),
+        *((name, c, arm, s) for name, arms in (("cool", ("main", "think")), ("short", ("main",)),
+          ("other", ("main",))) for c, s in (("sft", 60), ("rl2", 7)) for arm in arms),
+    }  # fmt: skip
+    assert made["cool", "sft", "main", 60]["temperature"] == 0.6
+    assert made["short", "sft", "main", 60]["tokens"] == 64
+    assert made["other", "sft", "main", 60]["n_problems"] == 5
+    history = (path / "config_history.jsonl").read_text()
+    assert '"rl2.steps": [2, 7]' in history and '"rl.micro_rows": [8, 4]' in history
+    again = smoke_run.launch(path, f"--config.eval.also=({more})", *only, "--config.rl2.steps=7",
+                             "--config.rl.micro_rows=4")  # fmt: skip
+    assert again[0] == 0 and "eval   finished before, skipped" in again[1]
+
+
+def exported(whole, stage, out):
+    command = ["--workdir", str(whole), "--checkpoint", stage, "--out", str(out)]
+    return smoke_run.command("aster_jax.export", *command)
+
+
+def test_rl_from_an_export_makes_the_same_first_update(whole, tmp_path):
+    """A fresh workdir, no demonstrations and no SFT: a model that somebody else has trained."""
+    code, out, err = exported(whole, "sft", tmp_path / "sft")
+    assert code == 0 and "step 60" in out, err
+    arguments = ("--config.stages=('rl1',)", "--config.rl1.steps=1", "--config.rl.learning_rate=1e-3")
+    problems = tmp_path / "problems.jsonl"
+    answers = {}
+    for line in (whole / "rl1" / "episodes" / "step_000001.jsonl").read_text().splitlines():
+        r = json.loads(line)
+        said = r["spans"][-1]["text"].rpartition("\\boxed{")[2].partition("}")[0]
+        if r["end"] == "answered" and said.isdigit():
+            answers.setdefault(r["question"], said)
+    rows = [{"id": str(i), "question": q, "answer": a} for i, (q, a) in enumerate(answers.items())]
+    assert len(rows) >= 2
+    problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    common = (*arguments, f"--config.problems.source={problems}", f"--config.rl.prompts={len(rows)}")
+    first, second = tmp_path / "first", tmp_path / "second"
+    smoke_run.begin_from(whole, first, "demos", "sft")
+    code, out, err, _ = smoke_run.launch(first, *common)
+    assert code == 0, err
+    code, out, err, _ = smoke_run.launch(second, *common, f"--config.model.source={tmp_path / 'sft'}")
+    assert code == 0 and "untrained by this run" in out, f"{out}\n{err}"
+    one, other = (smoke_run.metrics(path)[-1] for path in (first, second))
+    assert one["rl/updates"] == 1 and one["rl/grad_norm"] > 0
+    assert {k: v for k, v in one.items() if k.startswith("rl/")} == {
+        k: v for k, v in other.items() if k.startswith("rl/")
+    }
+    weights = []
+    for path in (first, second):
+        code, _, err = exported(path, "rl1", tmp_path / f"{path.name}_rl1")
+        assert code == 0, err
+        weights.append(
+            safetensors.numpy.load_file(tmp_path / f"{path.name}_rl1" / "model.safetensors")
+        )
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        np.testing.assert_array_equal(weights[0][name], weights[1][name])
+
+
+@pytest.mark.parametrize(
+    "stage, workdir, text",
+    [("rl2", "absent", "config.json is missing"), ("rl1", "", "already holds a checkpoint")],
+)
+def test_an_export_that_cannot_be_is_one_sentence(whole, tmp_path, stage, workdir, text):
+    (tmp_path / "model.safetensors").write_text("")
+    command = ["--workdir", str(tmp_path / workdir) if workdir else str(whole),
+               "--checkpoint", stage, "--out", str(tmp_path)]  # fmt: skip
+    code, out, err = smoke_run.command("aster_jax.export", *command)
+    assert code == 1 and text in err and "Traceback" not in err and not out
