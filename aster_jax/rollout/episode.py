@@ -9,6 +9,9 @@ comes back is given to the slot's owner of that time only.
 In lockstep mode results are awaited at a fixed place of the loop, so that the schedule,
 and with it every bit of the result, does not depend on how long a tool took.
 
+What the tool loses is asked for again: a row of its own, the same identity, so that the
+same trajectory comes out. Our own deadlines end a trajectory for good.
+
 Every process decides for its own rows only; nothing here is a collective.
 """
 
@@ -21,12 +24,13 @@ import jax
 
 from aster_jax import types
 from aster_jax.data import chat
-from aster_jax.errors import InputError
+from aster_jax.errors import InputError, Leaving
 from aster_jax.rollout import clock as clocks
 from aster_jax.rollout import device, engine, placement
 from aster_jax.rollout.live import Budgets, Live, Request, check, fresh
 
 NO_CALLS_LEFT = "No tool calls are left. Give the final answer now."
+LOOK_S = 0.5  # the longest wait for tools between two looks at whether to stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Rollout:
       on_end: called with every trajectory as it ends, and its place among the requests.
       on_progress: called after every round with (ended, total, stats).
       clock: time; another one for tests.
+      retries: times that a trajectory lost to the tool is asked for again while time is left.
+      stopping: looked at in every round and at least every `LOOK_S` while waiting for tools;
+        once it is true, `run` closes its sessions and raises `Leaving`.
     """
 
     def __init__(
@@ -67,6 +74,8 @@ class Rollout:
         on_end: Callable[[int, types.Trajectory], None] | None = None,
         on_progress: Callable[[int, int, dict], None] | None = None,
         clock: clocks.Clock = clocks.REAL,
+        retries: int = 0,
+        stopping: Callable[[], bool] | None = None,
     ):
         if budgets.context_tokens > dev.config.capacity:
             raise InputError(
@@ -80,17 +89,20 @@ class Rollout:
         self._budgets, self._lockstep = budgets, lockstep
         self._ahead, self._seed = ahead, seed
         self._on_end, self._on_progress, self._clock = on_end, on_progress, clock
+        self._retries, self._stopping = retries, stopping
         self.stats = collections.Counter()
 
     def run(self, requests: list[Request]) -> list[types.Trajectory]:
         """Make every trajectory; each ends with a reason, none is dropped.
 
-        Raises a ValueError, before anything is computed, where a prompt fills the context.
+        Raises a ValueError, before anything is computed, where a prompt fills the context,
+        and `Leaving` when asked to stop.
         """
         check(requests, self._budgets)
         self._requests = requests
         self._looked = self._began = self._clock.now()
         self._ended: dict[int, types.Trajectory] = {}
+        self._retried = collections.Counter()  # by request
         self._flights: collections.deque[Flight] = collections.deque()
         self._timeline = clocks.Timeline(self._clock, self.stats)
         self._rows = placement.Placement(
@@ -98,6 +110,7 @@ class Rollout:
         )
         try:
             while len(self._ended) < len(requests):
+                self._look_up()
                 self._make_room()
                 self._rows.admit(self._clock.now())
                 self._rows.write()
@@ -117,13 +130,17 @@ class Rollout:
             self.stats["compiles_after_warmup"] = self._device.compiles_after_warm_up
         return [self._ended[i] for i in range(len(requests))]
 
+    def _look_up(self):
+        if self._stopping is not None and self._stopping():
+            raise Leaving("asked to stop in the middle of a phase")
+
     def _make_room(self):
         """Pages for what each row is about to write; where they lack, rows are set aside."""
         while (short := self._rows.short_of_pages()) is not None:
             if self._flights:
                 self._read()  # it may end rows or turns
             else:
-                self._rows.set_aside(self._rows.last_comer(short))
+                self._rows.make_room(short)
 
     # Decoding.
 
@@ -181,7 +198,8 @@ class Rollout:
         if turn.kind == "answer":
             self._finish(live, "answered", turn.text)
         elif len(live.calls) >= self._budgets.max_calls:
-            if live.told_no_calls or not self._budgets.max_calls:
+            # One that was made to begin its answer has no use for the word.
+            if live.told_no_calls or (live.request.opener and not self._budgets.max_calls):
                 self._finish(live, "call_budget", "")
             else:
                 live.told_no_calls = True
@@ -195,10 +213,16 @@ class Rollout:
                 self._append_result(live, chat.malformed_text(turn.reason))
         else:
             live.malformed_in_row = 0
+            self._submit(live, turn.code)
+
+    def _submit(self, live, code):
+        live.code, live.called = code, self._clock.now()
+        try:
             if live.session is None:
                 live.session = self._executor.open(seed=self._tool_seed(live))
-            live.code, live.called = turn.code, self._clock.now()
-            live.call = self._executor.submit(live.session, turn.code)
+            live.call = self._executor.submit(live.session, code)
+        except Exception as e:  # whatever it is, there is no tool for this trajectory
+            self._fail_call(live, repr(e))
 
     def _tool_seed(self, live) -> int:
         name = f"{self._seed}/{live.request.problem.id}/{live.request.sample}"
@@ -213,8 +237,7 @@ class Rollout:
             if self._flights:  # what is waited for after this, the device waits for too
                 self._timeline.wait(self._flights[-1].drained.steps)
             began = self._clock.now()
-            calls = [live.call for live in waiting]
-            self._clock.wait(calls, self._next_deadline(waiting) - began, not self._lockstep)
+            self._wait(waiting)
             self.stats["tool_exposed_s"] += self._clock.now() - began
         now = self._clock.now()
         if waiting:
@@ -226,6 +249,18 @@ class Rollout:
                 call, live.call = live.call, None
                 self._deliver(live, call)
                 self._rows.call_returned(live)
+
+    def _wait(self, waiting):
+        """Until all calls have been answered, or (not in lockstep) one, or a deadline has come."""
+        calls = [live.call for live in waiting]
+        enough = all if self._lockstep else any
+        until = self._next_deadline(waiting)
+        while True:
+            left_s = until - self._clock.now()
+            self._clock.wait(calls, min(left_s, LOOK_S), not self._lockstep)
+            if left_s <= LOOK_S or enough(call.done() for call in calls):
+                return
+            self._look_up()
 
     def _next_deadline(self, waiting) -> float:
         """When the first of these calls, of all trajectories, or the phase is out of time."""
@@ -245,20 +280,31 @@ class Rollout:
         record = types.CallRecord(live.code, result.status, text, result.wall_s, result.queue_s)
         live.calls.append(record)
         if result.is_infra:
-            self._finish(live, "infrastructure", "")
+            self._lose(live)
         else:
             self._append_result(live, text)
 
     def _fail_call(self, live, why):
-        """The executor broke its promise to answer: our failure."""
+        """The executor broke its promise to answer."""
         waited_s = self._clock.now() - live.called
         live.calls.append(types.CallRecord(live.code, "infra_lost", why, 0.0, waited_s))
-        self._finish(live, "infrastructure", "")
+        self._lose(live)
+
+    def _lose(self, live):
+        """The tool lost a trajectory: begin it anew while that may help, else end it."""
+        in_time = self._clock.now() - self._began < self._budgets.deadline_s
+        if in_time and self._retried[live.index] < self._retries:
+            self._retried[live.index] += 1
+            self.stats["asked_again"] += 1
+            self._close(live)
+            self._rows.ask_again(live)
+        else:
+            self._finish(live, "infrastructure", "")
 
     def _append_result(self, live, text):
-        text = chat.cut(text, self._tokenizer, self._budgets.tool_result_tokens)
-        ids = chat.tool_ids(text, self._tokenizer, self._style)
-        if len(live.tokens) + len(ids) >= self._budgets.context_tokens:
+        # At least one token must be left to write.
+        ids = self._result_ids(text, self._budgets.context_tokens - len(live.tokens) - 1)
+        if ids is None:
             self._finish(live, "context_budget", "")
             return
         if live.written >= self._budgets.response_tokens:
@@ -267,6 +313,21 @@ class Rollout:
         self._rows.append(live, len(live.tokens) - 1)  # the stop id is not in the cache yet
         live.extend("tool", ids)
         live.turn_start = len(live.tokens)
+
+    def _result_ids(self, text, room) -> list[int] | None:
+        """Ids of a result's turn: its text cut to the budget, and to `room` ids with the markup.
+
+        None where not even the note that something was cut has room.
+        """
+        limit = self._budgets.tool_result_tokens
+        ids = chat.tool_ids(chat.cut(text, self._tokenizer, limit), self._tokenizer, self._style)
+        while len(ids) > room:
+            limit = min(limit, len(ids)) - (len(ids) - room)
+            shown = chat.cut(text, self._tokenizer, limit) if limit > 0 else ""
+            if not shown:
+                return None
+            ids = chat.tool_ids(shown, self._tokenizer, self._style)
+        return ids
 
     # Endings.
 
@@ -279,12 +340,15 @@ class Rollout:
             self._on_end(live.index, self._ended[live.index])
 
     def _close(self, live):
-        if live.session is not None:
-            self._executor.close(live.session)
-            live.session = None
+        session, live.session = live.session, None
+        if session is not None:
+            try:
+                self._executor.close(session)
+            except Exception:  # a tool that cannot be told has ended already, or soon will
+                self.stats["sessions_not_closed"] += 1
 
     def _expire(self):
-        """End what is past a deadline, as our failure."""
+        """End what is past a deadline of ours; a tool that is late has lost its trajectory."""
         now = self._clock.now()
         if now - self._began >= self._budgets.deadline_s:
             self._abandon()
@@ -292,14 +356,14 @@ class Rollout:
             if live.call is not None and now - live.called >= self._budgets.call_s:
                 self._fail_call(live, f"no answer within {self._budgets.call_s} s")
             elif now - live.since >= self._budgets.trajectory_s:
-                self._finish(live, "infrastructure", "")
+                self._finish(live, "deadline", "")
 
     def _abandon(self):
         """Past the deadline of the phase: end what is left, and admit nothing more."""
         for live in self._rows.under_way():
-            self._finish(live, "infrastructure", "")
+            self._finish(live, "deadline", "")
         for i, request in enumerate(self._requests):
             if i not in self._ended:
-                self._finish(fresh(request, i, self._budgets), "infrastructure", "")
+                self._finish(fresh(request, i, self._budgets), "deadline", "")
         self._flights.clear()
         self._device.reset()

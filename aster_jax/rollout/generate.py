@@ -92,13 +92,15 @@ class Engine:
         turn_tokens: int = 0,
         tool_result_tokens: int = 256,
         deadline_s: float = 3600.0,
+        retries: int = 2,
     ) -> list[types.Trajectory]:
         """`samples` trajectories per question, a question's side by side.
 
         With an `executor` (`aster_jax.tools.Executor`) the prompt shows the tool and calls
         go to an interpreter of the trajectory's own, at most `max_calls`. The same seed
         gives the same trajectories, up to rounding where a tool's timing decides which rows
-        are decoded together. `turn_tokens` 0 bounds a turn by `response_tokens`.
+        are decoded together. `turn_tokens` 0 bounds a turn by `response_tokens`; a trajectory
+        that the tool lost is asked for again up to `retries` times.
         The counters of the phase are left in `stats`.
 
         Raises:
@@ -127,7 +129,7 @@ class Engine:
         self._device.begin(self._model.params, jax.random.key(seed))
         loop = episode.Rollout(
             self._device, executor, self._model.tokenizer, self._style, budgets,
-            lockstep=executor is None, ahead=self._ahead, seed=seed,
+            lockstep=executor is None, ahead=self._ahead, seed=seed, retries=retries,
         )  # fmt: skip
         try:
             made = loop.run(asked)

@@ -15,9 +15,10 @@ class Budgets:
     turn_tokens and response_tokens count tokens the model writes, per turn and in total;
     context_tokens counts everything; tool_result_tokens is kept of one result (head and
     tail); max_calls counts tool calls, malformed attempts included; max_malformed counts
-    attempts in a row. Three deadlines, in seconds, after which what is unfinished counts as
-    our failure: call_s of one tool call with its queue, trajectory_s of one trajectory from
-    the time it first got a slot, deadline_s of the whole phase.
+    attempts in a row. Three limits of time, in seconds, `math.inf` for none: call_s of one
+    tool call with its queue, after which the tool has lost it; trajectory_s of one trajectory
+    from the time it first got a slot, and deadline_s of the whole phase, after which what is
+    unfinished ends as "deadline".
     """
 
     turn_tokens: int
@@ -35,6 +36,9 @@ class Budgets:
         for name in ("turn_tokens", "response_tokens", "context_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("call_s", "trajectory_s", "deadline_s"):
+            if not getattr(self, name) >= 0:  # nor is NaN, which no time would ever pass
+                raise InputError(f"{name}={getattr(self, name)} must be a time of at least 0 s")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,12 +44,16 @@ class Pages:
         """Pages that somebody holds, over all shards; a shared one counts once."""
         return self.total - sum(map(len, self._free))
 
+    def count(self, tokens: int) -> int:
+        """Pages that so many tokens of one row take."""
+        return -(-tokens // self._page_tokens)
+
     def reserve(self, slot: int, tokens: int, spare: int = 0) -> bool:
         """See that the slot has pages for its first `tokens` tokens.
 
         False, and nothing changes, where that would leave less than `spare` pages free.
         """
-        return self._take(slot, self._pages_of(tokens) - len(self._held[slot]), spare)
+        return self._take(slot, self.count(tokens) - len(self._held[slot]), spare)
 
     def fork(
         self, source: int, target: int, length: int, tokens: int, spare: int = 0
@@ -62,7 +66,7 @@ class Pages:
         changes, where the pool has not enough.
         """
         whole, rest = divmod(length, self._page_tokens)
-        if not self._take(target, self._pages_of(tokens) - whole, spare):
+        if not self._take(target, self.count(tokens) - whole, spare):
             return None
         shared = self._held[source][:whole]
         for page in shared:
@@ -89,6 +93,3 @@ class Pages:
             self._holders[shard][page] = 1
             self._held[slot].append(page)
         return True
-
-    def _pages_of(self, tokens) -> int:
-        return -(-tokens // self._page_tokens)

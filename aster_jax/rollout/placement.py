@@ -2,7 +2,9 @@
 
 Decides and keeps account; the programs that follow from it (writes, forks) are handed to
 the device in `write`. Whoever came last makes room when pages lack: it is set aside and
-computed again from its tokens when there is room, with the same result.
+computed again from its tokens when there is room, with the same result. Each time that
+happens, newcomers have to leave more pages free, so that a small pool is not spent on
+computing rows again and again.
 """
 
 import collections
@@ -36,6 +38,7 @@ class Placement:
         self._table = scheduler.SlotTable(dev.config.slots, len(requests), dev.shards)
         self.live: dict[int, Live] = {}  # by slot, in the order of admission
         self.aside: dict[int, Live] = {}  # by request
+        self._pressed = 0  # rows that had to make room
         self._writes: dict[int, int] = {}  # slot -> first position that is not in the cache
         self._forks: list[device.Fork] = []
 
@@ -79,6 +82,11 @@ class Placement:
         """Of the rows on the same device, the one that was admitted last."""
         return self._near(live.slot)[-1]
 
+    def make_room(self, live: Live) -> None:
+        """Set a row aside because this one lacks pages; nothing may be in flight."""
+        self._pressed += 1
+        self.set_aside(self.last_comer(live))
+
     def set_aside(self, live: Live) -> None:
         """Take a row's slot and pages; nothing of it may be in flight."""
         self.leave(live)
@@ -86,6 +94,11 @@ class Placement:
         if live.call is None:
             self._table.requeue(live.index)
         self._stats["rows_set_aside"] += 1
+
+    def ask_again(self, live: Live) -> None:
+        """Forget what a row has become; its request begins anew, before all others."""
+        self.leave(live)
+        self._table.requeue(live.index)
 
     def call_returned(self, live: Live) -> None:
         """A row that was set aside during its call may come back."""
@@ -123,19 +136,16 @@ class Placement:
         return {shard(slot) for slot, x in self.live.items() if x.request.shares(asked)}
 
     def _place(self, slot, i) -> bool:
-        """Give request `i` the slot if there are pages for it; nothing is computed yet.
-
-        One page is left for each row that is there already: a row that comes in must not
-        be set aside again at once.
-        """
+        """Give request `i` the slot if there are pages for it; nothing is computed yet."""
         pages = self._device.pages
         live = self.aside.get(i) or fresh(self._requests[i], i, self._budgets)
         near = self._near(slot)
+        reach, spare = self._reach(live), self._spare(live, near)
         given = live.request.given
         forked = {fork.slot for fork in self._forks}  # their own last page is not there yet
         same = [x for x in near if x.request.shares(live.request) and x.slot not in forked]
         if same and len(live.tokens) == len(given):
-            copies = pages.fork(same[0].slot, slot, len(given) - 1, self._reach(live), len(near))
+            copies = pages.fork(same[0].slot, slot, len(given) - 1, reach, spare)
             if copies is None:
                 return False
             self._forks.append(device.Fork(slot, len(given) - 1, tuple(copies)))
@@ -148,9 +158,9 @@ class Placement:
             source = next((x for x in same if x.slot not in self._writes), None)
             if source is None or not shared:
                 shared = 0
-                placed = pages.reserve(slot, self._reach(live), len(near))
+                placed = pages.reserve(slot, reach, spare)
             else:
-                placed = pages.fork(source.slot, slot, shared, self._reach(live), len(near)) is not None
+                placed = pages.fork(source.slot, slot, shared, reach, spare) is not None
             if not placed:
                 return False
             self._writes[slot] = shared
@@ -158,6 +168,20 @@ class Placement:
         self.aside.pop(i, None)
         live.slot, self.live[slot] = slot, live
         return True
+
+    def _spare(self, live, near) -> int:
+        """Pages that have to stay free when `live` joins the rows `near`.
+
+        One for each row that is there already, as a row that comes in must not be set aside
+        again at once. Then one more per row, the new one included, for every row that had to
+        make room so far, but no more than they all can still need. A row that is alone always
+        fits: what it can need is no more than a pool holds.
+        """
+        pages = self._device.pages
+        whole = pages.count(self._budgets.context_tokens)
+        need = whole - pages.count(self._reach(live))
+        need += sum(whole - len(pages.held(x.slot)) for x in near)
+        return len(near) + min(self._pressed * (len(near) + 1), need)
 
     # What has to be written before the next decode.
 

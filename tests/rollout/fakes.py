@@ -43,9 +43,19 @@ def turn_kind(ids) -> str:
 
 
 def result_ids(text: str) -> list[int]:
-    """A tool's text as ids: one to six of them."""
+    """A tool's text as ids: one to six of them, or as many as it has been cut to."""
+    most, bar, whole = text.partition("|")
+    if bar:
+        return result_ids(whole)[: int(most)]
     number = zlib.crc32(text.encode())
     return [1 + (number >> 3 * i) % (VOCABULARY - 1) for i in range(1 + number % 6)]
+
+
+def cut(text: str, tokenizer, limit: int) -> str:
+    """The text itself, or marked to be its first `limit` ids; nothing where there is no room."""
+    if len(result_ids(text)) <= limit:
+        return text
+    return f"{limit}|{text}" if limit > 0 else ""
 
 
 MARKUP = python_types.SimpleNamespace(
@@ -53,15 +63,23 @@ MARKUP = python_types.SimpleNamespace(
         kind=turn_kind(ids), text=str(sum(ids)), code=str(ids), reason="odd"
     ),
     tool_ids=lambda text, tokenizer, style: result_ids(text),
-    cut=lambda text, tokenizer, limit: text,
+    cut=cut,
     malformed_text=lambda reason: "malformed: " + reason,
 )
 
 
 def fate(code: str) -> str:
-    """What becomes of a call: an answer, or one of the ways in which we fail."""
-    odd = {0: "infra", 1: "silent", 2: "raises"}
-    return odd.get(zlib.crc32(b"fate" + code.encode()) % 40, "answers")
+    """What becomes of a call when it is made first: an answer, or a way in which we fail.
+
+    When the same trajectory makes it again, it is answered.
+    """
+    odd = {0: "infra", 1: "silent", 2: "raises", 3: "refused", 4: "cancelled"}
+    return odd.get(zlib.crc32(b"fate" + code.encode()) % 60, "answers")
+
+
+def opens(seed: int) -> bool:
+    """Whether the first session with this seed can be had; later ones can."""
+    return seed % 23 > 0
 
 
 def answer_of(code: str) -> str:
@@ -94,36 +112,51 @@ class FakeClock:
 
 
 class FakeTools:
-    """Answers late, out of order, with failures, or never."""
+    """Answers late, out of order, with failures, or never; fails once with every call."""
 
     def __init__(self, time: FakeClock, rng):
         self._time, self._rng = time, rng
         self._open, self._busy, self._count = {}, set(), 0
+        self._failed = set()
+
+    def _first(self, *what) -> bool:
+        new = what not in self._failed
+        self._failed.add(what)
+        return new
 
     def open(self, seed):
+        if not opens(seed) and self._first(seed):
+            raise RuntimeError("no supervisor")
         self._count += 1
         self._open[self._count] = seed
         return self._count
 
     def close(self, session):
-        del self._open[session]
+        seed = self._open.pop(session)
         self._busy.discard(session)
+        if seed % 7 == 0:
+            raise BrokenPipeError("nobody listens")
 
     def submit(self, session, code):
         assert session in self._open and session not in self._busy
+        what = fate(code) if self._first(self._open[session], code) else "answers"
+        if what == "refused":
+            raise OSError("no socket")
         self._busy.add(session)
         future = concurrent.futures.Future()
 
         def resolve():
             self._busy.discard(session)
-            if fate(code) == "raises":
+            if what == "raises":
                 future.set_exception(OSError("lost"))
-            elif fate(code) == "infra":
+            elif what == "cancelled":
+                future.cancel()
+            elif what == "infra":
                 future.set_result(tools.ToolResult("infra_lost", "", "lost"))
             else:
                 future.set_result(tools.ToolResult("ok", answer_of(code) + "\n", "kept"))
 
-        if fate(code) != "silent":
+        if what != "silent":
             delay_s = self._rng.choice((0.0, 0.5, 3.0, 20.0))
             self._count += 1
             self._time.due.append((self._time.time_s + delay_s, self._count, resolve))
@@ -210,11 +243,16 @@ class FakeDevice:
         return drained, {slot: row for row, slot in enumerate(slots)}
 
 
-def expected(request, budgets, no_calls_left) -> tuple[list[int], list[int], str]:
-    """(tokens, loss mask, end) of one trajectory, from the rules alone."""
+def expected(request, budgets, no_calls_left, retries=0) -> tuple[list[int], list[int], str]:
+    """(tokens, loss mask, end) of one trajectory, from the rules alone.
+
+    What is lost up to `retries` times comes to the same place again, and goes on from there.
+    """
     tokens, mask, keys = list(request.given), [0] * len(request.given), []
     written = calls = malformed = 0
     told, opener = False, list(request.opener)  # read as part of the first turn
+    seed = zlib.crc32(f"0/{request.problem.id}/{request.sample}".encode())
+    lost = set()
     while True:
         turn = []
         while True:
@@ -238,7 +276,7 @@ def expected(request, budgets, no_calls_left) -> tuple[list[int], list[int], str
         if kind == "answer":
             return tokens, mask, "answered"
         if calls >= budgets.max_calls:
-            if told or not budgets.max_calls:
+            if told or (request.opener and not budgets.max_calls):
                 return tokens, mask, "call_budget"
             told, text = True, no_calls_left
         elif kind == "malformed":
@@ -248,11 +286,14 @@ def expected(request, budgets, no_calls_left) -> tuple[list[int], list[int], str
             text = MARKUP.malformed_text("odd")
         else:
             calls, malformed = calls + 1, 0
-            if fate(str(turn)) != "answers":
+            lost |= {"open"} if not opens(seed) else set()
+            if len(lost) <= retries and fate(str(turn)) != "answers":
+                lost.add(str(turn))
+            if len(lost) > retries:
                 return tokens, mask, "infrastructure"
             text = answer_of(str(turn))
-        ids = result_ids(text)
-        if len(tokens) + len(ids) >= budgets.context_tokens:
+        ids = result_ids(text)[: max(0, budgets.context_tokens - len(tokens) - 1)]
+        if not ids:
             return tokens, mask, "context_budget"
         if written >= budgets.response_tokens:
             return tokens, mask, "token_budget"

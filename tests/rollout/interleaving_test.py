@@ -6,6 +6,7 @@ reason, whatever the slots, pages, shards, dispatches ahead and the tools' moods
 
 import collections
 import dataclasses
+import math
 import random
 
 import pytest
@@ -58,29 +59,36 @@ def make_requests(rng, room) -> list[live.Request]:
     return made
 
 
-def play(seed, trajectory_s=1e9, deadline_s=1e9):
-    """One phase under random conditions, and what must hold of any."""
+def play(seed, trajectory_s=math.inf, deadline_s=math.inf, **more):
+    """One phase under random conditions, and what must hold of any.
+
+    `more` goes to the loop. Gives what was made, what should be, and the loop's counters.
+    """
     rng = random.Random(seed)
     case, time = make_case(rng), fakes.FakeClock()
     context = case.cfg.capacity - rng.choice((0, 3))
     budgets = live.Budgets(
         turn_tokens=rng.choice((3, 9, 30)), response_tokens=rng.choice((8, 25)),
-        context_tokens=context, max_calls=rng.choice((1, 2, 5)), tool_result_tokens=99,
+        context_tokens=context, max_calls=rng.choice((0, 1, 2, 5)), tool_result_tokens=99,
         max_malformed=rng.choice((0, 1)), call_s=50.0, trajectory_s=trajectory_s,
         deadline_s=deadline_s,
     )  # fmt: skip
     requests = make_requests(rng, context // 2)
     device = fakes.FakeDevice(case.cfg, case.shards, time)
     executor = fakes.FakeTools(time, rng)
-    ended = []
+    ended, retries = [], rng.choice((0, 0, 1, 3))
     loop = episode.Rollout(
         device, executor, None, "", budgets, case.lockstep, case.ahead, 0,
-        on_end=lambda i, t: ended.append(i), clock=time.clock(),
+        on_end=lambda i, t: ended.append(i), clock=time.clock(), retries=retries, **more,
     )  # fmt: skip
-    made = loop.run(requests)
+    try:
+        made = loop.run(requests)
+    finally:
+        assert executor.all_closed
     assert sorted(ended) == list(range(len(requests)))
-    assert executor.all_closed and device.pages.used == 0
-    return made, [fakes.expected(r, budgets, episode.NO_CALLS_LEFT) for r in requests], loop.stats
+    assert device.pages.used == 0
+    expected = [fakes.expected(r, budgets, episode.NO_CALLS_LEFT, retries) for r in requests]
+    return made, expected, loop.stats
 
 
 @pytest.fixture(autouse=True)
@@ -99,15 +107,19 @@ def test_every_interleaving_gives_the_same_trajectories(part):
                 said = fakes.logprob(token, i) if t.loss_mask[i] else 0.0
                 assert t.logprobs[i] == said, seed
             ends[t.end] += 1
-        assert stats["sampled_tokens"] == sum(sum(t.loss_mask) for t in made)
-        seen.update({k: stats[k] > 0 for k in ("rows_set_aside", "shared_tokens", "tool_calls")})
+        kept = sum(sum(t.loss_mask) for t in made)
+        assert stats["sampled_tokens"] >= kept
+        assert stats["sampled_tokens"] == kept or stats["asked_again"], seed
+        counters = ("rows_set_aside", "shared_tokens", "tool_calls", "asked_again")
+        seen.update({k: stats[k] > 0 for k in counters})
     # The cases are worth something only if they meet what they are about.
     assert min(seen.values()) > RUNS / PARTS / 20, seen
-    assert set(ends) == set(types.EndReason.__args__) and min(ends.values()) >= 5, ends
+    assert set(ends) == set(types.EndReason.__args__) - {"deadline"}, ends
+    assert min(ends.values()) >= 5, ends
 
 
 @pytest.mark.parametrize("which", ["trajectory_s", "deadline_s"])
-def test_past_a_deadline_rows_end_as_our_failure_and_nothing_is_invented(which):
+def test_past_a_deadline_rows_end_and_nothing_is_invented(which):
     """Rows end while the device still decodes them: what comes late reaches nobody."""
     late = 0
     for seed in range(1500):
@@ -117,6 +129,8 @@ def test_past_a_deadline_rows_end_as_our_failure_and_nothing_is_invented(which):
             assert stats["phase_s"] <= limit_s + 5.0, seed
         for t, (tokens, _, end) in zip(made, expected, strict=True):
             assert list(t.tokens) == tokens[: len(t.tokens)], seed
-            assert t.end in (end, "infrastructure"), seed
+            # What the tool loses when time is up cannot be asked for again.
+            lost = "infrastructure" if which == "deadline_s" else end
+            assert t.end in (end, "deadline", lost), seed
             late += t.end != end
     assert late > 300
