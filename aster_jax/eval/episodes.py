@@ -70,13 +70,15 @@ class Episodes:
         self._take(records)
 
     def seal(self, asked: list[live.Request]) -> list[dict]:
-        """Write the file: what is asked, in its order, and then whatever else was there.
+        """Write the file, by problem in the order asked and by sample; problems and samples
+        that are there and not asked for stay, the problems last.
 
         Returns the records of what is asked.
         """
-        wanted = dict.fromkeys(k for k in map(_asked, asked) if k in self._known)
-        order = [*wanted, *(k for k in self._in_order if k not in wanted)]
-        order = list(dict.fromkeys([*order, *self._known]))
+        known = [*self._in_order, *self._known]
+        problems = dict.fromkeys([r.problem.id for r in asked] + [problem for problem, _ in known])
+        rank = {problem: i for i, problem in enumerate(problems)}
+        order = sorted(self._known, key=lambda key: (rank[key[0]], key[1]))
         if order != self._in_order or self._numbers():
             self._final.seal([self._known[k] for k in order])
             for number in self._numbers():
@@ -84,7 +86,7 @@ class Episodes:
             with contextlib.suppress(OSError):
                 self._parts.rmdir()
         self._in_order = order
-        return [self._known[k] for k in wanted]
+        return [self._known[k] for k in map(_asked, asked) if k in self._known]
 
     def _take(self, records: Iterable[dict]) -> list[dict]:
         """A later record supersedes an earlier one unless it knows less."""

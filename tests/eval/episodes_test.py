@@ -139,9 +139,12 @@ def test_more_samples_extend_and_fewer_take_the_first(tmp_path):
     had = opened(tmp_path)
     first = had.seal(requests("a", 1))
     assert [(r["problem_id"], r["sample"]) for r in first] == [("a", 0)]
-    # What is asked comes first, and nothing is thrown away.
-    assert [(r["problem_id"], r["sample"]) for r in lines(tmp_path)][:1] == [("a", 0)]
     assert len(lines(tmp_path)) == 6
+    # Problems that are asked for come first, and nothing is thrown away.
+    opened(tmp_path).seal(requests("b", 2))
+    assert [(r["problem_id"], r["sample"]) for r in lines(tmp_path)] == [
+        (p, s) for p in "ba" for s in range(3)
+    ]
 
 
 def test_nothing_new_writes_nothing(tmp_path):
