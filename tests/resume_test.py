@@ -33,8 +33,9 @@ def last_state(path, stage):
     c = run.config.sft if stage == "sft" else run.config.rl
     tx = optim.build(policy.optim_config(c))
     abstract = step.abstract_state(policy.describe(run).cfg, tx, mesh)
-    with checkpoint.Checkpoints(path / stage / "checkpoints", keep=2) as saved:
-        state, position = saved.restore(run.summary(stage)["step"], abstract)
+    with checkpoint.Checkpoints(path / stage / "checkpoints", checkpoint.Keep()) as saved:
+        assert saved.latest == run.summary(stage)["step"]
+        state, position = saved.restore_newest(abstract)
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}, position
 

@@ -26,7 +26,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=experiments/smoke.py"
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
-MIDDLE_OF_A_SAVE_S = 0.02  # a save of the smoke model takes several times as long
+MIDDLE_OF_A_SAVE_S = 0.02  # from its first file on; of the smoke model it takes several times that
 
 
 def launch(
@@ -83,6 +83,14 @@ def _die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_when(reached):
+    """A moment after `reached()` says so; for what happens in a thread of its own."""
+    while not reached():
+        time.sleep(0.001)
+    time.sleep(MIDDLE_OF_A_SAVE_S)
+    _die()
+
+
 def _die_at(place: str) -> None:
     """Put the kill where `place` says."""
     from aster_jax.rollout import device
@@ -100,10 +108,11 @@ def _die_at(place: str) -> None:
             _die()
         return fetch(values, prefix, at)
 
-    def dying_save(self, at, *rest):
+    def dying_save(self, at, *rest, **named):
         if (kind, number) == ("save", at):
-            threading.Timer(MIDDLE_OF_A_SAVE_S, _die).start()
-        return save(self, at, *rest)
+            made = self._directory / f"{at}{checkpoint.UNFINISHED}"
+            threading.Thread(target=_die_when, args=(made.exists,), daemon=True).start()
+        return save(self, at, *rest, **named)
 
     def counting_begin(self, *rest):
         counts["phase"] += 1

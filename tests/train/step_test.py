@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from aster_jax import mesh as meshes
@@ -172,11 +173,88 @@ def test_merge_adds_and_keeps_maxima():
     assert step._merge({"a": 1.0, "b_max": 2.0}, {"a": 3.0, "b_max": 1.0}) == {"a": 4, "b_max": 2}
 
 
-def test_fetch_names_by_stage_and_refuses_what_is_not_finite():
-    values = step.fetch({"loss": np.float32(1.5), "grad_norm": jnp.ones(())}, "rl", 3)
-    assert values == {"rl/loss": 1.5, "rl/grad_norm": 1.0}
-    with pytest.raises(FloatingPointError, match="rl step 4: grad_norm is nan; the last check"):
-        step.fetch({"loss": jnp.ones(()), "grad_norm": jnp.asarray(np.nan)}, "rl", 4)
+def unguarded(state, batch_M, num_micro, cfg):
+    """A step as it would be without a look at whether its numbers are finite."""
+
+    def add(i, total):
+        batch = jax.tree.map(lambda x: x[i], batch_M)
+        grads = jax.grad(lambda p: loss.loss_fn(p, cfg, batch)[0])(state.params)
+        return jax.tree.map(jnp.add, total, grads)
+
+    grads = jax.lax.fori_loop(0, num_micro, add, jax.tree.map(jnp.zeros_like, state.params))
+    updates, opt_state = TX.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return step.TrainState(state.step + 1, params, opt_state)
+
+
+def test_a_finite_step_has_the_bits_of_an_unguarded_one(tiny, whole, params, one_device):
+    plain = jax.jit(functools.partial(unguarded, cfg=tiny), donate_argnums=0)
+    state = fresh(params, one_device)
+    for _ in range(3):
+        state = plain(state, sft_batch(1), np.int32(1))
+    guarded, measured = steps(whole, params, one_device, sft_batch(1), 3)
+    assert_same_bits(guarded, state)
+    assert [m["skipped_nonfinite"] for m in measured] == [0, 0, 0]
+
+
+def bits(tree):
+    return [np.array(x, copy=True) for x in jax.tree.leaves(tree)]
+
+
+def assert_same_bits(one, other):
+    for a, b in zip(bits(one), bits(other), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e20])
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, params, one_device, bad):
+    """Also where the loss is finite and only the gradients' norm overflows (1e20)."""
+    program = compiled(params, tiny, one_device, sft_batch(2), loss.loss_fn)
+    used = jax.device_put(np.int32(2), meshes.replicated(one_device))
+    good = meshes.put_rows(sft_batch(2), one_device)
+    poisoned = sft_batch(2)
+    poisoned.weights_BT[1, 2, 3] = bad
+    poisoned = meshes.put_rows(poisoned, one_device)
+    state, _ = program(fresh(params, one_device), good, used)
+    before = bits(state)
+    state, metrics = program(state, poisoned, used)
+    for a, b in zip(before, bits(state), strict=True):
+        assert a.tobytes() == b.tobytes()
+    values = step.fetch(metrics, "sft", 2)
+    assert values["sft/skipped_nonfinite"] == 1 and "sft/grad_norm" not in values
+    assert ("sft/loss" in values) == (bad == 1e20)
+    assert all(np.isfinite(v) for v in values.values()) and values["sft/param_norm"] > 0
+    state, metrics = program(state, good, used)
+    assert step.fetch(metrics, "sft", 3)["sft/skipped_nonfinite"] == 0
+    never, _ = steps(program, params, one_device, sft_batch(2), 2)
+    assert_same_bits(state, never)
+
+
+def test_rl_skips_too_and_on_every_device(tiny, params, eight_devices):
+    program = compiled(params, tiny, eight_devices, rl_batch(2), POLICY)
+    poisoned = rl_batch(2)
+    poisoned.advantages_BT[0, 3] = np.nan
+    state, (measured,) = steps(program, params, eight_devices, poisoned)
+    assert measured["skipped_nonfinite"] == 1 and int(state.step) == 0
+    assert_same_bits(state, fresh(params, eight_devices))
+
+
+def test_holding_on_to_the_old_state_costs_no_copy_of_it(tiny, one_device, whole, params):
+    """Temporaries stay what the gradients and their sum need, whatever becomes of the step."""
+    state = fresh(params, one_device)
+    batch = meshes.put_rows(sft_batch(1), one_device)
+    plain = jax.jit(functools.partial(unguarded, cfg=tiny), donate_argnums=0)
+    without = plain.lower(state, batch, np.int32(1)).compile().memory_analysis()
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    grown = whole.memory_analysis().temp_size_in_bytes - without.temp_size_in_bytes
+    assert grown < size / 4
+
+
+def test_fetch_names_by_stage_and_leaves_out_what_is_not_finite():
+    measured = {"loss": np.float32(1.5), "skipped_nonfinite": jnp.zeros(())}
+    assert step.fetch(measured, "rl", 3) == {"rl/loss": 1.5, "rl/skipped_nonfinite": 0.0}
+    measured = {"loss": jnp.asarray(-np.inf), "kl": np.nan, "skipped_nonfinite": jnp.ones(())}
+    assert step.fetch(measured, "rl", 4) == {"rl/skipped_nonfinite": 1.0}
 
 
 def test_initial_parameters_depend_on_the_seed_not_on_the_mesh(tiny, one_device, eight_devices):
