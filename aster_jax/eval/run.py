@@ -34,6 +34,7 @@ def run(run: workdir.Run) -> None:
     path = run.directory("eval") / "results.json"
     before = json.loads(path.read_text()) if path.exists() else []
     book = results.Book(wanted, before, run.config.seed)
+    _write(path.with_name("asked.json"), book.asked())
     for how, by_checkpoint in arms.by_players(wanted):
         with contextlib.ExitStack() as stack:
             # Called, and the tool started, only where something is to be made.

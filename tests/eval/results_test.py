@@ -20,7 +20,7 @@ def test_an_entry_says_what_was_asked_and_what_came_of_it():
     assert set(records._RESULT_KEYS) <= set(entry)
     assert entry["file"] == "eval/sft_main_no_tool_ffffffff.jsonl"
     assert (entry["step"], entry["max_calls"], entry["tokens"], entry["samples"]) == (3, 0, 384, 1)
-    assert (entry["complete"], entry["current"], entry["avg_at_k"]) == (False, True, 0.75)
+    assert (entry["complete"], entry["avg_at_k"]) == (False, 0.75)
 
 
 def test_earlier_settings_stay_after_what_is_asked_for():
@@ -28,19 +28,17 @@ def test_earlier_settings_stay_after_what_is_asked_for():
     book = results.Book([old], [{"checkpoint": "of an older version"}], 0)
     book.enter(old, made(1), True)
     before = book.results()
-    assert [e["current"] for e in before] == [True]
+    assert [e["file"] for e in before] == [old.file]
     book = results.Book([new], before, 0)
-    assert [e["current"] for e in book.results()] == [False]  # while the new one is made
+    assert book.results() == before  # while the new one is made
     book.enter(new, made(2), True)
-    assert [(e["file"], e["current"]) for e in book.results()] == [
-        (new.file, True), (old.file, False),
-    ]  # fmt: skip
+    assert [e["file"] for e in book.results()] == [new.file, old.file]
+    assert book.asked() == [new.file] and book.results()[1:] == before
     # Asked for again, the old one is taken back.
     book = results.Book([old], book.results(), 0)
     book.enter(old, made(1), True)
-    assert [(e["file"], e["current"]) for e in book.results()] == [
-        (old.file, True), (new.file, False),
-    ]  # fmt: skip
+    assert [e["file"] for e in book.results()] == [old.file, new.file]
+    assert book.asked() == [old.file] and book.results()[:1] == before
 
 
 def test_every_checkpoint_is_compared_with_every_later_one():

@@ -6,7 +6,9 @@ would, and starts the stage again. A mark in a record tells whether it was made 
 
 import json
 import shutil
+import weakref
 
+import jax
 import pytest
 
 from aster_jax import config, workdir
@@ -73,6 +75,11 @@ def results(run):
     return json.loads((run.path / "eval" / "results.json").read_text())
 
 
+def asked_and_earlier(run):
+    found = records.read(run.path, 1)
+    return found.results, found.earlier
+
+
 def without_times(records):
     return [
         {k: v for k, v in r.items() if k not in ("calls", "mark")}
@@ -103,7 +110,9 @@ def test_each_arm_has_its_line_and_its_file(first):
     assert [(r["checkpoint"], r["arm"]) for r in found] == [("base", a) for a in arms.NAMES]
     assert [r["max_calls"] for r in found] == [first.config.eval.max_calls, 0, 0]
     assert all(r["k"] == 3 and r["tokens"] == 16 and r["temperature"] == 1.0 for r in found)
-    assert all(r["complete"] and r["current"] and r["n_problems"] == 3 for r in found)
+    assert all(r["complete"] and r["n_problems"] == 3 for r in found)
+    asked = json.loads((first.path / "eval" / "asked.json").read_text())
+    assert asked == [r["file"] for r in found]
     assert [first.path / r["file"] for r in found] == list(files(first).values())
     assert json.loads((first.path / "eval" / "differences.json").read_text()) == []
     assert first.is_finished("eval") and evaluation.is_current(first)
@@ -116,7 +125,8 @@ def test_a_prompt_that_fills_the_context_is_left_out(first):
             (f"held/{i}", s) for i in (0, 2, 3) for s in range(3)
         ]
     assert {p.name for p in (first.path / "eval").iterdir()} == {
-        *(p.name for p in files(first).values()), "results.json", "differences.json", "DONE.json",
+        *(p.name for p in files(first).values()), "asked.json", "results.json",
+        "differences.json", "DONE.json",
     }  # fmt: skip
 
 
@@ -245,17 +255,17 @@ def test_other_settings_are_other_arms_beside_the_old_ones(run, capsys):
     assert not evaluation.is_current(changed)
     evaluation.run(changed)
     found = results(changed)
-    assert [(r["evaluation"], r["arm"], r["temperature"], r["current"]) for r in found] == [
-        ("main", "main", 0.5, True), ("short", "main", 0.5, True),
-        *(("main", arm, 1.0, False) for arm in arms.NAMES),
-    ]  # fmt: skip
+    assert [(r["evaluation"], r["arm"], r["temperature"]) for r in found] == [
+        ("main", "main", 0.5), ("short", "main", 0.5), *(("main", arm, 1.0) for arm in arms.NAMES),
+    ]
+    assert [len(x) for x in asked_and_earlier(changed)] == [2, 3]
     assert (found[1]["tokens"], found[1]["k"]) == (4, 1)
     assert kept(path) == list(range(9)) and evaluation.is_current(changed)
     said = capsys.readouterr().out
     assert "base main    main  accuracy" in said and "base main    short  accuracy" in said
     # Asked for again, they are there.
     evaluation.run(run)
-    assert [r["current"] for r in results(run)] == [True] * 3 + [False] * 2
+    assert [len(x) for x in asked_and_earlier(run)] == [3, 2]
 
 
 def test_what_our_clock_cuts_is_a_bound_and_made_when_there_is_time(run, capsys):
@@ -289,3 +299,20 @@ def test_a_file_that_was_trained_on_is_said(run, capsys):
 def test_a_missing_file_is_for_the_stage_to_say(run):
     run.config.problems.heldout = str(run.path / "gone.jsonl")
     assert not evaluation.is_current(run)
+
+
+def test_one_checkpoints_parameters_are_gone_when_the_next_ones_are_read(run, monkeypatch):
+    run.finish("sft", {"step": 0})  # no steps: it has the base model's parameters
+    run.config.eval.update({"checkpoints": ("base", "sft"), "samples": 1, "temperature": 0.5})
+    read_one, alive, read_names = policies.trained_params, [], []
+
+    def watched(run_, policy, checkpoint):
+        assert not any(leaf() for leaf in alive)
+        params = read_one(run_, policy, checkpoint)
+        alive[:] = map(weakref.ref, jax.tree.leaves(params))
+        read_names.append(checkpoint)
+        return params
+
+    monkeypatch.setattr(policies, "trained_params", watched)
+    evaluation.run(run)
+    assert alive and read_names == ["base", "base", "sft"]  # once for all arms; sft asks for base
