@@ -40,7 +40,7 @@ def run(run: workdir.Run, stage: str) -> None:
         state, at, began_s = progress.start(run, stage, policy, tx, saved)
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
         began = time.monotonic() - began_s
-        measure = validate.Measure(run, policy, players, stage, c, held)
+        measure = validate.Measure(run, policy, players, stage, c, held, saved.best_score)
         while at.step < c.steps:
             try:
                 run.notice.check()

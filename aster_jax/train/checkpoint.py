@@ -113,6 +113,11 @@ class Checkpoints:
         return _highest(self.steps, self._scores)
 
     @property
+    def best_score(self) -> float | None:
+        """The score of `best`, None where nothing has one."""
+        return None if self.best is None else self._scores[self.best]
+
+    @property
     def owed(self) -> bool:
         """Whether a save failed, and none has succeeded or is under way since."""
         return self._owed and not (self._thread is not None and self._thread.is_alive())

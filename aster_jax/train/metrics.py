@@ -22,7 +22,7 @@ def append(workdir: pathlib.Path, stage: str, step: int, time_s: float, values: 
         os.fsync(f.fileno())
 
 
-def rewind(workdir: pathlib.Path, stage: str, step: int) -> None:
+def rewind(workdir: pathlib.Path, stage: str, step: int) -> float:
     """Drop a stage's lines after `step`, and a half-written last line.
 
     Called when a stage resumes from the checkpoint of `step`: the steps after it are
@@ -30,8 +30,8 @@ def rewind(workdir: pathlib.Path, stage: str, step: int) -> None:
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
-        return
-    kept = []
+        return 0.0
+    kept, time_s = [], 0.0
     for line in path.read_text().split("\n"):
         try:
             record = json.loads(line)
@@ -39,7 +39,9 @@ def rewind(workdir: pathlib.Path, stage: str, step: int) -> None:
             continue  # an empty or torn last line
         if record["stage"] != stage or record["step"] <= step:
             kept.append(line)
+            time_s = record["time_s"] if record["stage"] == stage else time_s
     replace(path, "".join(line + "\n" for line in kept))
+    return time_s
 
 
 def replace(path: pathlib.Path, text: str) -> None:
