@@ -216,7 +216,7 @@ def test_what_the_verifier_lost_is_judged_and_not_made_again(run, monkeypatch):
 def test_what_stays_lost_is_said_counted_as_wrong_and_tried_at_the_next_start(run, capsys):
     lost = {"end": "infrastructure", "reward": 0.0}
     path = marked(run, lambda i, r: lost if i == 1 else {})
-    run.config.rollout.retries = 0  # nothing is asked again in this start
+    run.config.eval.deadline_s = 1e-9  # no time is left to ask again in this start
     evaluation.run(run)
     main = results(run)[0]
     assert (main["masked"], main["complete"], main["k"]) == (1, False, 3)
@@ -224,7 +224,8 @@ def test_what_stays_lost_is_said_counted_as_wrong_and_tried_at_the_next_start(ru
     said = capsys.readouterr().out
     assert "0 cut by time, 1 lost, asked for again at the next start" in said
     assert run.is_finished("eval") and not evaluation.is_current(run)
-    run.config.rollout.retries = 1
+    run.config.eval.deadline_s = 0.0
+    run.config.rollout.retries = 0
     evaluation.run(run)
     assert kept(path) == [0, *range(2, 9)] and evaluation.is_current(run)
 
