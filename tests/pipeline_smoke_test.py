@@ -60,7 +60,7 @@ def test_episodes_hold_real_calls(run):
 def test_results_compare_every_checkpoint_with_and_without_the_tool(run):
     results = json.loads((run[0] / "eval" / "results.json").read_text())
     assert [(r["checkpoint"], r["arm"]) for r in results] == [
-        (c, a) for c in ("base", "sft", "rl1", "rl2") for a in ("main", "no_tool")
+        (c, a) for c in ("base", "sft", "rl1", "rl2") for a in ("main", "no_tool", "think")
     ]
     for r in results:
         assert r["n_problems"] == 16 and r["k"] == 1

@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 
 from aster_jax import policy as policies
 from aster_jax import settings, types, workdir
@@ -185,8 +184,3 @@ def are_covered(config, wanted_: list[Arm], done: dict) -> bool:
     """
     known = done["arms"] if "arms" in done else {}
     return known == {arm.file: covered(config, arm, True) for arm in wanted_}
-
-
-def is_longer(now_s: float, before_s: float) -> bool:
-    """Whether a limit of time leaves more than another; 0 is no limit."""
-    return (now_s or math.inf) > (before_s or math.inf)

@@ -7,11 +7,12 @@ finished arm is asked for more samples, or once more for what the tool had lost.
 """
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterable
 
 from aster_jax import types
-from aster_jax.eval import arms, passk
+from aster_jax.eval import passk
 from aster_jax.rollout import journal, live
 
 Key = tuple[str, int]  # problem id and sample
@@ -69,13 +70,15 @@ class Episodes:
         self._take(records)
 
     def seal(self, asked: list[live.Request]) -> list[dict]:
-        """Write the file: what is asked, in its order, and then whatever else was there.
+        """Write the file, by problem in the order asked and by sample; problems and samples
+        that are there and not asked for stay, the problems last.
 
         Returns the records of what is asked.
         """
-        wanted = dict.fromkeys(k for k in map(_asked, asked) if k in self._known)
-        order = [*wanted, *(k for k in self._in_order if k not in wanted)]
-        order = list(dict.fromkeys([*order, *self._known]))
+        known = [*self._in_order, *self._known]
+        problems = dict.fromkeys([r.problem.id for r in asked] + [problem for problem, _ in known])
+        rank = {problem: i for i, problem in enumerate(problems)}
+        order = sorted(self._known, key=lambda key: (rank[key[0]], key[1]))
         if order != self._in_order or self._numbers():
             self._final.seal([self._known[k] for k in order])
             for number in self._numbers():
@@ -83,7 +86,7 @@ class Episodes:
             with contextlib.suppress(OSError):
                 self._parts.rmdir()
         self._in_order = order
-        return [self._known[k] for k in wanted]
+        return [self._known[k] for k in map(_asked, asked) if k in self._known]
 
     def _take(self, records: Iterable[dict]) -> list[dict]:
         """A later record supersedes an earlier one unless it knows less."""
@@ -98,7 +101,7 @@ class Episodes:
             return False
         record = self._known[key]
         pairs = zip(self._limits_s, record["limits_s"], strict=True)
-        return not (passk.is_cut(record) and any(arms.is_longer(*pair) for pair in pairs))
+        return not (passk.is_cut(record) and any(is_longer(*pair) for pair in pairs))
 
     def _ended(self, request) -> types.EndReason | None:
         return self._known[_asked(request)]["end"] if _asked(request) in self._known else None
@@ -115,6 +118,11 @@ def chunks(asked: list[live.Request], size: int) -> list[list[live.Request]]:
     """The requests in pieces of so many, in order; in one where size is 0."""
     size = size or max(len(asked), 1)
     return [asked[at : at + size] for at in range(0, len(asked), size)]
+
+
+def is_longer(now_s: float, before_s: float) -> bool:
+    """Whether a limit of time leaves more than another; 0 is no limit."""
+    return (now_s or math.inf) > (before_s or math.inf)
 
 
 def _worth(record: dict) -> int:

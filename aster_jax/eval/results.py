@@ -12,7 +12,7 @@ def entry(arm: arms.Arm, records: Sequence[dict], is_complete: bool, seed: int) 
     """The line of results.json: what was asked, and what came of it (`passk.summarise`).
 
     `complete` is False while something is lost: what it would have been is then between
-    avg_at_k and avg_upper. `current` tells it from the entries of earlier settings.
+    avg_at_k and avg_upper.
     """
     c = arm.section
     return {
@@ -30,7 +30,6 @@ def entry(arm: arms.Arm, records: Sequence[dict], is_complete: bool, seed: int) 
         "file": arm.file,
         "samples": c.samples,
         "complete": is_complete,
-        "current": True,
         **passk.summarise(records, seed),
     }
 
@@ -56,10 +55,14 @@ class Book:
         return self._entries[arm.file]
 
     def results(self) -> list[dict]:
-        """What results.json holds: the arms that are asked for, then those of earlier settings."""
-        files = [arm.file for arm in self._wanted if arm.file in self._entries]
-        earlier = [{**e, "current": False} for f, e in self._entries.items() if f not in files]
-        return [*(self._entries[file] for file in files), *earlier]
+        """What results.json holds: the arms that are asked for, then those of earlier settings
+        as they were."""
+        files = [file for file in self.asked() if file in self._entries]
+        return [self._entries[file] for file in dict.fromkeys([*files, *self._entries])]
+
+    def asked(self) -> list[str]:
+        """What asked.json holds: the files of the arms that the config asks for."""
+        return [arm.file for arm in self._wanted]
 
     def differences(self) -> list[dict]:
         """What differences.json holds: each checkpoint against every later one, paired over

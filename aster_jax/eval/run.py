@@ -34,6 +34,7 @@ def run(run: workdir.Run) -> None:
     path = run.directory("eval") / "results.json"
     before = json.loads(path.read_text()) if path.exists() else []
     book = results.Book(wanted, before, run.config.seed)
+    _write(path.with_name("asked.json"), book.asked())
     for how, by_checkpoint in arms.by_players(wanted):
         with contextlib.ExitStack() as stack:
             # Called, and the tool started, only where something is to be made.
@@ -115,12 +116,14 @@ def _make(run, policy, players, params, arm, asked, had):
             for s, r in zip(scored, requests, strict=True)
         ])  # fmt: skip
 
+    # What an earlier start has lost is asked for once more, whatever the number of retries.
+    rounds = rollout.retries + bool(had.lost(asked) or had.unjudged(asked))
     size = CHUNK * rollout.slots if rollout.lockstep else 0
     for chunk in episodes.chunks(had.unfiled(asked), size):
         missing = had.missing(chunk)
         if missing:
             play(chunk if rollout.lockstep else missing)
-    for _ in range(rollout.retries):
+    for _ in range(rounds):
         if time.monotonic() - began >= (arm.limits_s[1] or float("inf")):
             return  # what would be asked now could only be cut
         _judge_again(run, players, had, asked)

@@ -18,7 +18,7 @@ _METRIC_KEYS = ("stage", "step", "time_s")
 _RESULT_KEYS = (
     "checkpoint", "step", "evaluation", "arm", "heldout", "tokens", "turn_tokens",
     "context_tokens", "max_calls", "temperature", "top_p", "file", "samples", "complete",
-    "current", "n_problems", "k", "masked", "cut", "avg_at_k", "avg_low", "avg_high",
+    "n_problems", "k", "masked", "cut", "avg_at_k", "avg_low", "avg_high",
     "avg_upper", "pass_at_k", "pass_low", "pass_high", "pass_curve", "maj_at_k", "calls_mean",
     "calls_low", "calls_high", "by_family", "end", "call_status", "tokens_mean",
 )
@@ -70,8 +70,9 @@ def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
     metrics = list(_lines(workdir / "metrics.jsonl", _METRIC_KEYS))
     all_results = _entries(workdir / "eval" / "results.json", _RESULT_KEYS)
     differences = _entries(workdir / "eval" / "differences.json", _DIFFERENCE_KEYS)
-    results = [r for r in all_results if r["current"]]
-    earlier = [r for r in all_results if not r["current"]]
+    asked = _whole(workdir / "eval" / "asked.json") or []
+    results = [r for r in all_results if r["file"] in asked]
+    earlier = [r for r in all_results if r["file"] not in asked]
     eval_rows, shown = [], []
     for result in results:
         rows, some = _episodes([workdir / result["file"]], trajectories, result)

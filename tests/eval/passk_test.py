@@ -2,6 +2,8 @@
 
 import itertools
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -245,3 +247,29 @@ def test_a_difference_counts_common_problems_and_lower_bounds():
     assert (found["low"], found["high"]) == (-w, w)
     with pytest.raises(ValueError, match="no problem is in both"):
         passk.difference(before[2:], after, 0)
+
+
+SAID = st.one_of(
+    st.sampled_from(["\\boxed{5}", "\\boxed{05}", "\\boxed{}", "\\boxed{7", "5", "<think>"]),
+    st.text(max_size=20),
+)
+
+
+@hypothesis.given(
+    st.lists(st.tuples(SAID, SAID, st.booleans(), st.sampled_from(["", "\\boxed{"])), min_size=1),
+    st.randoms(use_true_random=False),
+)
+@hypothesis.settings(deadline=None, max_examples=100)
+def test_any_text_is_a_vote_or_none_in_any_order_and_whatever_was_asked(samples, random):
+    records = [
+        record("a", i, float(is_right), opener=opener, spans=[
+            {"kind": "prompt", "text": given}, {"kind": "model", "text": written},
+        ])
+        for i, (given, written, is_right, opener) in enumerate(samples)
+    ]  # fmt: skip
+    first = passk.summarise(records, 0)
+    assert 0 <= first["maj_at_k"] <= 1
+    assert first["avg_at_k"] <= first["avg_upper"] and first["maj_at_k"] <= first["pass_at_k"]
+    asked_otherwise = [{**r, "spans": [ASKS_FOR_A_BOX, r["spans"][1]]} for r in records]
+    random.shuffle(asked_otherwise)
+    assert passk.summarise(asked_otherwise, 0)["maj_at_k"] == first["maj_at_k"]

@@ -85,6 +85,7 @@ def write(workdir: pathlib.Path, rl_steps: int = 12, problems: int = 12) -> path
             episodes = _evaluated(checkpoint, arm, right, problems)
             put_lines(workdir / results[-1]["file"], episodes)
     put(workdir / "eval" / "results.json", json.dumps(results))
+    put(workdir / "eval" / "asked.json", json.dumps([r["file"] for r in results]))
     put(workdir / "eval" / "differences.json", json.dumps(differences(problems)))
     return workdir
 
@@ -161,7 +162,7 @@ def result(checkpoint: str, arm: str, right: float, calls: float, problems: int)
         "heldout": "generated", "tokens": 384, "turn_tokens": 64, "context_tokens": 512,
         "max_calls": 8 * (arm == "main"), "temperature": 1.0, "top_p": 1.0,
         "file": f"eval/{checkpoint}_main_{arm}_00000000.jsonl", "samples": 1, "complete": True,
-        "current": True, "n_problems": problems, "k": 1, "masked": 0, "cut": 0,
+        "n_problems": problems, "k": 1, "masked": 0, "cut": 0,
         "avg_at_k": right, "avg_low": low, "avg_high": high, "avg_upper": right,
         "pass_at_k": right, "pass_low": low, "pass_high": high,
         "pass_curve": [[1, right, low, high]], "maj_at_k": right,

@@ -99,7 +99,7 @@ def test_a_result_counts_its_own_samples_of_its_own_problems(tmp_path):
 
 def test_results_of_earlier_settings_stand_apart(tmp_path):
     made_run.write(tmp_path)
-    now, before = made_run.result("rl2", "main", 0.5, 2.0, 12), {"current": False, "tokens": 64}
+    now, before = made_run.result("rl2", "main", 0.5, 2.0, 12), {"file": "x.jsonl", "tokens": 64}
     made_run.put(tmp_path / "eval" / "results.json", json.dumps([now, now | before]))
     found = records.read(tmp_path, 6)
     assert ([r["tokens"] for r in found.results], found.earlier[0]["tokens"]) == ([384], 64)
@@ -108,8 +108,8 @@ def test_results_of_earlier_settings_stand_apart(tmp_path):
 
 def test_episodes_of_other_evaluations_are_seen_once_or_twice(tmp_path):
     made_run.write(tmp_path)
-    other = made_run.result("rl2", "main", 0.5, 2.0, 12) | {"evaluation": "cool", "file": "x.jsonl"}
+    other = made_run.result("rl2", "main", 0.5, 2.0, 12) | {"evaluation": "cool"}
     made_run.put(tmp_path / "eval" / "results.json", json.dumps([other]))
-    made_run.put_lines(tmp_path / "x.jsonl", [made_run.episode(evaluation="cool")] * 12)
+    made_run.put_lines(tmp_path / EPISODES, [made_run.episode(evaluation="cool")] * 12)
     shown = [r for r in records.read(tmp_path, 6).shown if r["stage"] == "eval"]
     assert [r["evaluation"] for r in shown] == ["cool"]

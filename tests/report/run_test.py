@@ -70,7 +70,7 @@ def test_further_evaluations_and_earlier_settings_have_tables_of_their_own(tmp_p
     path = made_run.write(tmp_path)
     made = [made_run.result("rl2", "main", 0.5, 2.0, 12) | {"pass_curve": [[1, 0.5, 0.4, 0.6]] * 2}]
     made.append(made[0] | {"evaluation": "cool", "k": 2})
-    made.append(made[0] | {"current": False, "tokens": 64})
+    made.append(made[0] | {"file": "x.jsonl", "tokens": 64})
     made_run.put(path / "eval" / "results.json", json.dumps(made))
     report.write(path, 6)
     text = (path / "report" / "summary.txt").read_text()
