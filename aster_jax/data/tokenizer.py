@@ -309,10 +309,10 @@ def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:
     for name in control:
         if not ids.isdisjoint(plain.encode(name, add_special_tokens=False).ids):
             raise InputError(f"{origin}: the text {name!r} cannot be told from its control token")
-    eos_id = _named_id(chosen, "eos_token", control, (END_OF_TURN, "<|endoftext|>", "</s>"))
+    eos_id = _named_id(origin, chosen, "eos_token", control, (END_OF_TURN, "<|endoftext|>", "</s>"))
     if eos_id is None:
         raise InputError(f"{origin}: no end-of-sequence token known; set eos_token in its config")
-    pad_id = _named_id(chosen, "pad_token", control, ("<|endoftext|>", "<pad>"))
+    pad_id = _named_id(origin, chosen, "pad_token", control, ("<|endoftext|>", "<pad>"))
     return BpeTokenizer(
         vocab_size=max(full.get_vocab(with_added_tokens=True).values()) + 1,
         pad_id=eos_id if pad_id is None else pad_id,
@@ -320,12 +320,12 @@ def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:
     )  # fmt: skip
 
 
-def _named_id(chosen: dict, key: str, control: dict, otherwise: tuple) -> int | None:
+def _named_id(origin, chosen: dict, key: str, control: dict, otherwise: tuple) -> int | None:
     """The id of the token a config names, else of the first customary one that exists."""
     if key in chosen and chosen[key] is not None:
         name = chosen[key]["content"] if isinstance(chosen[key], dict) else chosen[key]
         if name not in control:
-            raise InputError(f"{key}={name!r} is not among the tokenizer's added tokens")
+            raise InputError(f"{origin}: {key}={name!r} is not among its added tokens")
         return control[name]
     return next((control[n] for n in otherwise if n in control), None)
 

@@ -39,9 +39,9 @@ class SafetensorsArchive:
         names = [single.name] if where is None else sorted(set(where.values()))
         self._slices, self.shapes, self.origin = {}, {}, str(directory)
         self._files, self._skipped = [], set()
+        for name in names if where is not None else ():
+            _check_beside(directory, name, index)
         for name in names:
-            if where is not None:
-                _check_beside(directory, name, index)
             opened = _open_safetensors(directory / name)
             self._files.append(opened)
             self._add(opened, directory / name, where, index)

@@ -156,8 +156,11 @@ def _place(entry: convert.Entry, cfg, opened, sharding) -> jax.Array:
     dtype = jnp.dtype(cfg.param_dtype)
     for bounds, devices in holders.items():
         index = tuple(slice(*b) for b in bounds)
-        block = convert.read_block(entry, cfg, opened.kind, opened.read, index, dtype,
-                                   opened.permuted)  # fmt: skip
+        try:
+            block = convert.read_block(entry, cfg, opened.kind, opened.read, index, dtype,
+                                       opened.permuted)  # fmt: skip
+        except InputError as error:
+            raise InputError(f"{opened.origin}: {error}") from error
         for device in devices:
             parts[device] = jax.device_put(block, device)
         # The copy must be done before the block is dropped for the next one.
