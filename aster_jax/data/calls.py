@@ -21,6 +21,7 @@ TOOL = {
     },
 }
 TOOL_NAME = TOOL["function"]["name"]
+NO_JSON = "the tool call is not valid JSON"
 
 
 def message(text_before: str, code: str, reasoning: str | None = None) -> dict:
@@ -34,12 +35,13 @@ def read(text: str) -> tuple[str, str]:
     """(code, "") of a call's JSON, or ("", reason) when it carries none that may be run.
 
     The schema is strict: exactly the known function with exactly one string argument, so
-    that nothing the model adds (a time limit, a language) can reach the tool.
+    that nothing the model adds (a time limit, a language) can reach the tool. Only a string
+    may hold raw newlines and tabs, which JSON would have escaped: their meaning is plain.
     """
     try:
-        call = json.loads(text, object_pairs_hook=_unique_keys)
+        call = json.loads(text, object_pairs_hook=_unique_keys, strict=False)
     except (ValueError, RecursionError):  # model-written text: a value, not a failure
-        return "", "the tool call is not valid JSON"
+        return "", NO_JSON
     if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
         return "", 'the tool call is not an object with exactly "name" and "arguments"'
     if call["name"] != TOOL_NAME:

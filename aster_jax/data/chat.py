@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from aster_jax.data import calls
+from aster_jax.data import messages as shapes
 from aster_jax.data import template as templates
 from aster_jax.data import tokenizer as tokenizers
 from aster_jax.errors import InputError
@@ -79,7 +80,8 @@ def render(
     That is an assistant turn's body and its `<|im_end|>`: neither the header, nor a think
     opener that the prompt gives, nor the newline after `<|im_end|>`. Messages are dicts
     with `role` (system, user, assistant, tool) and `content`; an assistant's may have
-    `reasoning_content` and `tool_calls`. `tools` is a list of schemas or None.
+    `reasoning_content` and `tool_calls` (`data/messages.py` has all the shapes). `tools` is
+    a list of schemas or None. Raises ValueError naming the message that cannot be written.
     """
     pieces = _pieces(messages, tools, style, add_generation_prompt)
     return _encode(pieces, tokenizer)
@@ -115,7 +117,8 @@ def tool_ids(text: str, tokenizer, style: str) -> list[int]:
 
 def assistant_ids(message: dict, tokenizer, style: str) -> list[int]:
     """The ids that a policy would have sampled to produce this assistant message."""
-    return _encode([p for p in _assistant(message, style) if p.sampled], tokenizer)[0]
+    pieces = _assistant(shapes.read_one(message, "the message"), style)
+    return _encode([p for p in pieces if p.sampled], tokenizer)[0]
 
 
 def opener_ids(text: str, tokenizer, style: str) -> list[int]:
@@ -169,8 +172,8 @@ def template(style: str) -> str:
 
 def _pieces(messages, tools, style, add_generation_prompt) -> list[_Piece]:
     _check(style)
-    pieces, rest = [], list(messages)
-    system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else None
+    pieces, rest = [], shapes.read(messages)
+    system = rest.pop(0).content if rest and rest[0].role == "system" else None
     if tools:
         pieces += [_given(f"{_START}system\n")]
         pieces += [_plain(system), _given("\n\n")] if system is not None else []
@@ -180,18 +183,15 @@ def _pieces(messages, tools, style, add_generation_prompt) -> list[_Piece]:
         pieces += _turn("system", system)
     results = []
     for i, message in enumerate(rest):
-        if message["role"] == "tool":
-            results.append(message["content"])
-            if i + 1 == len(rest) or rest[i + 1]["role"] != "tool":
+        if message.role == "tool":
+            results.append(message.content)
+            if i + 1 == len(rest) or rest[i + 1].role != "tool":
                 pieces += [*_tool_turn(results), _given("\n")]
                 results = []
-        elif message["role"] == "assistant":
+        elif message.role == "assistant":
             pieces += [*_assistant(message, style), _given("\n")]
-        elif message["role"] in ("user", "system"):
-            pieces += _turn(message["role"], message["content"])
         else:
-            raise InputError(f"message {i} has role {message['role']!r}; known are system, "
-                             "user, assistant, tool")  # fmt: skip
+            pieces += _turn(message.role, message.content)
     return pieces + (_opening(style) if add_generation_prompt else [])
 
 
@@ -219,7 +219,7 @@ def _opening(style):
     return [_given(f"{_START}assistant\n{opener}")]
 
 
-def _assistant(message, style) -> list[_Piece]:
+def _assistant(message: shapes.Message, style) -> list[_Piece]:
     """Header, then the sampled body up to `<|im_end|>` (the separator is not included)."""
     thought, content = _split_thought(message)
     body = []
@@ -230,14 +230,10 @@ def _assistant(message, style) -> list[_Piece]:
     else:
         shown = content
     body.append((shown, False))
-    calls = message["tool_calls"] if "tool_calls" in message else None
-    for i, call in enumerate(calls or ()):
-        call = call["function"] if "function" in call else call
-        given = call["arguments"]
-        arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    for i, call in enumerate(message.calls):
         body.append(("\n" if i or content else "", True))
         body.append((f"{_CALL}\n", True))
-        body.append((f'{{"name": "{call["name"]}", "arguments": {arguments}}}', False))
+        body.append((f'{{"name": "{call.name}", "arguments": {call.arguments}}}', False))
         body.append((f"\n{_END_CALL}", True))
     body.append((_END, True))
     return [*_opening(style), *(_Piece(text, tags, sampled=True) for text, tags in body)]
@@ -245,9 +241,9 @@ def _assistant(message, style) -> list[_Piece]:
 
 def _split_thought(message) -> tuple[str, str]:
     """Reasoning and content, whether the reasoning is a field or a block in the content."""
-    content = message["content"] or ""
-    if "reasoning_content" in message and message["reasoning_content"] is not None:
-        return message["reasoning_content"], content
+    content = message.content
+    if message.thought is not None:
+        return message.thought, content
     if _END_THINK not in content:
         return "", content
     thought = content.split(_END_THINK)[0].rstrip("\n").split(_THINK)[-1].lstrip("\n")
@@ -304,17 +300,20 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
     """Read one sampled turn, with or without its stop id.
 
     Tags count as such when they are control ids (or, if the vocabulary has no such control
-    token, when spelled out). A tag inside a think block is not a call.
+    token, when spelled out). A tag inside a think block is not a call. A think tag that
+    follows text and that nothing closes opens no block: the turn speaks of the tag.
     """
     ids = list(ids)
     if ids and ids[-1] in stop_ids(tokenizer, style):
         ids.pop()
     shown, call, thinking = "", None, style == "qwen3_thinking_2507"
     closed = False
-    for text, is_tag in _tagged(ids, tokenizer):
+    parts = _tagged(ids, tokenizer)
+    last_close = max((i for i, part in enumerate(parts) if part == (_END_THINK, True)), default=-1)
+    for i, (text, is_tag) in enumerate(parts):
         if call is not None:
             call.append((text, is_tag))
-        elif is_tag and text == _THINK:
+        elif is_tag and text == _THINK and (i < last_close or not shown.strip()):
             thinking = True
         elif is_tag and text == _END_THINK:
             shown, thinking = "", False
@@ -357,17 +356,25 @@ def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:
 
 
 def _parse_call(before: str, parts: list[tuple[str, bool]]) -> Turn:
-    """The parts after the opening tag: exactly one call, then nothing but white space."""
+    """The parts after the opening tag: exactly one call, then nothing but white space.
+
+    A tag inside a string of the call's JSON is text of that string, so the closing tag that
+    counts is the first one with whole JSON before it, else the last.
+    """
 
     def malformed(reason):
         return Turn("malformed", before, reason=reason)
 
+    ends = [i for i, part in enumerate(parts) if part == (_END_CALL, True)]
+    for end in dict.fromkeys([*ends[:1], *ends[-1:]]):
+        code, reason = calls.read("".join(text for text, _ in parts[:end]))
+        after = "".join(text for text, _ in parts[end + 1 :]).strip()
+        if reason != calls.NO_JSON and not after:
+            return malformed(reason) if reason else Turn("call", before, code=code)
+        if reason != calls.NO_JSON:
+            break
     if (_CALL, True) in parts:
         return malformed("only one tool call is allowed per turn")
-    if (_END_CALL, True) not in parts:
+    if not ends:
         return malformed(f"{_CALL} is not closed with {_END_CALL}")
-    end = parts.index((_END_CALL, True))
-    if "".join(text for text, _ in parts[end + 1 :]).strip():
-        return malformed("there is text after the tool call")
-    code, reason = calls.read("".join(text for text, _ in parts[:end]))
-    return malformed(reason) if reason else Turn("call", before, code=code)
+    return malformed("there is text after the tool call" if after else reason)

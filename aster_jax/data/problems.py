@@ -18,12 +18,14 @@ import pyarrow
 import pyarrow.parquet
 
 from aster_jax import types
+from aster_jax.data import golds, messages
 from aster_jax.errors import InputError
 
 _INSTRUCTION = re.compile(
     r"please reason step by step,? and put your final answer within \\boxed\{\}\.?"
     r"|solve the following math problem step by step\.?", re.IGNORECASE,
 )  # fmt: skip
+_SYSTEM = "would be lost: put what it says into the question, or remove it"
 MIN_CONTAINED = 50  # letters and digits from which a question inside another is a copy
 
 
@@ -45,8 +47,9 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
     if not rows:
         raise InputError(f"{path} holds no problems; give a file with at least one")
     found, first_row, answers, ids = [], {}, {}, {}
+    float_fields = golds.float_fields([record for _, record in rows])
     for row, record in rows:
-        problem = _problem(record, path, row)
+        problem = _problem(record, path, row, float_fields)
         if problem.question in first_row:
             first = first_row[problem.question]
             if answers[problem.question] != problem.answer:
@@ -92,7 +95,9 @@ def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:
             if not isinstance(records, list):
                 raise InputError(f"{path} is not a JSON list of problems")
             return list(enumerate(records, 1))
-    except (pyarrow.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as e:
+    except InputError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
         raise InputError(f"{path} cannot be read as {path.suffix}: {e}") from e
     if path.suffix != ".jsonl":
         raise InputError(f"{path} is neither .jsonl, .json nor .parquet; convert it to one")
@@ -101,23 +106,26 @@ def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:
         if line.strip():
             try:
                 rows.append((row, json.loads(line)))
-            except json.JSONDecodeError as e:
+            except (ValueError, RecursionError) as e:
                 raise InputError(f"{path} row {row} is not JSON: {e}") from e
     return rows
 
 
-def _problem(record, path: pathlib.Path, row: int) -> types.Problem:
+def _problem(record, path: pathlib.Path, row: int, float_fields) -> types.Problem:
     where = f"{path} row {row}"
     if not isinstance(record, dict):
         raise InputError(f"{where} is not an object with fields: {str(record)[:60]!r}")
     question = _question(record, where)
+    answer = golds.of(record, where, float_fields)
+    if any("\ud800" <= c <= "\udfff" for c in question + answer):
+        raise InputError(f"{where} holds half of a surrogate pair, which is no character")
     own = _own_id(record)
     digest = hashlib.sha256(question.encode()).hexdigest()[:12]
     family = next((record[f] for f in ("family", "data_source") if _is_text(record, f)), path.stem)
     return types.Problem(
         id=f"{path.stem}/{digest if own is None else own}",
         question=question,
-        answer=_answer(record, where),
+        answer=answer,
         family=family,
     )
 
@@ -127,16 +135,15 @@ def _is_text(record: dict, field: str) -> bool:
 
 
 def _question(record: dict, where: str) -> str:
-    """The verl prompt exactly as it is (its newlines belong to it), else the plain field."""
-    if "prompt" in record and not isinstance(record["prompt"], str):
-        users = [
-            m["content"]
-            for m in record["prompt"] or ()
-            if isinstance(m, dict) and {"role", "content"} <= set(m) and m["role"] == "user"
-        ]
-        if len(users) != 1 or not isinstance(users[0], str) or not users[0].strip():
-            raise InputError(f"{where}: field 'prompt' must hold exactly one user message")
-        return users[0]
+    """The verl prompt exactly as it is (its newlines belong to it), else the plain field.
+
+    A problem is a question alone: a row whose prompt says more than its user is refused.
+    """
+    for field in ("system", "system_prompt", "system_message", "instruction"):
+        if _is_text(record, field):
+            raise InputError(f"{where}: field {field!r} ({record[field]!r:.60}) {_SYSTEM}")
+    if "prompt" in record and not isinstance(record["prompt"], str | None):
+        return _from_prompt(record["prompt"], where)
     for field in ("problem", "question", "prompt"):
         if _is_text(record, field):
             return record[field].strip()
@@ -146,29 +153,23 @@ def _question(record: dict, where: str) -> str:
     )
 
 
-def _answer(record: dict, where: str) -> str:
-    """The gold answer as text, from whichever field the format keeps it in."""
-    reward_model = record["reward_model"] if "reward_model" in record else None
-    if isinstance(reward_model, dict) and "ground_truth" in reward_model:
-        field, value = "reward_model.ground_truth", reward_model["ground_truth"]
-    else:
-        field = next((f for f in ("answer", "final_answer", "expected_answer") if f in record), "")
-        if not field:
-            raise InputError(
-                f"{where} has no answer; add a field 'answer' or 'reward_model.ground_truth', "
-                "or remove the row: a problem without an answer cannot be rewarded"
-            )
-        value = record[field]
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise InputError(f"{where}: field {field!r} must be text or a number, got {value!r:.60}")
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
-    text = str(value)
-    if "#### " in text:
-        text = text.rsplit("#### ", 1)[-1].replace(",", "")
-    if not text.strip():
-        raise InputError(f"{where}: field {field!r} is empty; fill it in or remove the row")
-    return text.strip()
+def _from_prompt(prompt, where: str) -> str:
+    where = f"{where}: field 'prompt'"
+    if not isinstance(prompt, list):
+        raise InputError(f"{where} is {prompt!r:.60}, not text or a list of messages")
+    users = []
+    for i, message in enumerate(prompt):
+        read = messages.read_one(message, f"{where}, message {i}")
+        if read.role == "user":
+            users.append(read.content)
+        elif read.role == "system" and read.content.strip():
+            raise InputError(f"{where} has a system message ({read.content!r:.60}), which {_SYSTEM}")
+        elif read.role != "system":
+            raise InputError(f"{where} must hold exactly one user message; message {i} is "
+                             f"a turn of role {read.role!r}")  # fmt: skip
+    if len(users) != 1 or not users[0].strip():
+        raise InputError(f"{where} must hold exactly one user message")
+    return users[0]
 
 
 def _own_id(record: dict) -> str | None:

@@ -8,10 +8,22 @@ always seen them, so an export carries this one.
 _NAME = "{#- aster_jax chat template, thoughts of all turns kept: %s -#}\n"
 # One turn of each kind as `chat._pieces` writes it. What depends on the style is set before.
 _BODY = r"""
+{%- macro text(content) %}
+    {%- if content is string %}
+        {{- content }}
+    {%- else %}
+        {%- for part in content or [] %}
+            {%- if part.text is not string %}
+                {{- raise_exception('only parts of type text can be read') }}
+            {%- endif %}
+            {{- part.text }}
+        {%- endfor %}
+    {%- endif %}
+{%- endmacro %}
 {%- if tools %}
     {{- '<|im_start|>system\n' }}
     {%- if messages[0].role == 'system' %}
-        {{- messages[0].content + '\n\n' }}
+        {{- text(messages[0].content) + '\n\n' }}
     {%- endif %}
     {{- BEFORE_TOOLS }}
     {%- for tool in tools %}
@@ -20,16 +32,18 @@ _BODY = r"""
     {%- endfor %}
     {{- AFTER_TOOLS + '<|im_end|>\n' }}
 {%- elif messages[0].role == 'system' %}
-    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+    {{- '<|im_start|>system\n' + text(messages[0].content) + '<|im_end|>\n' }}
 {%- endif %}
 {%- for message in messages %}
-    {%- set content = message.content if message.content is string else '' %}
+    {%- set content = text(message.content) %}
     {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
         {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}
     {%- elif message.role == 'assistant' %}
         {%- set thought = '' %}
         {%- if message.reasoning_content is string %}
-            {%- set thought = message.reasoning_content %}
+            {%- set thought = message.reasoning_content or message.reasoning or '' %}
+        {%- elif message.reasoning is string %}
+            {%- set thought = message.reasoning %}
         {%- elif '</think>' in content %}
             {%- set thought = content.split('</think>')[0].rstrip('\n') %}
             {%- set thought = thought.split('<think>')[-1].lstrip('\n') %}

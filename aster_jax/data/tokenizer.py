@@ -18,6 +18,7 @@ from typing import Protocol
 import sentencepiece
 import tokenizers
 
+from aster_jax.data import files
 from aster_jax.errors import InputError
 
 END_OF_TURN = "<|im_end|>"
@@ -151,8 +152,9 @@ def load(path) -> Tokenizer:
     if not path.exists():
         raise InputError(f"tokenizer file {path} does not exist")
     if path.suffix == ".json":
-        return _from_json(path.read_text(encoding="utf-8"), _settings(path), str(path))
-    return _from_proto(path.read_bytes(), str(path))
+        settings = _whole(f"the tokenizer_config.json of {path}", _settings, path)
+        return _whole(str(path), _from_json, files.read_text(path), settings, str(path))
+    return _whole(str(path), _from_proto, files.read_bytes(path), str(path))
 
 
 def chat_template(tokenizer: Tokenizer) -> str | None:
@@ -162,17 +164,21 @@ def chat_template(tokenizer: Tokenizer) -> str | None:
     settings = json.loads(tokenizer.settings)
     found = settings["chat_template"] if "chat_template" in settings else None
     if isinstance(found, list):  # several named templates
-        named = {entry["name"]: entry["template"] for entry in found}
-        found = named["default"] if "default" in named else None
+        named = [e["template"] for e in found if {"name": "default"}.items() <= e.items()]
+        found = named[0] if named else None
     return found
 
 
 def from_gguf(fields: Mapping, path) -> BpeTokenizer:
     """The BPE tokenizer of a GGUF header (pre-tokenisers smollm, qwen2 and gpt-2).
 
-    `fields` maps header keys to values; `path` is for messages.
+    `fields` maps header keys to values; `path` is for messages. Raises ValueError for a
+    vocabulary of another kind, or one that is damaged.
     """
+    return _whole(str(path), _from_fields, fields, path)
 
+
+def _from_fields(fields: Mapping, path) -> BpeTokenizer:
     def read(key):
         if key not in fields:
             raise InputError(f"{path} has no {key}; it is not a GGUF file with a BPE vocabulary")
@@ -190,16 +196,23 @@ def from_gguf(fields: Mapping, path) -> BpeTokenizer:
     )
     whole.normalizer, whole.pre_tokenizer = _splitter(read("tokenizer.ggml.pre"), path)
     whole.decoder = tokenizers.decoders.ByteLevel()
-    for name, kind in zip(names, kinds, strict=True):
-        if kind in (3, 4):  # control, user defined
-            whole.add_special_tokens([tokenizers.AddedToken(name, special=kind == 3)])
-    eos = read("tokenizer.ggml.eos_token_id")
-    pad = read("tokenizer.ggml.padding_token_id") if "tokenizer.ggml.padding_token_id" in fields \
-        else eos
+    whole.add_special_tokens([
+        tokenizers.AddedToken(name, special=kind == 3)
+        for name, kind in zip(names, kinds, strict=True)
+        if kind in (3, 4)  # control, user defined
+    ])  # fmt: skip
+
+    def name_of(key):
+        i = read(key)
+        if not isinstance(i, int) or not 0 <= i < len(names):
+            raise InputError(f"{path}: {key}={i!r:.40} is none of the {len(names)} tokens")
+        return names[i]
+
+    eos, pad = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.padding_token_id"
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": names[eos],
-        "pad_token": names[pad],
+        "eos_token": name_of(eos),
+        "pad_token": name_of(pad if pad in fields else eos),
     }
     if "tokenizer.chat_template" in fields:
         settings["chat_template"] = read("tokenizer.chat_template")
@@ -246,21 +259,45 @@ def train_sentencepiece(
     return made
 
 
+def _whole(origin: str, make, *given):
+    """`make(*given)`, and whatever it raises at a damaged file as one error that names it.
+
+    The libraries under it promise nothing: they raise bare exceptions, among others.
+    """
+    try:
+        return make(*given)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{origin} is damaged or of a kind that is not known ({error!r:.300})"
+                         ) from error  # fmt: skip
+
+
 def _settings(path) -> str:
     """The tokenizer_config.json beside a tokenizer.json, with a chat template in its own file.
 
     Newer checkpoints keep the template apart; put together, the two travel together.
     """
     config, template = path.with_name("tokenizer_config.json"), path.with_name(TEMPLATE_FILE)
-    settings = config.read_text(encoding="utf-8") if config.exists() else "{}"
+    settings = files.read_text(config) if config.exists() else "{}"
+    chosen = files.parse_object(settings, config)
     if not template.exists():
         return settings
-    chosen = {**json.loads(settings), "chat_template": template.read_text(encoding="utf-8")}
-    return json.dumps(chosen, indent=2, ensure_ascii=False)
+    return json.dumps({**chosen, "chat_template": files.read_text(template)}, indent=2,
+                      ensure_ascii=False)  # fmt: skip
+
+
+def _check_template(chosen: dict, origin):
+    """A chat template is a text, or several of them by name."""
+    found = chosen["chat_template"] if "chat_template" in chosen else None
+    for text in [e["template"] for e in found] if isinstance(found, list) else [found]:
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{origin}: chat_template is {text!r:.60}, not a text")
 
 
 def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:
-    parsed, chosen = json.loads(source), json.loads(settings)
+    parsed, chosen = files.parse_object(source, origin), json.loads(settings)
+    _check_template(chosen, origin)
     full = tokenizers.Tokenizer.from_str(source)
     full.no_truncation()
     full.no_padding()
@@ -268,13 +305,14 @@ def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:
     # With no added tokens there is nothing that the library would match inside a text.
     parsed.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
     plain = tokenizers.Tokenizer.from_str(json.dumps(parsed))
+    ids = set(control.values())
     for name in control:
-        if set(plain.encode(name, add_special_tokens=False).ids) & set(control.values()):
+        if not ids.isdisjoint(plain.encode(name, add_special_tokens=False).ids):
             raise InputError(f"{origin}: the text {name!r} cannot be told from its control token")
-    eos_id = _named_id(chosen, "eos_token", control, (END_OF_TURN, "<|endoftext|>", "</s>"))
+    eos_id = _named_id(origin, chosen, "eos_token", control, (END_OF_TURN, "<|endoftext|>", "</s>"))
     if eos_id is None:
         raise InputError(f"{origin}: no end-of-sequence token known; set eos_token in its config")
-    pad_id = _named_id(chosen, "pad_token", control, ("<|endoftext|>", "<pad>"))
+    pad_id = _named_id(origin, chosen, "pad_token", control, ("<|endoftext|>", "<pad>"))
     return BpeTokenizer(
         vocab_size=max(full.get_vocab(with_added_tokens=True).values()) + 1,
         pad_id=eos_id if pad_id is None else pad_id,
@@ -282,12 +320,12 @@ def _from_json(source: str, settings: str, origin: str) -> BpeTokenizer:
     )  # fmt: skip
 
 
-def _named_id(chosen: dict, key: str, control: dict, otherwise: tuple) -> int | None:
+def _named_id(origin, chosen: dict, key: str, control: dict, otherwise: tuple) -> int | None:
     """The id of the token a config names, else of the first customary one that exists."""
     if key in chosen and chosen[key] is not None:
         name = chosen[key]["content"] if isinstance(chosen[key], dict) else chosen[key]
         if name not in control:
-            raise InputError(f"{key}={name!r} is not among the tokenizer's added tokens")
+            raise InputError(f"{origin}: {key}={name!r} is not among its added tokens")
         return control[name]
     return next((control[n] for n in otherwise if n in control), None)
 

@@ -16,11 +16,14 @@ import pyarrow
 import pyarrow.parquet
 
 from aster_jax import types
-from aster_jax.data import chat
+from aster_jax.data import calls, chat
 from aster_jax.demos import curate
 from aster_jax.errors import InputError
 
 FAMILY = "sharegpt"
+_ROLES = ("user", "function", "tool", "assistant")
+# In an answer's text these would be read as markup when it is rendered, and cut it short.
+_STRAY = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _THOUGHT = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
@@ -43,15 +46,18 @@ def load(path: str | pathlib.Path) -> tuple[list[curate.Transcript], list[Skippe
         raise InputError(f"demonstration file {path} does not exist; check demos.source")
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as e:
+    except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise InputError(f"{path} cannot be read as parquet: {e}") from e
     if "conversations" not in table.column_names:
         raise InputError(
             f"{path} has no column 'conversations' (columns: {', '.join(table.column_names)})"
         )
     transcripts, skipped = [], []
-    for row, turns in enumerate(table.column("conversations").to_pylist(), 1):
-        read = read_row(turns)
+    rows = table.column("conversations").to_pylist()
+    systems = _column(table, "system")
+    for row, turns in enumerate(rows, 1):
+        system = systems[row - 1] if systems else None
+        read = "has a system text, which would be lost" if system else read_row(turns)
         if isinstance(read, str):
             skipped.append(Skipped(row, read))
         else:
@@ -64,11 +70,13 @@ def load(path: str | pathlib.Path) -> tuple[list[curate.Transcript], list[Skippe
 
 def read_row(turns: list[dict]) -> curate.Transcript | str:
     """One conversation as a transcript, or the reason why it is none."""
-    if not turns or turns[0]["role"] != "user":
+    if (reason := _no_turns(turns)) is not None:
+        return reason
+    if turns[0]["role"] != "user":
         return "does not start with a user turn"
     if turns[-1]["role"] != "assistant":
         return "does not end with an assistant turn"
-    messages, calls = [], 0
+    messages, num_calls = [], 0
     for i, turn in enumerate(turns):
         if (turn["role"] in ("user", "tool")) != (i % 2 == 0):
             return f"turn {i + 1} breaks the order of given and written turns"
@@ -80,6 +88,8 @@ def read_row(turns: list[dict]) -> curate.Transcript | str:
             continue
         thought, rest = _split(turn["content"])
         if turn["role"] == "assistant":
+            if any(tag in rest for tag in _STRAY):
+                return f"turn {i + 1} holds a tag of the markup in its text"
             messages.append({"role": "assistant", "content": rest, **thought})
             continue
         code = _code(rest)
@@ -87,11 +97,32 @@ def read_row(turns: list[dict]) -> curate.Transcript | str:
             return f"turn {i + 1} is not exactly one call of the tool with code"
         message = chat.call_message("", code)
         messages.append({**message, **thought})
-        calls += 1
+        num_calls += 1
     question = turns[0]["content"]
     digest = hashlib.sha256(question.encode()).hexdigest()[:12]
     problem = types.Problem(f"{FAMILY}-{digest}", question, "", FAMILY)
-    return curate.Transcript(problem, tuple(messages), ("ok",) * calls)
+    return curate.Transcript(problem, tuple(messages), ("ok",) * num_calls)
+
+
+def _no_turns(turns) -> str | None:
+    """What keeps a value from being a list of turns {role, content} of known roles."""
+    if not isinstance(turns, list) or not turns:
+        return "holds no turns"
+    for i, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
+            return f"turn {i} is not an object with role and content"
+        if turn["role"] not in _ROLES and i > 1:
+            return f"turn {i} has role {turn['role']!r:.40}; known are {', '.join(_ROLES)}"
+        if not isinstance(turn["content"], str):
+            return f"turn {i} has content that is not text"
+        more = [k for k, v in turn.items() if k not in ("role", "content") and v not in (None, "")]
+        if more:
+            return f"turn {i} has a field {more[0]!r} that would be lost"
+    return None
+
+
+def _column(table, name) -> list:
+    return table.column(name).to_pylist() if name in table.column_names else []
 
 
 def _split(content: str) -> tuple[dict, str]:
@@ -103,20 +134,16 @@ def _split(content: str) -> tuple[dict, str]:
 
 
 def _code(text: str) -> str | None:
-    """The code of a turn that is one JSON call, else None."""
+    """The code of a turn that is one JSON call, else None.
+
+    As strict as a call that the model writes; arguments may be JSON within the JSON.
+    """
     try:
-        call = json.loads(text)
-    except json.JSONDecodeError:
+        call = json.loads(text, strict=False)
+        if isinstance(call, dict) and isinstance(call.get("arguments"), str):
+            call["arguments"] = json.loads(call["arguments"], strict=False)
+            text = json.dumps(call)
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
-        return None
-    arguments = call["arguments"]
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError:
-            return None
-    known = call["name"] == chat.TOOL["function"]["name"]
-    if not known or not isinstance(arguments, dict) or set(arguments) != {"code"}:
-        return None
-    return arguments["code"] if isinstance(arguments["code"], str) else None
+    code, reason = calls.read(text)
+    return None if reason else code

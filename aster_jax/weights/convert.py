@@ -6,6 +6,7 @@ Used by `source` (read) and `export` (write). Checkpoints keep one matrix per la
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -71,6 +72,28 @@ TABLE = (
 )  # fmt: skip
 
 
+# What older releases stored beside the weights: rotary tables and masks, which are computed
+# from the config. Every reader skips them. A bias of a projection is none of these.
+_TABLES = re.compile(
+    r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|"
+    r"sin_cached)|blk\.\d+\.attn_rot_embd\.weight"
+)
+_MASKS = re.compile(
+    r"(model\.)?(layers\.\d+\.(self_attn|attn)\.(masked_bias|bias|mask|causal_mask|attention_mask)"
+    r"|causal_mask|attention_mask|(embed_tokens\.)?position_ids)"
+)
+
+
+def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a checkpoint's tensor is a buffer without which the model is the same.
+
+    Masks are told from parameters by their shape: one value, or square in the last two axes.
+    """
+    square = len(shape) >= 2 and shape[-1] == shape[-2] and math.prod(shape[:-2]) == 1
+    mask = square or math.prod(shape) == 1 or name.endswith("position_ids")
+    return bool(_TABLES.fullmatch(name) or (mask and _MASKS.fullmatch(name)))
+
+
 def entries(cfg: config.ModelConfig) -> list[Entry]:
     """The table's rows that a model of these sizes has."""
     exists = {"": True, "qk_norm": cfg.qk_norm, "untied": not cfg.tie_embeddings}
@@ -112,6 +135,9 @@ def tensor_names(entry: Entry, cfg: config.ModelConfig, kind: str) -> list[str]:
 
 def check_tensors(found: Mapping[str, tuple], cfg: config.ModelConfig, kind: str, origin: str):
     """Raise ValueError naming every missing, extra or mis-shaped tensor of a checkpoint."""
+    if cfg.num_layers > len(found):  # before anything counts up to it
+        raise InputError(f"{origin} does not fit its config: {cfg.num_layers} layers, and "
+                         f"{len(found)} tensors in all")  # fmt: skip
     expected = {
         name: tensor_shape(e, cfg) for e in entries(cfg) for name in tensor_names(e, cfg, kind)
     }
@@ -131,17 +157,37 @@ def read_block(entry: Entry, cfg, kind: str, read: Read, index, dtype, permuted=
     """The part `index` (a tuple of slices) of one of our parameters, from its tensors.
 
     Only what the part needs is read, one layer at a time. `permuted`: q and k rows lie in
-    the interleaved order that llama.cpp uses for its llama architecture.
+    the interleaved order that llama.cpp uses for its llama architecture. Raises ValueError
+    naming a tensor that holds a NaN or an infinity, or has one in this type.
     """
     shape = param_shape(entry, cfg)
     index = [slice(*s.indices(n)[:2]) for s, n in zip(index, shape, strict=True)]
     names = tensor_names(entry, cfg, kind)
     if not entry.stacked:
-        return _read_one(entry, shape, read, names[0], index, permuted).astype(dtype)
+        out = _read_one(entry, shape, read, names[0], index, permuted).astype(dtype)
+        check_finite(out, names[0])
+        return out
     out = np.empty([s.stop - s.start for s in index], dtype)
     for row, name in enumerate(names[index[0]]):
         out[row] = _read_one(entry, shape[1:], read, name, index[1:], permuted)
+        check_finite(out[row], name)
     return out
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Raise ValueError if a tensor holds a NaN or an infinity: nothing can come of it.
+
+    Looks at a bounded part at a time, so that no second copy of a large tensor is made.
+    """
+    if not array.size:
+        return
+    step = max(1, (1 << 20) * len(array) // array.size)
+    for start in range(0, len(array), step):
+        if not np.isfinite(array[start : start + step]).all():
+            raise InputError(
+                f"{name} is not finite: it holds a NaN or an infinity as {array.dtype}; the "
+                "model is damaged or its training diverged"
+            )
 
 
 def _read_one(entry, shape, read, name, index, permuted):

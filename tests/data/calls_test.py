@@ -50,6 +50,14 @@ def test_no_text_is_more_than_a_value(text):
     assert bool(reason) or json.loads(text)["arguments"] == {"code": code}
 
 
+@pytest.mark.parametrize("code", ["a\nb", "if x:\n\tprint(1)\r\n", "\t", "print('\x0b')"])
+def test_raw_white_space_in_a_string_is_read(code):
+    text = '{"name": "code_interpreter",\n\t"arguments": {"code": "%s"}}'
+    assert calls.read(text % code) == (code, "")
+    assert calls.read((text % code)[:-3]) == ("", calls.NO_JSON)
+    assert "other than" in calls.read(text.replace('{"code"', '{"x": "\n", "code"') % code)[1]
+
+
 def test_cut_keeps_head_and_tail_within_the_limit(learned):
     text = "start " + "middle " * 500 + " end"
     for words in (learned[0], tokenizer_test.qwen3()):

@@ -219,6 +219,29 @@ def test_answer_is_what_follows_the_last_closed_think_block():
     assert parse("<think>\\boxed{1}").text == ""
 
 
+def test_a_think_tag_that_is_only_spoken_of_hides_nothing():
+    said = "The tag <think> opens a thought. It is \\boxed{4}."
+    assert parse(said).text == said and parse(said).reason == ""
+    assert parse(f"<think>a</think>{said}").text == said
+    assert parse(f"b\n</think>\n\n{said}", "qwen3_thinking_2507").text == said
+    # Before any text it opens a block, and a block that closes is none of the answer.
+    assert parse(f"\n<think>{said}").text == ""
+    assert parse(f"{said}</think>5").text == "5"
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "learned", "spelled"])
+@pytest.mark.parametrize("tag", ["</tool_call>", "<tool_call>", "<think>", "</think>"])
+def test_tags_inside_the_code_of_a_call_are_code(learned, spelled, kind, tag):
+    """As control ids, which a model may well sample there."""
+    words = {"qwen3": tokenizer_test.qwen3(), "learned": learned[0], "spelled": spelled}[kind]
+    for code in (f"print('{tag}')", f"{tag}{tag}", f"a = '{tag} <tool_call>x</tool_call>'"):
+        body = json.dumps({"name": "code_interpreter", "arguments": {"code": code}})
+        text = f"Let me. <tool_call>\n{body}\n</tool_call>"
+        turn = chat.parse_turn(sampled(text, words), words, "chatml")
+        assert turn == chat.Turn("call", "Let me.", code=code)
+        assert chat.parse_turn(sampled(f"{text} done", words), words, "chatml").kind == "malformed"
+
+
 def test_an_opener_is_part_of_the_answer_in_every_style(learned, spelled):
     for style, words in every_case(learned[0], spelled):
         opener = chat.opener_ids("It is \\boxed{", words, style)

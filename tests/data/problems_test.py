@@ -53,6 +53,9 @@ def test_ids_do_not_depend_on_the_order(tmp_path):
     assert one[0].answer == "2" and one[0].id.startswith("p/")
 
 
+USER = {"role": "user", "content": "q"}
+
+
 @pytest.mark.parametrize(
     "record, says",
     [
@@ -62,6 +65,20 @@ def test_ids_do_not_depend_on_the_order(tmp_path):
         ({"question": "q", "answer": True}, "row 2: field 'answer' must be text or a number"),
         ({"text": "q", "answer": "1"}, "row 2 has no question.*fields: text, answer"),
         ({"prompt": [], "answer": "1"}, "row 2: field 'prompt' must hold exactly one user"),
+        ({"prompt": 3, "answer": "1"}, "row 2: field 'prompt' is 3, not text or a list"),
+        ({"prompt": [{"role": "user"}], "answer": "1"}, "must hold exactly one user"),
+        ({"prompt": ["q"], "answer": "1"}, "row 2: field 'prompt', message 0 is a str"),
+        (
+            {"prompt": [{"role": "system", "content": "In base 7."}, USER], "answer": "1"},
+            "row 2: field 'prompt' has a system message .'In base 7.'., which would be lost",
+        ),
+        ({"prompt": [USER, {"role": "assistant", "content": "So"}], "answer": "1"}, "'assistant'"),
+        ({"prompt": [USER, {"role": "tool", "content": "4"}], "answer": "1"}, "'tool'"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, "'image'"),
+        ({"question": "q", "system": "In base 7.", "answer": "1"}, "row 2: field 'system' .'In ba"),
+        ({"question": "q", "answer": float("nan")}, "row 2: field 'answer' is nan, which stands"),
+        ({"question": "q", "answer": float("-inf")}, "row 2: field 'answer' is -inf, which"),
+        ({"question": "q\ud800", "answer": "1"}, "row 2 holds half of a surrogate pair"),
         (
             {"question": "q", "reward_model": {"ground_truth": ""}},
             "row 2: field 'reward_model.ground_truth' is empty",
@@ -89,10 +106,24 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "torn.jsonl").write_text('{"question": "q", "answer": "1"}\n{"quest')
     with pytest.raises(ValueError, match="row 2 is not JSON"):
         problems.load(tmp_path / "torn.jsonl")
+    for text in ('{"question": "q", "answer": ' + "1" * 5000 + "}", "[" * 100_000):
+        (tmp_path / "torn.jsonl").write_text(text)
+        with pytest.raises(ValueError, match="row 1 is not JSON"):
+            problems.load(tmp_path / "torn.jsonl")
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cannot be read as .json"):
+        problems.load(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"question": "q"}')
     with pytest.raises(ValueError, match="not a JSON list"):
         problems.load(tmp_path / "a.json")
     (tmp_path / "a.parquet").write_text("junk")
+    with pytest.raises(ValueError, match="cannot be read as .parquet"):
+        problems.load(tmp_path / "a.parquet")
+    rows = pyarrow.Table.from_pylist([{"question": "q", "answer": "1"}] * 99)
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    whole = bytearray((tmp_path / "a.parquet").read_bytes())
+    whole[-200:-8] = bytes(192)
+    (tmp_path / "a.parquet").write_bytes(whole)
     with pytest.raises(ValueError, match="cannot be read as .parquet"):
         problems.load(tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("junk")
@@ -117,6 +148,27 @@ def test_parquet_and_json_say_the_same(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
     (tmp_path / "p.json").write_text(json.dumps(rows))
     assert problems.load(tmp_path / "p.parquet") == problems.load(tmp_path / "p.json")
+
+
+def test_a_missing_number_of_a_float_column_is_no_gold(tmp_path):
+    def load(*answers):
+        rows = [{"question": f"{i}?", "answer": a} for i, a in enumerate(answers)]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
+        return [p.answer for p in problems.load(tmp_path / "p.parquet")]
+
+    assert load(1.0, 2.5) == ["1", "2.5"] and load("yes", "Infinity") == ["yes", "Infinity"]
+    for answers in ((1.0, float("nan")), ("1.0", "nan"), (2.0, float("inf")), ("2.5", "Infinity")):
+        with pytest.raises(ValueError, match="p.parquet row 2: field 'answer' is .*missing"):
+            load(*answers)
+
+
+def test_an_empty_system_message_and_parts_are_read(tmp_path):
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "1+1?"}]
+    talk = [{"role": "system", "content": ""}, {"role": "user", "content": parts}]
+    found = problems.load(write(tmp_path / "p.jsonl", {"prompt": talk, "answer": "2"}))
+    assert found[0].question == "What is 1+1?"
+    found = problems.load(write(tmp_path / "p.jsonl", {"prompt": None, "problem": "q", "answer": 1}))
+    assert found[0].question == "q"
 
 
 def test_known_copies_between_real_files_are_found():

@@ -27,12 +27,18 @@ def test_it_writes_the_text_of_render(style):
     environment = jinja2.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     written = environment.from_string(chat.template(style))
+    call = {"name": "code_interpreter", "arguments": '{"code": "5"}'}
     talk = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
         {"role": "user", "content": "2+2?"},
         chat.call_message("Let me.", "print('é', 2 + 2)\n", reasoning="It's \\n easy."),
         {"role": "tool", "content": "é 4\n"},
         {"role": "assistant", "content": "4", "reasoning_content": "so"},
-        {"role": "user", "content": "thanks"},
+        {"role": "user", "content": [{"type": "text", "text": t} for t in ("tha", "", "nks")]},
+        {"role": "assistant", "reasoning": "Again.", "tool_calls": [{"function": call}]},
+        {"role": "tool", "content": [{"type": "text", "text": "5"}]},
+        {"role": "assistant", "content": "5", "reasoning": "x", "reasoning_content": ""},
+        {"role": "user"},
     ]
     for tools in (None, [chat.TOOL]):
         for stop in range(1, len(talk) + 1):

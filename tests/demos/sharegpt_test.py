@@ -54,12 +54,39 @@ def test_row_becomes_messages(tmp_path):
             [GOOD[0], {"role": "function", "content": '[{"name": "code_interpreter"}]'}, *GOOD[2:]],
             "exactly one call",
         ),
+        ([{**GOOD[0], "content": None}, *GOOD[1:]], "turn 1 has content that is not text"),
+        ([*GOOD[:3], {**GOOD[3], "role": "critic"}], "turn 4 has role 'critic'"),
+        ([GOOD[0], {**GOOD[1], "role": "system"}, *GOOD[2:]], "turn 2 has role 'system'"),
+        ([*GOOD[:3], {"role": "assistant", "content": "a <think>b</think> 4"}], "turn 4 holds a tag"),
+        ([*GOOD[:3], {"role": "assistant", "content": "<think>b 4"}], "turn 4 holds a tag"),
+        ([*GOOD[:3], {**GOOD[3], "reasoning": "hm"}], "field 'reasoning' that would be lost"),
+        (None, "holds no turns"),
+        ([GOOD[0], None, *GOOD[2:]], "turn 2 is not an object"),
     ],
 )
 def test_unusable_rows_are_named_with_a_reason(tmp_path, turns, reason):
     transcripts, skipped = sharegpt.load(write(tmp_path / "a.parquet", [GOOD, turns]))
     assert len(transcripts) == 1
     assert skipped[0].row == 2 and reason in skipped[0].reason
+
+
+def test_a_system_column_is_not_lost_in_silence(tmp_path):
+    table = pyarrow.table({"conversations": [GOOD, GOOD], "system": ["", "Be brief."]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    transcripts, skipped = sharegpt.load(tmp_path / "a.parquet")
+    assert len(transcripts) == 1 and skipped[0].row == 2 and "system text" in skipped[0].reason
+
+
+def test_calls_are_read_as_the_model_may_write_them():
+    body = '{"name": "code_interpreter", "arguments": {"code": "if x:\n\tprint(1)"}}'
+    nested = json.dumps({"name": "code_interpreter", "arguments": '{"code": "if x:\n\tprint(1)"}'})
+    twice = '{"name": "code_interpreter", "arguments": {"code": "1", "code": "2"}}'
+    for text in (body, nested):
+        read = sharegpt.read_row([GOOD[0], {"role": "function", "content": text}, *GOOD[2:]])
+        assert read.messages[1]["tool_calls"][0]["arguments"] == {"code": "if x:\n\tprint(1)"}
+    for text in (twice, "[" * 100_000, nested.replace("1", '1", "x": "')):
+        read = sharegpt.read_row([GOOD[0], {"role": "function", "content": text}, *GOOD[2:]])
+        assert "exactly one call" in read
 
 
 def test_unreadable_files_are_errors(tmp_path):

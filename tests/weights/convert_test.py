@@ -1,8 +1,10 @@
 """The name table: it covers every parameter, parts equal the whole, and both ways agree."""
 
+import dataclasses
 import itertools
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -96,3 +98,30 @@ def test_layouts_are_the_transposes_they_should_be():
 def test_missing_parameter_is_named():
     with pytest.raises(ValueError, match="no layers/q/w"):
         convert.leaf_of({"layers": {}}, "layers/q/w")
+
+
+def test_masks_are_told_from_parameters_by_their_shape():
+    mask = "model.layers.3.self_attn.bias"
+    assert convert.is_buffer(mask, (1, 1, 8, 8)) and convert.is_buffer(mask, (8, 8))
+    assert not convert.is_buffer(mask, (8,)) and not convert.is_buffer(mask, (1, 4, 8, 8))
+    assert not convert.is_buffer("model.layers.3.self_attn.q_proj.bias", (8, 8))
+    assert not convert.is_buffer("rope_freqs.weight", (8,))
+    assert convert.is_buffer("blk.0.attn_rot_embd.weight", (8,))
+
+
+def test_layers_beyond_the_tensors_are_refused_at_once():
+    cfg = dataclasses.replace(made.QWEN, num_layers=10**12)
+    with pytest.raises(ValueError, match="1000000000000 layers, and 1 tensors in all"):
+        convert.check_tensors({"a": (1,)}, cfg, "hf", "here")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("shape", [(3,), (2_500, 1_000), (2, 3, 4), (0, 3), (1, 3_000_000)])
+def test_every_number_of_a_tensor_is_looked_at(dtype, shape):
+    array = np.zeros(shape, dtype)
+    convert.check_finite(array, "w")
+    for at in (0, -1) if array.size else ():
+        array.reshape(-1)[at] = np.nan
+        with pytest.raises(ValueError, match="w is not finite"):
+            convert.check_finite(array.T if array.ndim == 2 else array, "w")
+        array.reshape(-1)[at] = 0

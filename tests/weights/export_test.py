@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import numpy as np
@@ -205,6 +206,51 @@ def test_errors_name_what_does_not_fit(tmp_path):
     weights.export(params, made.QWEN, None, tmp_path)
     with pytest.raises(ValueError, match="already holds a checkpoint"):
         weights.export(params, made.QWEN, None, tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_export_that_fails_in_the_middle_leaves_no_checkpoint(tmp_path, there):
+    """Its last tensor is spoilt: all files before it have been written by then."""
+    params, out = made.random_params(made.QWEN), tmp_path / "out"
+    if there:
+        out.mkdir()
+        (out / "notes.txt").write_text("kept")
+    params["unembed"]["w"][-1, -1] = np.nan
+    with pytest.raises(ValueError, match="lm_head.weight is not finite"):
+        weights.export(params, made.QWEN, None, out, max_file_bytes=20_000)
+    assert [f.name for f in tmp_path.rglob("*") if f.is_file()] == ["notes.txt"] * there
+    params["unembed"]["w"][-1, -1] = 3.4e38
+    with pytest.raises(ValueError, match="lm_head.weight is not finite.* as bfloat16"):
+        weights.export(params, made.QWEN, None, out, dtype="bfloat16")
+    weights.export(params, made.QWEN, None, out)
+    made.assert_same(weights.load(out).params, params)
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+    assert (out / "notes.txt").exists() == there
+
+
+def test_what_a_killed_export_left_is_cleared(tmp_path):
+    for left in (tmp_path / ".out.partial", tmp_path / "other" / ".partial"):
+        left.mkdir(parents=True)
+        (left / "model.safetensors").write_text("half")
+    for name in ("out", "other"):
+        where, params = made.hf_directory(tmp_path / name)
+        made.assert_same(weights.load(where).params, params)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["other", "out"]
+    assert sorted(f.name for f in where.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_among_other_files_config_json_comes_last(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("of another model")
+    moved, move = [], os.replace
+
+    def replace(source, target):
+        assert not (tmp_path / "config.json").exists()
+        moved.append(target.name)
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    made.hf_directory(tmp_path, max_file_bytes=30_000)
+    assert len(moved) > 3 and moved[-1] == "config.json"
 
 
 TOKENS = np.random.default_rng(1).integers(0, 96, (2, 23))

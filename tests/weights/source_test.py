@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
+from aster_jax import errors, weights
 from aster_jax import mesh as meshes
-from aster_jax import weights
 from aster_jax.data import chat
 from tests import shared_data
 from tests.weights import made
@@ -117,6 +118,47 @@ def test_wrong_tensors_are_named(tmp_path, change, message):
     edit_tensors(where, change)
     with pytest.raises(ValueError, match=message):
         weights.load(where)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.2.mlp.down_proj.weight",
+                                  "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"])  # fmt: skip
+def test_a_number_that_is_none_is_named(tmp_path, eight_devices, name, value):
+    where, _ = made.hf_directory(tmp_path / "hf")
+
+    def spoil(tensors):
+        tensors[name].reshape(-1)[-1] = value
+
+    edit_tensors(where, spoil)
+    with pytest.raises(ValueError, match=f"{where}: {name} is not finite"):
+        weights.load(where)
+    with pytest.raises(ValueError, match=f"{where}: {name} is not finite"):
+        weights.load(where, sharding=lambda path, shape: jax.sharding.NamedSharding(
+            eight_devices, meshes.spec_of(path, shape, eight_devices)
+        ))  # fmt: skip
+    assert weights.describe(where).config == made.QWEN  # which reads no numbers
+
+
+def test_what_only_the_chosen_type_cannot_hold_is_named(tmp_path):
+    where, _ = made.hf_directory(tmp_path / "hf")
+    edit_tensors(where, lambda t: t.update({NORM: np.full_like(t[NORM], 3.4e38)}))
+    weights.load(where)
+    with pytest.raises(ValueError, match=f"{NORM} is not finite: .* as bfloat16"):
+        weights.load(where, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("layers", [0, 4, 3 * 10**7, 10**12, 2**32 - 1])
+def test_layers_are_those_of_the_tensors_before_anything_counts_to_them(tmp_path, layers):
+    where, params = made.hf_directory(tmp_path / "hf")
+    raw = json.loads((where / "config.json").read_text())
+    (where / "config.json").write_text(json.dumps({**raw, "num_hidden_layers": layers}))
+    more = lambda writer: writer.add_uint64("qwen3.block_count", layers)  # noqa: E731
+    gguf = made.write_gguf(tmp_path / "m.gguf", made.QWEN, params, more=more)
+    for source in (where, gguf):
+        start = time.process_time()
+        with pytest.raises(errors.InputError, match=f"{source.name}.* (does not fit|no whole)"):
+            weights.describe(source)
+        assert time.process_time() - start < 2
 
 
 def test_tied_model_may_repeat_its_embedding_and_nothing_else(tmp_path):
