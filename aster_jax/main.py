@@ -105,6 +105,7 @@ def _check(run: workdir.Run) -> None:
             run.say("run", text)
     if left & {"sft", "rl1", "rl2", "eval"}:
         policy.check(run)
+        policy.say_disk(run)
         phase.check(run)
     if left - {"filter", "report"}:
         phase.check_tool(run)

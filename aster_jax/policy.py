@@ -16,7 +16,7 @@ from aster_jax.errors import InputError
 from aster_jax.lifetime import changes, provenance
 from aster_jax.model import config as model_config
 from aster_jax.model import transformer
-from aster_jax.train import checkpoint, memory, optim, step
+from aster_jax.train import checkpoint, disk, memory, optim, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,27 +133,30 @@ def section_of(c, stage: str):
 
 def say_origin(run: workdir.Run) -> None:
     """Record what the process runs on, and say what changed since the start before."""
-    for text in provenance.record(run.path, ""):
+    for text in provenance.record(run.path, weights.revision(run.config.model.source)):
         run.say("run", f"{text}; bits may differ from here on")
 
 
 def say_disk(run: workdir.Run) -> None:
     """Say what the run will write at most; InputError where its checkpoints cannot fit."""
-    c, cfg = run.config, expected_config(run)
-    stages = [s for s in changes.TRAINING if s in c.stages and not run.is_finished(s)]
-    if not stages:
-        return
-    shapes = transformer.abstract_params(cfg)
-    needed = {}
-    for stage in stages:
+    c, stages = run.config, {}
+    for stage in changes.TRAINING:
+        if stage not in c.stages or run.is_finished(stage):
+            continue
         section = section_of(c, stage)
-        tx = optim.build(settings.optimiser(section))
-        episodes = 0
+        played = {}
         if stage != "sft":
-            made = section.steps * section.prompts * section.group
-            episodes = made * disk.episode_bytes(section.context_tokens)
-        needed[stage] = (disk.state_bytes(shapes, tx), settings.kept(section), episodes)
-    run.say("run", disk.check(run.path, disk.needed_bytes(needed)))
+            played = {
+                "trajectories": section.steps * section.prompts * section.group,
+                "tokens": section.context_tokens,
+            }
+        tx = optim.build(settings.optimiser(section))
+        stages[stage] = disk.Stage(
+            tx, section.steps, section.save_every, settings.kept(section), **played
+        )
+    if stages:
+        needed = disk.needed_bytes(expected_config(run), stages)
+        run.say("run", disk.check(run.path, needed))
 
 
 def _check_memory(run, cfg):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from aster_jax import config, policy, workdir
+from aster_jax import settings as made_of
 from aster_jax.data import chat
 from aster_jax.train import checkpoint, optim, step
 from tests.rollout import chatter
@@ -71,9 +72,9 @@ def test_base_parameters_depend_on_the_seed(run, described):
 
 
 def test_trained_parameters_are_those_of_the_last_step(run, described):
-    tx = optim.build(policy.optim_config(run.config.rl))
+    tx = optim.build(made_of.optimiser(run.config.rl))
     state = step.fresh_state(policy.base_params(run, described), tx, run.mesh)
-    with checkpoint.Checkpoints(run.directory("rl1") / "checkpoints", keep=2) as saved:
+    with checkpoint.Checkpoints(run.directory("rl1") / "checkpoints", checkpoint.Keep()) as saved:
         for number in (1, 2):
             params = jax.tree.map(lambda x: x + 1, state.params)
             state = state.replace(params=params)
@@ -87,6 +88,38 @@ def test_trained_parameters_are_those_of_the_last_step(run, described):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_stage_hands_on_its_last_or_its_best_step(run, described):
+    """Of rl1 above, with the first step as the best one."""
+    run.finish("rl1", {"step": 2, "best": 1})
+    best = settings()
+    best.rl1.hand_on = "best"
+    best_run = workdir.Run(best, run.path, run.mesh)
+    assert (policy.handed_on(run, "rl1"), policy.handed_on(best_run, "rl1")) == (2, 1)
+    last, first = (policy.trained_params(r, described, "rl1") for r in (run, best_run))
+    np.testing.assert_array_equal(last["embed"]["w"], first["embed"]["w"] + 1)
+
+
+@pytest.mark.parametrize(
+    "stages, begun, expected",
+    [
+        (("demos", "sft", "rl1", "rl2"), (), {"sft": "base", "rl1": "sft", "rl2": "rl1"}),
+        (("rl1", "rl2"), (), {"rl1": "base", "rl2": "rl1"}),
+        (("rl2",), (), {"rl2": "base"}),
+        (("rl1",), ("sft",), {"rl1": "sft"}),  # of an earlier command in this workdir
+        (("sft", "rl2"), (), {"rl2": "sft"}),
+    ],
+)
+def test_a_stage_starts_from_the_nearest_one_of_this_run(
+    tmp_path, one_device, stages, begun, expected
+):
+    c = settings()
+    c.stages = stages
+    made = workdir.open_run(c, tmp_path, one_device)
+    for stage in begun:
+        made.begin(stage)
+    assert {stage: policy.starts_from(made, stage) for stage in expected} == expected
+
+
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(run, described):
     huge = settings()
     huge.rollout.pool_tokens = 1 << 40
@@ -96,5 +129,5 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(run, descri
 
 def test_the_optimiser_is_the_sections():
     c = settings()
-    assert policy.optim_config(c.rl).learning_rate == c.rl.learning_rate
-    assert policy.optim_config(c.sft).weight_decay == c.sft.weight_decay
+    assert made_of.optimiser(c.rl).learning_rate == c.rl.learning_rate
+    assert made_of.optimiser(c.sft).weight_decay == c.sft.weight_decay

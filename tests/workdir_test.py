@@ -76,7 +76,7 @@ def test_finish_marks_a_stage_at_once_and_whole(tmp_path, one_device):
     with pytest.raises(ValueError, match="stage 'sft' has not finished .*config.stages"):
         run.summary("sft")
     # What a kill inside `finish` leaves behind is not a finished stage.
-    (run.directory("sft") / "DONE.json.partial").write_text('{"st')
+    (run.directory("sft") / "DONE.json.writing").write_text('{"st')
     assert not run.is_finished("sft")
     run.finish("sft", {"step": 12})
     assert run.is_finished("sft") and run.summary("sft") == {"step": 12}
