@@ -173,7 +173,9 @@ class Checkpoints:
             failure, self._failure = self._failure, None
             raise failure
 
-    def restore_newest(self, abstract: train_step.TrainState) -> tuple[train_step.TrainState, dict] | None:
+    def restore_newest(
+        self, abstract: train_step.TrainState
+    ) -> tuple[train_step.TrainState, dict] | None:
         """The newest state that is whole, laid out as `abstract` says, and its position.
 
         None when there is no checkpoint. Newer ones that are damaged are said and moved to

@@ -48,9 +48,7 @@ class Needed:
     episodes: int
 
 
-def state_bytes(
-    cfg: config.ModelConfig, tx: optax.GradientTransformation
-) -> tuple[int, int]:
+def state_bytes(cfg: config.ModelConfig, tx: optax.GradientTransformation) -> tuple[int, int]:
     """Bytes of the parameters, and of what the optimiser holds beside them."""
     params = transformer.abstract_params(cfg)
     return _bytes(params), _bytes(jax.eval_shape(tx.init, params))

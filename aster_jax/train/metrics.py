@@ -79,9 +79,7 @@ def rewind(
     return reached
 
 
-def replace(
-    path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = time.sleep
-) -> None:
+def replace(path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Write a file so that it is either the old one or the whole new one, never a part.
 
     Raises OSError when the disk fails, or is still full after `FULL_DISK_WAIT_S`.

@@ -267,7 +267,9 @@ def test_any_damaged_file_of_the_newest_makes_the_older_one_count(
                 assert (directory.parent / "damaged" / "3").is_dir() and store.latest == 2
         shutil.rmtree(directory.parent)
     spared = {str(n) for n in names} - {str(n) for n in fell_back}
-    assert spared <= {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    # Orbax's notes on the whole; and a bit of the sums may be one of the name of another item.
+    assert spared <= {"_CHECKPOINT_METADATA", "commit_success.txt", checkpoint.SUMS}
+    assert checkpoint.SUMS not in spared or how == "flipped"
 
 
 def test_a_damaged_step_can_be_saved_again_and_again(saved, state, abstract, tmp_path):

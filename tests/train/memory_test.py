@@ -104,7 +104,8 @@ def test_on_cpu_the_lesser_of_machine_and_container_counts(tmp_path):
     loose = groups(tmp_path / "loose", ["0::/"], {"memory.max": str(2 * physical)})
     assert memory.available_bytes(loose) == machine
     tight = groups(tmp_path / "tight", ["0::/"], {"memory.max": "8000"})
-    assert memory.available_bytes(tight) == (8000 // shares, "this container's memory limit, per device")
+    expected = (8000 // shares, "this container's memory limit, per device")
+    assert memory.available_bytes(tight) == expected
 
 
 def test_this_process_has_a_limit_that_makes_sense():
