@@ -214,9 +214,9 @@ def _filter():
 def _eval():
     c = ConfigDict()
     c.checkpoints = CHECKPOINTS  # evaluated, in this order
-    # More evaluations of the same checkpoints: dicts with a `name` and the keys of this section,
-    # or `heldout`, that differ, such as {"name": "cool", "temperature": 0.6, "top_p": 0.95}.
-    c.also = ()
+    # Dicts with a `name` and the keys that differ from this section, or `heldout`, a file of
+    # problems: {"name": "cool", "temperature": 0.6, "top_p": 0.95}.
+    c.also = ()  # more evaluations of the same checkpoints
     c.samples = 1  # per problem (k of avg@k)
     c.temperature = 1.0  # paper: 0.6
     c.top_p = 1.0  # paper: 0.95

@@ -48,11 +48,14 @@ EFFECTS = {
     "weights/export.py": "saves weights",
     "weights/fetch.py": "downloads weights",
 }
+# Who may know that a config is an ml_collections one.
+CONFIG_READERS = ("config.py", "settings.py", "main.py", "workdir.py", "lifetime/changes.py")
 FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "registry", "base"}
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name
 # Wiring, and processes that only run as a whole: the test that runs them.
 TESTED_WHOLE = {
     "errors.py": "main_test.py",
+    "export.py": "one_workdir_test.py",
     "main.py": "pipeline_smoke_test.py",
     "policy.py": "pipeline_smoke_test.py",
     "pools.py": "pipeline_smoke_test.py",
@@ -189,7 +192,7 @@ def test_effects_stay_in_their_places():
 def test_randomness_and_config_come_from_outside():
     wrong = []
     for path, tree in source_tree.parsed("aster_jax").items():
-        if path not in ("config.py", "main.py", "workdir.py"):
+        if path not in CONFIG_READERS:
             found = source_tree.imports(tree)
             wrong += [f"{path} imports {n}" for n in found if "ml_collections" in n]
         for node in ast.walk(tree):

@@ -70,6 +70,7 @@ def run(run: workdir.Run, stage: str) -> None:
                 score = values.get("rl/eval_accuracy")
                 saved.save(now, state, progress.position(at), score)
             progress.give_up(at, c, stage, why_not)
+        saved.settle(at.step, state, progress.position(at))
         best = saved.best
     run.finish(stage, {"step": at.step, "best": best, "problems": len(pool)})
 

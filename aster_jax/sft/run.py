@@ -71,6 +71,7 @@ def run(run: workdir.Run) -> None:
                 if at.stopped or due or saved.owed:
                     saved.save(at.step, state, _position(at, data))
                 _give_up(at, c)
+        saved.settle(at.step, state, _position(at, data))
     run.finish("sft", {"step": at.step, "stopped": at.stopped, "probe": at.probe})
 
 

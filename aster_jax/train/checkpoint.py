@@ -16,13 +16,14 @@ import pathlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import orbax.checkpoint as ocp
 
 from aster_jax.errors import InputError
+from aster_jax.train import metrics, sums
 from aster_jax.train import step as train_step
-from aster_jax.train import sums
 
 ITEMS = ("params", "optimiser", "position")
 SUMS = "sums.json"
@@ -163,6 +164,23 @@ class Checkpoints:
             return
         self._thread = threading.Thread(target=self._finish, args=(writer, step, score))
         self._thread.start()
+
+    def settle(self, step: int, state: train_step.TrainState, position: dict) -> None:
+        """Until the state after a stage's last step is on disk: a stage without it has not
+        ended. Where the disk is full, waits for space.
+
+        Raises OSError when it is still full after `metrics.FULL_DISK_WAIT_S`.
+        """
+        self.wait()
+        waited = 0.0
+        while step and step not in self.steps:
+            if waited >= metrics.FULL_DISK_WAIT_S:
+                raise OSError(f"the checkpoint of step {step} could not be written; see above")
+            if self._owed:
+                time.sleep(metrics.LOOK_EVERY_S)
+                waited += metrics.LOOK_EVERY_S
+            self.save(step, state, position)
+            self.wait()
 
     def wait(self) -> None:
         """Until nothing is being written any more; raises what was no fault of the disk."""

@@ -255,7 +255,7 @@ def small_disk(path: pathlib.Path):
 
 def run_child() -> None:
     """The command line of aster_jax, with one difference: while the file `make_nan` is in the
-    workdir, the weights of the next batch are not numbers."""
+    workdir, the advantages of the next batch are not numbers."""
     from aster_jax import main
     from aster_jax.rl import batch
 
@@ -266,7 +266,7 @@ def run_child() -> None:
         made, used = build(*args)
         if (workdir / "make_nan").exists():
             (workdir / "make_nan").unlink()
-            made = made.replace(weights_BT=np.where(made.weights_BT > 0, np.nan, 0))
+            made = made.replace(advantages_BT=np.full_like(made.advantages_BT, np.nan))
         return made, used
 
     batch.build = poisoned

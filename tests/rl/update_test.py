@@ -1,0 +1,140 @@
+"""What one rollout changes, on a tiny model: real updates, steps without one, and why."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from aster_jax import config, policy, settings, types, workdir
+from aster_jax.rl import batch as batches
+from aster_jax.rl import grpo, update
+from aster_jax.train import optim, step
+
+
+def trajectory(problem, sample, written, end="answered", seed=0):
+    """Two given ids and `written` sampled ones."""
+    rng = np.random.default_rng([seed, problem, sample])
+    n = 2 + written
+    return types.Trajectory(
+        problem_id=f"p{problem}",
+        sample=sample,
+        tokens=tuple(rng.integers(0, 48, n).tolist()),
+        loss_mask=(0, 0) + (1,) * written,
+        logprobs=(0.0, 0.0) + (-1.0,) * written,
+        entropies=(0.0,) * n,
+        spans=(types.Span("prompt", 0, 2), types.Span("model", 2, n)),
+        calls=(),
+        end=end,
+        final_text="",
+    )
+
+
+def rollout(rewards, ends=None):
+    """Groups of four from a list of rewards."""
+    ends = ["answered"] * len(rewards) if ends is None else ends
+    return [
+        types.Scored(trajectory(i // 4, i % 4, 3 + i % 3, end), r, "exact" if r else "wrong")
+        for i, (r, end) in enumerate(zip(rewards, ends, strict=True))
+    ]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory, one_device, tiny):
+    """(run, policy, keys of a stage with two minibatches, optimiser, compiled step)."""
+    c = config.default()
+    c.name = "t"
+    c.rl.group, c.rl.prompts, c.rl.minibatches = 4, 4, 2
+    c.rl.row_tokens, c.rl.micro_rows, c.rl.learning_rate = 16, 2, 1e-2
+    run = workdir.Run(c, tmp_path_factory.mktemp("run"), one_device)
+    stage = config.rl_stage(c, "rl1")
+    tx = optim.build(settings.optimiser(stage))
+    loss_fn = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, stage))
+    abstract = step.abstract_state(tiny, tx, one_device)
+    made = step.compile_step(abstract, tiny, loss_fn, tx, one_device)
+    return run, policy.Policy(tiny, None, "chatml", None), stage, tx, made
+
+
+def apply(setting, params, scored):
+    run, speaks, stage, tx, train_step = setting
+    state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+    before = jax.tree.map(np.asarray, state.params)
+    state, values, why_not = update.make(run, speaks, state, scored, train_step, stage, 1)
+    changed = any(
+        (np.asarray(a) != b).any()
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(before), strict=True)
+    )
+    return values, why_not, changed
+
+
+def test_a_step_by_hand(setting, params):
+    """Two of four groups differ in reward, one in each minibatch."""
+    scored = rollout([1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0])
+    values, why_not, changed = apply(setting, params, scored)
+    assert changed and why_not == ""
+    assert values["rl/updates"] == 2 and values["rl/steps_without_update"] == 0
+    assert values["rl/informative_frac"] == 0.5 and values["rl/groups_short"] == 0
+    written = [sum(s.trajectory.loss_mask) for s in scored]
+    expected = (sum(written[:4]) + sum(written[12:])) / sum(written)
+    assert values["rl/trained_tokens_frac"] == pytest.approx(expected)
+    assert 0 <= values["rl/clip_frac"] <= 1 and values["rl/entropy"] > 0
+    assert values["rl/grad_norm"] > 0 and values["rl/skipped_nonfinite"] == 0
+
+
+def test_where_every_group_agrees_nothing_changes_and_nothing_is_wrong(setting, params):
+    values, why_not, changed = apply(setting, params, rollout([1] * 8 + [0] * 8))
+    assert not changed and why_not == ""
+    assert values["rl/steps_without_update"] == 1 and values["rl/unusable"] == 0
+    assert values["rl/clip_frac"] == values["rl/ppo_kl"] == 0.0
+    assert values["rl/logp_diff_max"] > 0  # the model is not the one that wrote them
+
+
+@pytest.mark.parametrize(
+    "ends, reason",
+    [
+        (["infrastructure"] * 16, "16 of 16 trajectories were lost .the tool"),
+        (["deadline"] * 9 + ["answered"] * 7, "9 of 16 trajectories were lost .a deadline"),
+        (["infrastructure"] * 8 + ["deadline"] * 8, "lost .a deadline, the tool"),
+    ],
+)
+def test_a_step_that_is_mostly_lost_makes_no_update(setting, params, ends, reason):
+    values, why_not, changed = apply(setting, params, rollout([1, 0, 0, 0] * 4, ends))
+    assert not changed
+    assert re.search(reason, why_not), why_not
+    assert values["rl/unusable"] == values["rl/steps_without_update"] == 1
+
+
+def test_a_short_group_is_left_out_and_counted(setting, params):
+    ends = ["infrastructure"] * 3 + ["answered"] * 13
+    values, why_not, changed = apply(setting, params, rollout([0, 0, 0, 1] + [1, 0, 0, 0] * 3, ends))
+    assert changed and not why_not
+    assert values["rl/groups_short"] == 1 and values["rl/informative_frac"] == 0.75
+
+
+def test_nothing_but_cut_trajectories_is_told_as_it_is(setting, params):
+    run, speaks, stage, tx, train_step = setting
+    masked = config.rl_stage(run.config, "rl1").copy_and_resolve_references()
+    with masked.unlocked():
+        masked.truncated = "mask"
+    scored = rollout([0] * 16, ["token_budget"] * 16)
+    state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+    _, values, why_not = update.make(run, speaks, state, scored, train_step, masked, 1)
+    assert "hit a budget" in why_not and "mask" in why_not
+    assert values["rl/unusable"] == 1
+
+
+def test_a_gradient_that_is_no_number_changes_nothing_and_is_counted(
+    setting, params, monkeypatch
+):
+    build = batches.build
+
+    def poisoned(*args):
+        made, used = build(*args)
+        return made.replace(advantages_BT=np.full_like(made.advantages_BT, np.nan)), used
+
+    monkeypatch.setattr(batches, "build", poisoned)
+    scored = rollout([1, 0, 0, 0] * 4)
+    values, why_not, changed = apply(setting, params, scored)
+    assert not changed and "not finite" in why_not
+    assert values["rl/skipped_nonfinite"] == 2 and values["rl/updates"] == 0
