@@ -264,6 +264,19 @@ def _step(params, slots, out, *, table_AW, cfg, how, stop_ids):
     )
 
 
+def adopt(params, *, dtype):
+    """Training parameters in the dtype and the form that decoding reads.
+
+    Norm scales stay as they are: the trainer multiplies by them in float32, whatever it
+    computes in.
+    """
+
+    def cast(path, x):
+        return x if path[-1].key == "scale" else x.astype(jnp.dtype(dtype))
+
+    return transformer.for_decoding(jax.tree_util.tree_map_with_path(cast, params))
+
+
 def _empty(cfg, engine_cfg, shards) -> Slots:
     B, pages = engine_cfg.slots, engine_cfg.pool_pages(shards) * shards
     return Slots(
@@ -339,10 +352,6 @@ def programs(
     whole = layout(kv.specs(abstract.cache, meshes.BATCH_AXES, heads))
     weights = meshes.rollout_shardings(cfg, mesh)
 
-    def cast(path, x):
-        # The trainer multiplies by a norm's scale in float32, whatever it computes in.
-        return x if path[-1].key == "scale" else x.astype(jnp.dtype(engine_cfg.dtype))
-
     def named(specs):
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
@@ -360,15 +369,12 @@ def programs(
             donate_argnums=len(params),
         )
 
-    def adopt(params):
-        return transformer.for_decoding(jax.tree_util.tree_map_with_path(cast, params))
-
     sample = functools.partial(
         decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch
     )
     return Programs(
         empty=jax.jit(empty, out_shardings=named(whole)),
-        adopt=jax.jit(adopt, out_shardings=weights),
+        adopt=jax.jit(functools.partial(adopt, dtype=engine_cfg.dtype), out_shardings=weights),
         prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), (rows,) * 5 + (everywhere,)),
         share=split(share, (), (rows,) * 3 + (everywhere,)),
         decode=split(sample, (everywhere,), (rows,) * 2),

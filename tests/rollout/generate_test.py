@@ -42,6 +42,15 @@ def test_with_a_live_tool(engine):
     assert engine.stats["tool_calls"] == sum(c.status != "malformed" for c in calls)
 
 
+@pytest.mark.parametrize("more, times", [({}, 2), ({"retries": 0}, 0)])
+def test_what_the_tool_loses_is_asked_for_again(engine, more, times):
+    gone = tools.Executor(tools.ToolConfig(preload=(), max_running=2))
+    gone.close()
+    made = engine.generate(chatter.QUESTIONS[:2], samples=2, executor=gone, **more)
+    lost = sum(t.end == "infrastructure" for t in made)
+    assert lost and engine.stats["asked_again"] == times * lost
+
+
 def test_without_a_tool_the_seed_decides(engine):
     def ask(seed):
         return engine.generate(["What is 12*7?"], samples=4, seed=seed, response_tokens=20)
