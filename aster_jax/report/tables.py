@@ -39,8 +39,8 @@ def headline(results: Sequence[dict], title: str = "Results") -> Table:
         ("evaluation", several, lambda r: r["evaluation"]),
         ("accuracy % [95 %]", True, lambda r: _span(r, "avg_at_k", "avg_low", "avg_high", percent)),
         ("at most %", bounds, lambda r: percent(r["avg_upper"]) if _is_bound(r) else NOTHING),
-        ("pass@k %", votes, lambda r: _span(r, "pass_at_k", "pass_low", "pass_high", percent)),
-        ("maj@k %", votes, lambda r: percent(r["maj_at_k"])),
+        ("pass@k %", votes, _passes),
+        ("maj@k %", votes, lambda r: percent(r["maj_at_k"]) if r["k"] > 1 else NOTHING),
         ("problems x k", True, lambda r: f"{r['n_problems']} x {r['k']}"),
         ("cut", True, lambda r: str(r["cut"])),
         ("lost", True, lambda r: str(r["masked"])),
@@ -52,6 +52,11 @@ def headline(results: Sequence[dict], title: str = "Results") -> Table:
     rows = tuple(tuple(cell(r) for _, cell in shown) for r in results)
     note = _settings_note(results) if results else ""
     return Table(title, tuple(name for name, _ in shown), rows, note)
+
+
+def _passes(r: dict) -> str:
+    # pass@k of one sample is avg@1 once more.
+    return _span(r, "pass_at_k", "pass_low", "pass_high", percent) if r["k"] > 1 else NOTHING
 
 
 def _is_bound(r: dict) -> bool:

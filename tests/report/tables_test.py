@@ -51,6 +51,8 @@ def test_pass_and_majority_are_shown_when_they_say_something(tmp_path):
     table = tables.headline(results)
     assert _column(table, "pass@k %")[0].startswith("50.0 [")
     assert _column(table, "maj@k %") == ["25.0"]
+    table = tables.headline([*results, _results(tmp_path)[1]])
+    assert (_column(table, "pass@k %")[1], _column(table, "maj@k %")[1]) == (tables.NOTHING,) * 2
 
 
 def test_several_evaluations_are_told_apart(tmp_path):
