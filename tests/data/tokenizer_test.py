@@ -8,8 +8,10 @@ import hypothesis.strategies as st
 import pytest
 import tokenizers as hf
 
+from aster_jax import errors
 from aster_jax.data import chat, tokenizer
 from tests import shared_data
+from tests.weights import made
 
 RUN = hypothesis.settings(derandomize=True, max_examples=60, deadline=None, database=None)
 TEXT = st.text(max_size=40) | st.lists(
@@ -117,4 +119,34 @@ def test_a_vocabulary_that_reads_control_names_in_text_is_refused(tmp_path):
     whole.add_special_tokens(["<|im_end|>"])
     whole.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match="cannot be told from its control token"):
+        tokenizer.load(tmp_path)
+
+
+def test_whatever_a_library_raises_is_one_error_that_names_the_file(tmp_path):
+    (tmp_path / "whole").mkdir()
+    words = made.words(tmp_path / "whole")
+    whole, path = json.loads(words.source), tmp_path / "tokenizer.json"
+    cases = [
+        "{}", "[]", "", "{", "[" * 100_000, '"x"', json.dumps({**whole, "model": None}),
+        json.dumps({**whole, "model": {**whole["model"], "merges": [["zz", "y"]]}}),
+        json.dumps({**whole, "model": {**whole["model"], "merges": "t h"}}),
+        json.dumps({**whole, "added_tokens": None}), json.dumps({**whole, "added_tokens": [3]}),
+        json.dumps({**whole, "pre_tokenizer": {"type": "of tomorrow"}}),
+    ]  # fmt: skip
+    for text in cases:
+        path.write_text(text)
+        with pytest.raises(errors.InputError, match="tokenizer.json"):
+            tokenizer.load(tmp_path)
+    path.write_text(words.source)
+    for settings in ("[]", "{", '{"eos_token": 3}', '{"eos_token": {}}', '{"eos_token": "<x>"}',
+                     '{"chat_template": 3}', '{"chat_template": [3]}'):  # fmt: skip
+        (tmp_path / "tokenizer_config.json").write_text(settings)
+        with pytest.raises(errors.InputError, match="tokenizer"):
+            tokenizer.load(tmp_path)
+    named = [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]
+    for listed, chosen in ((named, "b"), (named[:1], None), (None, None)):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": listed}))
+        assert tokenizer.chat_template(tokenizer.load(tmp_path)) == chosen
+    (tmp_path / "tokenizer_config.json").write_bytes(b"\xff")
+    with pytest.raises(errors.InputError, match="tokenizer_config.json is not UTF-8"):
         tokenizer.load(tmp_path)
