@@ -1,9 +1,10 @@
-"""The device mesh and the one table that says how parameters are laid out on it.
+"""The device mesh and the one table that says how arrays are laid out on it.
 
 Axes: `data` replicates parameters, `fsdp` shards them along their width and is a data
 axis for batches too, `tensor` shards heads and feed-forward units.
 """
 
+import dataclasses
 import re
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aster_jax.errors import InputError
 from aster_jax.model import config, transformer
+from aster_jax.model.layout import Layout
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -28,6 +30,18 @@ RULES = (
     (r"(^|/)final_norm/scale$", PartitionSpec()),  # [D]
     (r"(^|/)unembed/w$", PartitionSpec("fsdp", "tensor")),  # [D, V]
     (r"(^|/)(count|step)$", PartitionSpec()),  # scalars of the optimiser and the state
+)
+
+# The same for activations in training, by the place of the forward that names them; the
+# vocabulary's table comes from RULES. Comment = shape.
+ACTIVATIONS = (
+    # [B, T, D], from the token table: each device looks up its part of the width for all rows
+    # of its fsdp group, and one exchange gives it the whole width of its own rows.
+    ("looked_up", PartitionSpec("data", None, "fsdp")),
+    ("residual", PartitionSpec(BATCH_AXES)),  # [B, T, D], after the embedding and each sub-block
+    ("heads", PartitionSpec(BATCH_AXES, None, "tensor")),  # [B, T, N, H]
+    ("kv_heads", PartitionSpec(BATCH_AXES, None, "tensor")),  # [B, T, K, H]
+    ("units", PartitionSpec(BATCH_AXES, None, "tensor")),  # [B, T, F]
 )
 
 
@@ -56,6 +70,21 @@ def kv_heads_axis(cfg: config.ModelConfig, mesh: Mesh) -> str | None:
     Sharding the head size instead would turn each attention into an all-to-all.
     """
     return "tensor" if cfg.num_kv_heads % mesh.shape["tensor"] == 0 else None
+
+
+def lay_out(cfg: config.ModelConfig, mesh: Mesh) -> config.ModelConfig:
+    """`cfg` for training on this mesh: with ACTIVATIONS; as it is where there is one device."""
+    if mesh.size == 1:
+        return cfg
+    places = dict(ACTIVATIONS)
+    if kv_heads_axis(cfg, mesh) is None:
+        places["kv_heads"] = PartitionSpec(BATCH_AXES)
+    name, shape = "embed/w", (cfg.vocab_size, cfg.d_model)
+    if not cfg.tie_embeddings:
+        name, shape = "unembed/w", (cfg.d_model, cfg.vocab_size)
+    places["table"] = spec_of(name, shape, mesh)
+    places["table_rows"] = PartitionSpec(*(_only_tensor(axis) for axis in places["table"]))
+    return dataclasses.replace(cfg, layout=Layout(mesh, tuple(places.items())))
 
 
 def path_name(path) -> str:
@@ -103,7 +132,7 @@ def rollout_shardings(cfg: config.ModelConfig, mesh: Mesh):
     def one(name, leaves, above=""):
         ((kind, leaf),) = leaves.items()
         spec = spec_of(f"{above}{name}/{kind}", leaf.shape, mesh)
-        kept = [axis if axis == "tensor" else None for axis in spec]
+        kept = [_only_tensor(axis) for axis in spec]
         kept = kept[1:] if above else kept
         inputs = transformer.row_inputs(name, kind)
         if inputs:
@@ -114,6 +143,10 @@ def rollout_shardings(cfg: config.ModelConfig, mesh: Mesh):
     layer = {name: one(name, x, "layers/") for name, x in trained.pop("layers").items()}
     rest = {name: one(name, x) for name, x in trained.items()}
     return {**rest, "layers": (layer,) * cfg.num_layers}
+
+
+def _only_tensor(axis):
+    return axis if axis == "tensor" else None
 
 
 def _merged(axes):

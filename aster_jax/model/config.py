@@ -6,6 +6,8 @@ functions take it as a static argument.
 
 import dataclasses
 
+from aster_jax.model.layout import Layout
+
 ACCUM_DTYPES = ("float32", "float64")
 
 
@@ -19,7 +21,8 @@ class ModelConfig:
     run in; norms, softmax and log-softmax are always float32. `accum_dtype` is what the
     forward's matmuls add up in (`matmul.py`). `attention` is what
     computes single queries over the cache's pages: "xla" (the reference), or the kernel
-    for "gpu" or "tpu".
+    for "gpu" or "tpu". `layout` says how activations are spread over a mesh (`mesh.lay_out`);
+    None leaves it to the compiler.
     """
 
     vocab_size: int
@@ -39,6 +42,7 @@ class ModelConfig:
     accum_dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
+    layout: Layout | None = None
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from aster_jax.model import config, matmul, transformer
+from aster_jax.model.layout import constrain
 
 # Vocabulary entries per block, in multiples of the model's width: [tokens, block] in float32
 # is the largest temporary. Smaller blocks would spend their time on adding up the gradient
@@ -42,6 +43,7 @@ def token_logprobs(
     gradient.
     """
     hidden_BTD, _ = transformer.forward(params, cfg, tokens_BT, positions_BT, segments_BT)
+    hidden_BTD = constrain(hidden_BTD, cfg.layout, "residual")
     B, T, D = hidden_BTD.shape
     targets_BT = jnp.roll(tokens_BT, -1, axis=1)
     w = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["w"]
@@ -68,10 +70,12 @@ def _blocked(cfg, temperature, w, hidden_RD, targets_R):
 
 
 def _forward(cfg, temperature, w, hidden_RD, targets_R):
+    table = _gathered(cfg, w)
+
     def add(sums, at, size):
         """Running maximum; sums of exp(score - maximum) alone and times score; target's score."""
         top_R, total_R, weighted_R, chosen_R = sums
-        scores_RC = _scores(cfg, temperature, _cut(cfg, w, at, size), hidden_RD)
+        scores_RC = _scores(cfg, temperature, _cut(cfg, table, at, size), hidden_RD)
         new_R = jnp.maximum(top_R, scores_RC.max(axis=-1))
         kept_R = jnp.exp(top_R - new_R)
         exps_RC = jnp.exp(scores_RC - new_R[:, None])
@@ -97,10 +101,11 @@ def _backward(cfg, temperature, kept, cotangents):
     w, hidden_RD, targets_R, logz_R = kept
     scale_R = cotangents[0] / temperature  # the entropy's is dropped
     dtype = jnp.dtype(cfg.compute_dtype)
+    table = _gathered(cfg, w)
 
     def add(grads, at, size):
         dw, dhidden_RD = grads
-        w_CD = _cut(cfg, w, at, size)
+        w_CD = _cut(cfg, table, at, size)
         probs_RC = jnp.exp(_scores(cfg, temperature, w_CD, hidden_RD) - logz_R[:, None])
         hits_RC = _hits(cfg, at, size, targets_R)
         d_RC = (scale_R[:, None] * (hits_RC - probs_RC)).astype(dtype)
@@ -109,9 +114,11 @@ def _backward(cfg, temperature, kept, cotangents):
         dw_CD = matmul.einsum("RC,RD->CD", d_RC, hidden_RD.astype(dtype), *float32)
         return _paste(cfg, dw, dw_CD, at, size), dhidden_RD
 
-    grads = (_view(cfg, jnp.zeros_like(w)), jnp.zeros(hidden_RD.shape, jnp.float32))
+    dw = constrain(jnp.zeros_like(w), cfg.layout, "table")
+    grads = (_view(cfg, dw), jnp.zeros(hidden_RD.shape, jnp.float32))
     dw, dhidden_RD = _fold(cfg, add, grads)
-    return dw.reshape(w.shape), dhidden_RD.astype(hidden_RD.dtype), None
+    dw = constrain(dw.reshape(w.shape), cfg.layout, "table")
+    return dw, dhidden_RD.astype(hidden_RD.dtype), None
 
 
 _blocked.defvjp(_forward, _backward)
@@ -121,6 +128,14 @@ def _scores(cfg, temperature, w_CD, hidden_RD):
     hidden_RD = hidden_RD.astype(w_CD.dtype)
     scores_RC = matmul.einsum("RD,CD->RC", hidden_RD, w_CD, cfg.accum_dtype, jnp.float32)
     return scores_RC / temperature
+
+
+def _gathered(cfg, w):
+    """The table with its width whole on every device of a mesh: fetched at once, in the
+    compute dtype, and not in the loop over its blocks. `w` where nothing is laid out."""
+    if cfg.layout is None:
+        return w
+    return constrain(w.astype(jnp.dtype(cfg.compute_dtype)), cfg.layout, "table_rows")
 
 
 # The vocabulary in blocks: G runs, each `size` long and beginning `at` a run's start.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from aster_jax.model import attention, config, layers, matmul
 from aster_jax.model import cache as kv
+from aster_jax.model.layout import constrain
 
 
 class Block(nn.Module):
@@ -23,8 +24,12 @@ class Block(nn.Module):
     def __call__(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
         normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
         attended_BTD, cached = self._attend(normed, positions_BT, segments_BT, cached, table_BW)
-        x_BTD = x_BTD + attended_BTD
-        return x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD)), cached
+        x_BTD = self._place(x_BTD + attended_BTD, "residual")
+        x_BTD = x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD))
+        return self._place(x_BTD, "residual"), cached
+
+    def _place(self, x, name):
+        return constrain(x, self.cfg.layout, name)
 
     def _norm(self, name, size):
         return layers.RMSNorm(size, self.cfg.rms_norm_eps, self.cfg.param_dtype, name=name)
@@ -42,8 +47,9 @@ class Block(nn.Module):
         if c.qk_norm:
             q_BTNH = self._norm("q_norm", H)(q_BTNH)
             k_BTKH = self._norm("k_norm", H)(k_BTKH)
-        q_BTNH = layers.rotate(q_BTNH, positions_BT, c)
-        k_BTKH = layers.rotate(k_BTKH, positions_BT, c)
+        q_BTNH = self._place(layers.rotate(q_BTNH, positions_BT, c), "heads")
+        k_BTKH = self._place(layers.rotate(k_BTKH, positions_BT, c), "kv_heads")
+        v_BTKH = self._place(v_BTKH, "kv_heads")
         if cached is None:
             keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
             out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT, c.accum_dtype)
@@ -51,13 +57,15 @@ class Block(nn.Module):
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
             out_BTNH = attention.attend_pages(q_BTNH, *pages, c.attention, c.accum_dtype)
+        out_BTNH = self._place(out_BTNH, "heads")
         return self._einsum("o", (N, H, D), N * H)("BTNH,NHD->BTD", out_BTNH), cached
 
     def _mlp(self, x_BTD):
         D, F = self.cfg.d_model, self.cfg.d_ff
         gate_BTF = self._einsum("gate", (D, F), D)("BTD,DF->BTF", x_BTD)
         up_BTF = self._einsum("up", (D, F), D)("BTD,DF->BTF", x_BTD)
-        return self._einsum("down", (F, D), F)("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF)
+        hidden_BTF = self._place(jax.nn.silu(gate_BTF) * up_BTF, "units")
+        return self._einsum("down", (F, D), F)("BTF,FD->BTD", hidden_BTF)
 
 
 def _embed(cfg):
@@ -159,6 +167,7 @@ def forward(
       hidden_BTD in the compute dtype, and the updated cache (None when none was given).
     """
     x_BTD = _embed(cfg).apply({"params": params["embed"]}, tokens_BT)
+    x_BTD = constrain(constrain(x_BTD, cfg.layout, "looked_up"), cfg.layout, "residual")
     if cache is not None:
         x_BTD, cache = _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW)
     else:

@@ -150,11 +150,12 @@ def _over_minibatches(measured: list[dict]) -> dict[str, float]:
 def _with_old_logprobs(run, policy, state, batch, used) -> types.RlBatch:
     """The batch with log-probs recomputed by the trainer before any update of this step."""
     old = np.zeros_like(batch.old_logprobs_BT)
+    cfg = meshes.lay_out(policy.cfg, run.mesh)
     for i in range(used):
         micro = meshes.put_rows(
             (batch.tokens_BT[i], batch.positions_BT[i], batch.segments_BT[i]), run.mesh, axis=0
         )
         temperature = run.config.rollout.temperature
-        logp, _ = logprobs.score(state.params, *micro, cfg=policy.cfg, temperature=temperature)
+        logp, _ = logprobs.score(state.params, *micro, cfg=cfg, temperature=temperature)
         old[i] = jax.device_get(logp)
     return batch.replace(old_logprobs_BT=old)

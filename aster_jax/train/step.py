@@ -137,7 +137,7 @@ def compile_step(
     batch_spec = jax.sharding.NamedSharding(mesh, rows)
     replicated = meshes.replicated(mesh)
     return jax.jit(
-        functools.partial(train_step, cfg=cfg, loss_fn=loss_fn, tx=tx),
+        functools.partial(train_step, cfg=meshes.lay_out(cfg, mesh), loss_fn=loss_fn, tx=tx),
         in_shardings=(state_specs, batch_spec, replicated),
         out_shardings=(state_specs, replicated),
         donate_argnames=("state",),
