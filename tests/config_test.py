@@ -43,6 +43,37 @@ def test_the_defaults_are_valid():
         ("rl.row_tokens", 511, "rl1.context_tokens=512 exceeds rl.row_tokens=511"),
         ("rl.minibatches", 3, "rl.prompts=16 must be a multiple of rl.minibatches=3"),
         ("sft.micro_rows", 7, "sft.rows=32 must be a multiple of sft.micro_rows=7"),
+        # What only its own stage would have stumbled over.
+        ("model.param_dtype", "bfloat16", "model.param_dtype='bfloat16': .*train with float32"),
+        ("model.compute_dtype", "float8", "model.compute_dtype='float8'; choose one of"),
+        ("rollout.dtype", "foo", "rollout.dtype='foo'"),
+        ("eval.top_p", 1.5, "eval: .*top_p=1.5"),
+        ("eval.top_p", 0.0, "eval: .*top_p=0.0"),
+        ("eval.temperature", -1.0, "eval.temperature=-1.0 must not be negative"),
+        ("eval.temperature", float("nan"), "eval.temperature=nan"),
+        ("rl1.learning_rate", -1e-6, "rl1.learning_rate=-1e-06"),
+        ("rl.learning_rate", float("inf"), "learning_rate=inf"),
+        ("sft.beta2", 1.0, "sft: beta2=1.0 must be in"),
+        ("rl2.beta1", -0.1, "rl2.beta1=-0.1"),
+        ("rl.clip_norm", 0.0, "rl1: clip_norm=0.0 must be above 0"),
+        ("rl.dual_clip", 0.5, "rl1: dual_clip=0.5 must be at least 1"),
+        ("rl2.clip_low", 2.0, "rl2: clip_low=2.0"),
+        ("rl.tis_cap", float("nan"), "tis_cap=nan"),
+        ("rl.group", 1, "rl.group=1: a trajectory is compared"),
+        ("rl1.steps", -3, "rl1.steps=-3 must not be negative"),
+        ("rollout.deadline_s", -1.0, "rollout.deadline_s=-1.0"),
+        ("tools.wall_limit_s", 0.0, "tools.wall_limit_s=0.0 is outside"),
+        ("tools.min_tier", "Z", "tools.min_tier='Z' is not one of"),
+        ("rl.min_group", 1.5, "rl.min_group=1.5 is a share"),
+        ("rl.hand_on", "first", "rl.hand_on='first'; choose one of"),
+        ("rollout.prefill_buckets", (), "prefill_buckets="),
+        ("eval.also", ({"temperature": 0.6},), "eval.also.0.*a dict with a 'name'"),
+        ("eval.also", ({"name": "main"},), "names are letters.*each once"),
+        ("eval.also", ({"name": "../x"},), "names are letters"),
+        ("eval.also", ({"name": "x", "temprature": 1.0},), "'x' has .'temprature'.; known keys"),
+        ("eval.also", ({"name": "x", "temperature": "hot"},), "eval.also 'x'"),
+        ("eval.also", ({"name": "x", "top_p": 2.0},), "eval.also 'x': .*top_p=2.0"),
+        ("eval.also", ({"name": "x", "context_tokens": 999},), "'x'.context_tokens=999 exceeds"),
     ],
 )
 def test_what_cannot_work_is_refused(key, value, text):
@@ -54,6 +85,31 @@ def test_what_cannot_work_is_refused(key, value, text):
     section[last] = value
     with pytest.raises(ValueError, match=text):
         config.validate(c)
+
+
+def test_a_decay_must_be_longer_than_its_warm_up():
+    c = named()
+    c.rl2.warmup_steps, c.rl2.decay_steps = 5, 3
+    with pytest.raises(ValueError, match="rl2: decay_steps=3 .*must exceed warmup_steps=5"):
+        config.validate(c)
+
+
+def test_a_stage_has_every_key_of_rl_and_may_override_it():
+    c = named()
+    c.rl.learning_rate, c.rl2.learning_rate, c.rl2.group = 1e-4, 1e-5, 4
+    one, two = config.rl_stage(c, "rl1"), config.rl_stage(c, "rl2")
+    assert set(c.rl) <= set(c.rl1) and set(c.rl) < set(one)
+    assert (one.learning_rate, two.learning_rate) == (1e-4, 1e-5)
+    assert (one.group, two.group, two.prompts) == (8, 4, c.rl.prompts)
+    assert two.max_calls == c.rl2.max_calls
+    with pytest.raises(TypeError):
+        c.rl1.group = "many"
+
+
+def test_bfloat16_parameters_are_for_what_does_not_train():
+    c = named()
+    c.stages, c.model.param_dtype = ("eval", "report"), "bfloat16"
+    config.validate(c)
 
 
 def test_sampling_is_free_where_nothing_is_trained_on_it():

@@ -6,7 +6,8 @@ import sys
 import pytest
 from absl import flags
 
-from aster_jax import config, main
+from aster_jax import config, main, workdir
+from aster_jax.errors import GaveUp, InputError, Leaving
 
 SMOKE = str(pathlib.Path(__file__).parents[1] / "experiments" / "smoke.py")
 
@@ -75,3 +76,64 @@ def test_unknown_flag_text():
 
 def test_every_stage_has_its_function():
     assert tuple(main.STAGES) == config.STAGES
+
+
+@pytest.fixture
+def stage_that(tmp_path, one_device, monkeypatch):
+    """A run whose one stage does nothing but raise."""
+
+    def run(error):
+        c = config.default()
+        c.name, c.stages = "t", ("demos",)
+
+        def fail(run):
+            raise error
+
+        monkeypatch.setitem(main.STAGES, "demos", fail)
+        monkeypatch.setattr(main, "_check", lambda run: None)
+        made = workdir.open_run(c, tmp_path, one_device)
+        main._run_stages(made)
+
+    return run
+
+
+def log(path):
+    return (path / "error.log").read_text() if (path / "error.log").exists() else ""
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(stage_that, tmp_path, capsys):
+    """Also a ValueError: numpy, jax and optax raise those for anything."""
+    with pytest.raises(ValueError, match="broadcast"):
+        stage_that(ValueError("operands could not be broadcast together"))
+    assert "Traceback" in log(tmp_path) and "in fail" in log(tmp_path)
+    assert "error.log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [InputError("a value, and what to do"), GaveUp("five in a row")])
+def test_what_the_user_has_to_mend_is_a_sentence(stage_that, tmp_path, monkeypatch, error):
+    with pytest.raises(type(error)):
+        stage_that(error)
+    assert str(error) in log(tmp_path)  # in the middle of a run it is kept, too
+
+    def run_and_raise(*_, **__):
+        raise error
+
+    monkeypatch.setattr(main.app, "run", run_and_raise)
+    with pytest.raises(SystemExit) as caught:
+        main.cli()
+    assert caught.value.code == f"aster_jax: {error}"
+
+
+def test_any_other_error_is_not_cut_down_to_its_text(monkeypatch):
+    def run_and_raise(*_, **__):
+        raise ValueError("shapes (3,) (4,)")
+
+    monkeypatch.setattr(main.app, "run", run_and_raise)
+    with pytest.raises(ValueError, match="shapes"):
+        main.cli()
+
+
+def test_leaving_is_an_exit_code_of_its_own(stage_that, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        stage_that(Leaving())
+    assert caught.value.code == 143 and log(tmp_path) == ""

@@ -8,6 +8,8 @@ middle of what is named there, so that a test hits the same moment every time.
     update:N    while the update of RL step N is computed
     rollout:N   in the third dispatch of the process's N-th rollout phase
     save:N      while the checkpoint of step N is written
+
+With `term-` before it, it sends itself SIGTERM there instead, and goes on as it can.
 """
 
 import atexit
@@ -26,6 +28,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=experiments/smoke.py"
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
+HOW = signal.SIGKILL
 MIDDLE_OF_A_SAVE_S = 0.02  # from its first file on; of the smoke model it takes several times that
 
 
@@ -80,7 +83,7 @@ def metrics(path: pathlib.Path) -> list[dict]:
 
 
 def _die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), HOW)
 
 
 def _die_when(reached):
@@ -96,7 +99,9 @@ def _die_at(place: str) -> None:
     from aster_jax.rollout import device
     from aster_jax.train import checkpoint, step
 
-    kind, number = place.split(":")
+    global HOW
+    HOW = signal.SIGTERM if place.startswith("term-") else signal.SIGKILL
+    kind, number = place.removeprefix("term-").split(":")
     number = int(number)
     fetch, save = step.fetch, checkpoint.Checkpoints.save
     begin, decode = device.Device.begin, device.Device.decode

@@ -6,6 +6,7 @@ import pytest
 
 from aster_jax import config, policy, types, workdir
 from aster_jax.demos import curate
+from aster_jax.errors import GaveUp
 from aster_jax.sft import run as sft
 from tests import smoke_run
 from tests.rollout import chatter
@@ -84,6 +85,51 @@ def test_it_learns_and_starts_again_where_it_was(begin, monkeypatch):
     ]
     for a, b in zip(jax.tree.leaves(final(whole)), jax.tree.leaves(final(broken)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_epochs_are_passes_over_the_demonstrations(begin, capsys):
+    c = settings()
+    c.sft.epochs, c.sft.steps = 2.0, 0
+    run = begin(c, "epochs", count=10)
+    sft.run(run)
+    assert run.summary("sft")["step"] == 5  # two passes over ten rows, four to a step
+    assert "5 steps of 4 rows are 2.0 epochs" in capsys.readouterr().out
+
+
+def test_no_steps_need_no_demonstrations(tmp_path, one_device):
+    c = settings()
+    c.sft.steps = 0
+    run = workdir.open_run(c, tmp_path, one_device)
+    chatter.build(run.directory("demos") / "tokenizer")
+    run.finish("demos", {})
+    sft.run(run)
+    assert run.summary("sft")["step"] == 0 and not (tmp_path / "sft" / "checkpoints").exists()
+
+
+def test_numbers_that_are_none_are_counted_and_end_it_after_so_many(begin, monkeypatch):
+    c = settings()
+    c.sft.max_unusable = 2
+    batch = sft.packing.sft_batch
+    poisoned = []
+
+    def poison(rows, micro_rows):
+        made, used = batch(rows, micro_rows)
+        poisoned.append(len(poisoned) + 1)
+        if poisoned[-1] in (2, 4, 5):
+            made = made.replace(weights_BT=np.full_like(made.weights_BT, np.nan))
+        return made, used
+
+    monkeypatch.setattr(sft.packing, "sft_batch", poison)
+    run = begin(c, "poisoned")
+    with pytest.raises(GaveUp, match="sft ends at step 5: in 2 steps in a row"):
+        sft.run(run)
+    lines = smoke_run.metrics(run.path)
+    assert [r["sft/skipped_nonfinite"] for r in lines] == [0, 1, 0, 1, 1]
+    # The same command goes on when the cause is gone, from a state that is as good as ever.
+    monkeypatch.undo()
+    sft.run(run)
+    assert run.summary("sft")["step"] == 6
+    assert np.isfinite(smoke_run.metrics(run.path)[-1]["sft/loss"])
 
 
 def test_probes_are_measured_from_the_step_asked_for(begin):
