@@ -217,11 +217,7 @@ def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
 
 def params_of(run: workdir.Run, policy: Policy, stage: str, step_: int) -> dict:
     """The parameters of one checkpoint of a stage, on the run's mesh."""
-    shapes = transformer.abstract_params(policy.cfg)
-    specs = meshes.shardings(shapes, run.mesh)
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, specs
-    )
+    abstract = step.abstract_params(policy.cfg, run.mesh)
     with checkpoint.Checkpoints(run.path / stage / "checkpoints", checkpoint.Keep()) as saved:
         return saved.params(step_, abstract)
 
