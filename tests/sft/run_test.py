@@ -150,6 +150,7 @@ def test_a_probe_whose_trajectories_were_all_lost_has_no_accuracy_and_stops_noth
     assert sft._judge(probed, 0.5) == sft._judge(probed, 0.0) == (None, False)
     assert sft._judge({"sft/probe_accuracy": 0.5}, 0.5) == (0.5, True)
     assert sft._judge({"sft/probe_accuracy": 0.5}, 0.0) == (0.5, False)
-    sft._say(begin(settings(), "lost"), sft.Progress(step=5), {"sft/loss": 1.0, **probed})
+    values = {"sft/loss": 1.0, "sft/skipped_nonfinite": 0.0, **probed}
+    sft._say(begin(settings(), "lost"), sft.Progress(step=5), 9, values)
     said = capsys.readouterr().out
     assert "probe left out 100.0 %" in said and "accuracy" not in said
