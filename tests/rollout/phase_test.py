@@ -6,7 +6,7 @@ import time
 import pytest
 
 from aster_jax import config, policy, settings as made_of, workdir
-from aster_jax.errors import Leaving
+from aster_jax.errors import InputError, Leaving
 from aster_jax.lifetime.notice import Notice
 from aster_jax.rollout import journal, phase, record
 from tests.rollout import chatter
@@ -193,3 +193,42 @@ class Asked(Notice):
 
     def is_given(self):
         return True
+
+
+def test_an_interrupted_phase_waits_for_no_verdict(run, speaks, talker, monkeypatch):
+    """Ctrl-C while answers are being compared: the comparisons are not waited for."""
+    asked = phase.requests(chatter.problems(1), 1, speaks)
+    made, _ = played(run, speaks, talker, None, asked)
+
+    def one_ends_and_then_ctrl_c(loop, requests):
+        loop._on_end(0, made[0].trajectory)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phase.episode.Rollout, "run", one_ends_and_then_ctrl_c)
+    judging = Failing(waits_s=30.0)
+    with phase.players(run, speaks, made_of.sampled(run.config.rollout)) as players:
+        players = dataclasses.replace(players, verifier=judging)
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            phase.run_phase(
+                run, speaks, players, talker.params, asked,
+                made_of.budgets(run.config, run.config.rl1), "rl1/1",
+            )  # fmt: skip
+        assert time.monotonic() - began < 25.0
+
+
+def test_a_host_that_cannot_isolate_is_told_before_the_first_stage(run, monkeypatch):
+    def cannot(config):
+        assert config.preload == ()  # nothing is loaded for a look
+        raise RuntimeError("no tier from A1 to B2 works here")
+
+    monkeypatch.setattr(phase.tools, "Executor", cannot)
+    with pytest.raises(InputError, match="no tier from A1 to B2 .* doctor"):
+        phase.check_tool(run)
+
+
+def test_the_verifier_gets_what_the_tool_may_do():
+    c = settings()
+    c.tools.min_tier, c.tools.allow_unsafe = "C", True
+    how = phase.verifying(c)
+    assert (how.min_tier, how.allow_unsafe) == ("C", True)
