@@ -2,7 +2,7 @@
 
 A seat outlives its processes. It turns the events of a process into the status of the
 call that was running, by the order: what we did to it (deadline, output cap, forged
-frame), then how it died, then what it claimed.
+frame), then how it died, then what it claimed. Every call ends, whatever happens.
 """
 
 import os
@@ -12,8 +12,9 @@ import time
 from aster_jax.tools import result
 
 
-WATCH_AFTER_S = 0.005  # a cell that runs longer has its output read while it runs
+WATCH_AFTER_S = 0.005  # a cell that runs longer is looked after while it runs
 PEAK_AFTER_S = 0.02  # shorter cells are not worth the look at their peak memory
+STARTS, START_AGAIN_S = 3, 0.2  # how often a process that could not start is tried
 
 
 class Call:
@@ -22,8 +23,10 @@ class Call:
     def __init__(self, call_id: int, code: str):
         self.call_id, self.code = call_id, code
         self.submitted = time.monotonic()
-        self.started = None
-        self.cpu_before_s = 0.0
+        self.begun = self.started = None  # given a place; sent to its process
+        self.cpu_before_s = self.cpu_seen_s = 0.0
+        self.parked = False  # it sleeps: its place is another's
+        self.starts = 0
 
 
 class Seat:
@@ -38,7 +41,7 @@ class Seat:
 
     def begin(self, call: Call) -> None:
         """The queue lets the call run: on the live process, or on a new one."""
-        self.call = call
+        self.call, call.begun = call, call.begun or time.monotonic()
         if self.process is None:
             try:
                 self.process = self.host.spawn(self)
@@ -52,13 +55,14 @@ class Seat:
         """Sends the cell and starts its clock, which is not the session's to stop."""
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
-        call.cpu_before_s = self.process.cpu_s()
+        call.cpu_before_s = call.cpu_seen_s = self.process.cpu_s()
         self.timer = self.host.loop.call_later(WATCH_AFTER_S, self.watch)
         self.process.start_call(call.code, settings["wall_limit_s"])
 
     def watch(self) -> None:
         """The cell did not end at once: reads its output as it comes, sets its deadline."""
         settings = self.host.settings
+        self.host.running_long.add(self)
         self.process.watch_pipes()
         rest_s = self.call.started + settings["wall_limit_s"] + settings["grace_s"]
         self.timer = self.host.loop.call_later(
@@ -91,46 +95,60 @@ class Seat:
 
     def on_reply(self, process, claim: dict) -> None:
         """It answered the call in flight."""
-        if self.verdict is not None:
-            return  # already condemned: the exit report decides
-        process.idle_cpu_s = process.cpu_s()
-        if claim["threads"]:
-            process.freeze()
-        self.finish(claim["status"], "kept", claim)
-
-    def on_restored(self, process, report: dict) -> None:
-        """Its runner died and the copy from before the cell has taken over."""
-        verdict, self.verdict = self.verdict, None
-        process.idle_cpu_s = process.cpu_s()
-        if self.call is not None:
-            status, detail = verdict or ("crashed", describe_exit(report["status"]))
-            self.finish(status, "restored", report=report, detail=detail, process=process)
+        if self.verdict is None:  # else it is condemned: the exit report decides
+            self.finish(claim["status"], "kept", claim)
 
     def on_exit(self, process, report: dict) -> None:
         """It is dead and collected."""
         if process is not self.process:
             return
-        if process.last_report is not None and report["status"] is not None:
-            report = process.last_report  # how the runner died, not how the stub did
         self.process, process.nonce = None, None
         verdict, self.verdict = self.verdict, None
-        if self.call is None or self.call.started is None and process.ready:
+        call = self.call
+        if call is None or call.started is None and process.ready:
             self.note_loss(report)
-        if self.call is None:
+        if call is None:
             return
-        if self.call.started is None and process.ready:
-            self.begin(self.call)  # it died just before the cell was sent
-            return
-        if verdict is not None:
+        if call.started is None and process.ready:
+            self.begin(call)  # it died just before the cell was sent
+        elif verdict is not None:
             self.finish(verdict[0], "lost", report=report, detail=verdict[1], process=process)
-        elif report["status"] is None:
+        elif report["status"] is None and process.ready:
             self.finish("infra_lost", "lost", detail=report["error"], process=process)
         elif not process.ready:
-            detail = process.outputs[1].text() or describe_exit(report["status"])
-            self.finish("infra_unavailable", "lost", detail=detail, process=process)
+            self.start_failed(process, report)
         else:
             detail = describe_exit(report["status"])
             self.finish("crashed", "lost", report=report, detail=detail, process=process)
+
+    def start_failed(self, process, report: dict) -> None:
+        """No cell ran in it: the host lacked something, perhaps only for a moment."""
+        self.call.starts += 1
+        if self.call.starts < STARTS:
+            self.host.loop.call_later(START_AGAIN_S * self.call.starts, self.start_again, self.call)
+            return
+        status = report["status"]
+        why = report["error"] if status is None else describe_exit(status)
+        detail = process.outputs[1].text() or why
+        self.finish("infra_unavailable", "lost", detail=detail, process=process)
+
+    def start_again(self, call: Call) -> None:
+        """Tries once more, unless the call has ended meanwhile."""
+        if self.call is call and self.process is None:
+            self.begin(call)
+
+    def on_broken(self, process, why: str) -> None:
+        """Nothing more is to be expected of it: its call ends here."""
+        process.close()
+        if process is not self.process:
+            return
+        self.process = None
+        verdict, self.verdict = self.verdict, None
+        if self.call is None:
+            self.lost_between = self.seq > 0
+        else:
+            status, detail = verdict or ("crashed", why)
+            self.finish(status, "lost", detail=detail)
 
     def note_loss(self, report: dict) -> None:
         """Its process died between calls: by its own doing, or with the zygote."""
@@ -162,17 +180,20 @@ class Seat:
         values["queue_s"], values["wall_s"] = started - call.submitted, now - started
         self.last_used = now
         self.host.answer(self, call, values)
-        self.host.release(self)
+        self.host.release(self, call)
 
 
 def measure(process, call: Call, claim: dict | None, report: dict | None) -> dict:
     """What is known about the finished call: output, kernel counters, the claim's words."""
     claim = claim or {"dropped": 0, "type": "", "message": "", "shown": 0, "threads": 0}
+    threads = claim["threads"]
     if report and "cpu_s" in report:
         cpu_s, peak = report["cpu_s"], report["peak_kib"] << 10
     else:
         cpu_s = process.cpu_s()
         peak = process.peak_rss_bytes() if cpu_s - call.cpu_before_s > PEAK_AFTER_S else 0
+        if process.watched:
+            threads = process.look(0)[0] - 1
     out, err = process.outputs
     unsent = claim["dropped"] if out.total + err.total else 0
     return {
@@ -180,13 +201,17 @@ def measure(process, call: Call, claim: dict | None, report: dict | None) -> dic
         "dropped_bytes": out.dropped(unsent) + err.dropped(),
         "error_type": result.neutralise(claim["type"]),
         "error_message": result.neutralise(claim["message"]),
-        "last_value_printed": bool(claim["shown"]), "live_threads": claim["threads"],
+        "last_value_printed": bool(claim["shown"]), "live_threads": threads,
         "cpu_s": max(0.0, cpu_s - call.cpu_before_s), "peak_rss_bytes": peak,
     }
 
 
 def describe_exit(status: int) -> str:
     """A wait status in words a model understands."""
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"exit code {os.WEXITSTATUS(status)}"
+    if not os.WIFSIGNALED(status):
+        return f"exit code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
