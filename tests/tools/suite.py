@@ -109,7 +109,7 @@ def describe(path: str) -> tuple:
 def start(tier: str, **changes) -> Executor:
     """An executor in just this tier; a host without it skips, a failed self-test does not."""
     try:
-        return Executor(ToolConfig(tier=tier, preload=(), niceness=0, **changes))
+        return Executor(ToolConfig(**{"tier": tier, "preload": (), "niceness": 0, **changes}))
     except RuntimeError as error:
         if "self-test" in str(error):
             raise
