@@ -36,9 +36,11 @@ class ToolConfig:
     bounds one file there, `code_limit_bytes` a cell's source.
 
     Number: `max_running` cells that use a processor at once on this host (0: twice the
-    processors), live `max_sessions` (each takes four open files of the supervisor), `max_calls` per session, `spares` forked ahead of need; `max_processes`
-    (threads) and `max_files` per session; `niceness` of sessions, so that the trainer
-    comes first: where the kernel shares out by groups, all of them weigh as one such. One zygote serves `sessions_per_zygote`.
+    processors), live `max_sessions` (each takes four open files of the supervisor),
+    `max_calls` per session, `spares` forked ahead of need; `max_processes` (threads) and
+    `max_files` per session; `niceness` of sessions, so that the trainer comes first: where
+    the kernel shares out by groups, all of them weigh as one such. One zygote serves
+    `sessions_per_zygote`.
 
     Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr`
     over several lines (`pretty`, as notebooks do), not at all (`none`), or as the public

@@ -39,11 +39,10 @@ def enter(
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    elif linux.IS_LINUX:
+    else:
         linux.drop_capabilities()
-    if linux.IS_LINUX:
-        linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        linux.set_process(linux.PR_SET_DUMPABLE, 0)
+    linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.set_process(linux.PR_SET_DUMPABLE, 0)
     if tier in config.SAFE_TIERS and rules is not None:
         ruleset = landlock.create(rules)
         landlock.restrict(ruleset)
@@ -53,7 +52,7 @@ def enter(
 
 
 def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
-    """Resource limits. Memory gets what cell and harness may have together; each cell lowers the soft limit.
+    """Resource limits; of memory, what cell and harness may have together.
 
     The stack may grow further than usual, for recursion through C (a cached function); a
     thread's stack has the size that was the limit when the zygote started.
@@ -65,10 +64,9 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         resource.RLIMIT_NOFILE: settings["max_files"],
         resource.RLIMIT_FSIZE: settings["file_limit_mib"] * mib,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 64,  # timers, too, are counted for all of a user's processes
     }
-    if linux.IS_LINUX:
-        limits[resource.RLIMIT_MSGQUEUE] = 0
-        limits[resource.RLIMIT_SIGPENDING] = 64  # timers and queued signals are counted together, host-wide
     if own_uid:  # the count is per user: on a shared uid it would count the user's desktop
         limits[resource.RLIMIT_NPROC] = settings["max_processes"]
     for name, value in limits.items():

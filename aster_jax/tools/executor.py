@@ -148,7 +148,7 @@ class Executor:
             answer = channel.wait(future, self.config.start_limit_s)
         except concurrent.futures.TimeoutError:
             answer = None
-        if answer is None or isinstance(answer, ToolResult):  # it died, or said nothing, while it was asked
+        if answer is None or isinstance(answer, ToolResult):  # it died or was silent meanwhile
             return {**self._report, "alive": False}
         return {**answer, "alive": True}
 

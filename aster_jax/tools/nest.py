@@ -169,10 +169,9 @@ class Nest:
         elif kind == "failed":
             self.lose(message["error"])
         elif kind == "ready":
-            if descriptors:
-                self.pidfd = descriptors[0]
-                self.pid = process.find_pid(self.pidfd)
-                self.base_bytes = virtual_bytes(self.pid)
+            self.pidfd = descriptors[0]
+            self.pid = process.find_pid(self.pidfd)
+            self.base_bytes = virtual_bytes(self.pid)
             self.ready.set_result(message)
         elif kind == "forked":
             self.in_flight -= 1

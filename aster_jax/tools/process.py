@@ -37,7 +37,7 @@ class Process:
         self.decoder = frames.Decoder(REPLY_CAP_BYTES)
         self.outputs = self.fresh_outputs()
         self.pidfd = self.pid = self.resting = None
-        self.ready = self.frozen = self.dead = self.seeded = False
+        self.ready = self.frozen = self.dead = self.seeded = self.hung_up = False
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.outbox = link.Outbox(loop, self.socket)
         self.watched = False  # whether the loop reads the pipes as they fill
@@ -106,6 +106,7 @@ class Process:
             data = b""
         if not data:  # closed by a crash or by the cell: it cannot serve any more
             self.loop.remove_reader(self.socket.fileno())
+            self.hung_up = True
             self.kill()
             return
         try:

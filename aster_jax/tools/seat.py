@@ -1,8 +1,8 @@
 """One trajectory's place at the tool: its interpreter, its call in flight, its verdicts.
 
 A seat outlives its processes. It turns the events of a process into the status of the
-call that was running, by the order: what we did to it (deadline, output cap, forged
-frame), then how it died, then what it claimed. Every call ends, whatever happens.
+call that was running: what it claimed, how it died, or what we killed it for (deadline,
+output cap, forged frame). Every call ends, whatever happens.
 """
 
 import os
@@ -34,7 +34,7 @@ class Seat:
 
     def __init__(self, host, number: int, seed: int):
         self.host, self.number, self.seed = host, number, seed
-        self.process = self.call = self.queued = self.verdict = self.timer = None
+        self.process = self.call = self.queued = self.timer = None
         self.seq, self.last_used = 0, time.monotonic()
         self.lost_between = False  # it died after a call had ended: the next one is told
         self.broken = ""  # ours, not the model's: no later call can be answered truly
@@ -56,7 +56,9 @@ class Seat:
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
         call.cpu_before_s = call.cpu_seen_s = self.process.cpu_s()
-        self.timer = self.host.loop.call_later(WATCH_AFTER_S, self.watch)
+        self.timer = self.host.loop.call_later(
+            WATCH_AFTER_S, self.process.guard, self.watch
+        )
         self.process.start_call(call.code, settings["wall_limit_s"])
 
     def watch(self) -> None:
@@ -66,15 +68,24 @@ class Seat:
         self.process.watch_pipes()
         rest_s = self.call.started + settings["wall_limit_s"] + settings["grace_s"]
         self.timer = self.host.loop.call_later(
-            rest_s - time.monotonic(), self.condemn, "timeout"
+            rest_s - time.monotonic(), self.process.guard, self.condemn, "timeout"
         )
 
-    def condemn(self, verdict: str, detail: str = "") -> None:
-        """Kills the process for a stated reason; the exit report finishes the call."""
-        if self.verdict is None:
-            self.verdict = (verdict, detail)
-        if self.process is not None:
-            self.process.kill()
+    def condemn(self, status: str, detail: str = "") -> None:
+        """Kills the process for a stated reason and answers at once.
+
+        Its death is not waited for: on a busy machine that takes longer than the answer may.
+        """
+        child, self.process = self.process, None
+        child.kill()
+        child.drain()
+        if self.call is None:
+            self.lost_between = self.seq > 0
+        else:
+            if child.hung_up:  # it was ending by its own doing
+                status, detail = "crashed", "its channel was closed"
+            self.finish(status, "lost", detail=detail, process=child)
+        child.close()
 
     # Events of the process.
 
@@ -85,8 +96,6 @@ class Seat:
 
     def on_violation(self, process, why: str) -> None:
         """It wrote what no session writes."""
-        process.nonce = None
-        process.loop.remove_reader(process.socket.fileno())
         self.condemn("protocol_violation", why)
 
     def on_overflow(self, process) -> None:
@@ -95,15 +104,13 @@ class Seat:
 
     def on_reply(self, process, claim: dict) -> None:
         """It answered the call in flight."""
-        if self.verdict is None:  # else it is condemned: the exit report decides
-            self.finish(claim["status"], "kept", claim)
+        self.finish(claim["status"], "kept", claim)
 
     def on_exit(self, process, report: dict) -> None:
         """It is dead and collected."""
         if process is not self.process:
             return
         self.process, process.nonce = None, None
-        verdict, self.verdict = self.verdict, None
         call = self.call
         if call is None or call.started is None and process.ready:
             self.note_loss(report)
@@ -111,8 +118,6 @@ class Seat:
             return
         if call.started is None and process.ready:
             self.begin(call)  # it died just before the cell was sent
-        elif verdict is not None:
-            self.finish(verdict[0], "lost", report=report, detail=verdict[1], process=process)
         elif report["status"] is None and process.ready:
             self.finish("infra_lost", "lost", detail=report["error"], process=process)
         elif not process.ready:
@@ -140,15 +145,8 @@ class Seat:
     def on_broken(self, process, why: str) -> None:
         """Nothing more is to be expected of it: its call ends here."""
         process.close()
-        if process is not self.process:
-            return
-        self.process = None
-        verdict, self.verdict = self.verdict, None
-        if self.call is None:
-            self.lost_between = self.seq > 0
-        else:
-            status, detail = verdict or ("crashed", why)
-            self.finish(status, "lost", detail=detail)
+        if process is self.process:
+            self.condemn("crashed", why)
 
     def note_loss(self, report: dict) -> None:
         """Its process died between calls: by its own doing, or with the zygote."""

@@ -204,7 +204,8 @@ class Supervisor:
             threads, wants = child.look(most)
             if threads > most:
                 place.condemn("crashed", f"it started over {most} threads")
-            elif threads > 1:
+                continue
+            if threads > 1:
                 with contextlib.suppress(OSError):  # ended, or in a container without the right
                     child.level(threads - 1)
             used_s, call.cpu_seen_s = child.cpu_s() - call.cpu_seen_s, child.cpu_s()
@@ -305,7 +306,7 @@ class Supervisor:
                 if now - call.begun > 2 * settings["start_limit_s"]:
                     place.finish("infra_unavailable", "lost", detail="no interpreter started")
             elif now - call.started > turn_s + OVERDUE_S and place.process is not None:
-                place.on_broken(place.process, "it did not end when it was killed")
+                place.condemn("crashed", "it did not end in time")
         for one in list(self.nests):
             one.check_alive(now)
 
@@ -333,8 +334,8 @@ def reserve_files(sessions: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, needed),) * 2)
     except (OSError, ValueError):  # only root may raise the hard limit
         raise nest.StartError(
-            f"{sessions} sessions (max_sessions and spares) need {needed} open files, and this host "
-            f"allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or less, "
+            f"{sessions} sessions (max_sessions and spares) need {needed} open files, and this "
+            f"host allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or less, "
             "or raise the limit (ulimit -Hn)"
         ) from None
 

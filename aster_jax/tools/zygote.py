@@ -50,8 +50,7 @@ class Control:
 
 def main(descriptor: int) -> None:
     """Runs a zygote on the control socket `descriptor` until the supervisor goes away."""
-    if linux.IS_LINUX:
-        linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     control = Control(descriptor)
     settings, _ = control.receive()
     if settings is None:
@@ -69,10 +68,7 @@ def main(descriptor: int) -> None:
         control.send({"op": "failed", "error": f"{type(error).__name__}: {error}"})
         return
     ready = {"op": "ready", "tier": tier, "versions": versions, "layers": layers}
-    if linux.IS_LINUX:
-        control.send(ready, (os.pidfd_open(os.getpid()),))
-    else:
-        control.send(ready)
+    control.send(ready, (os.pidfd_open(os.getpid()),))
     Nursery(control, settings, tier, rules).run()
 
 
@@ -136,8 +132,8 @@ def split(readable: list[str], hidden: list[str]) -> list[str]:
         if not inside:
             kept.append(path)
             continue
-        entries = [entry.path for entry in os.scandir(path) if os.path.realpath(entry.path) not in inside]
-        kept += split(entries, inside)
+        entries = (entry.path for entry in os.scandir(path))
+        kept += split([e for e in entries if os.path.realpath(e) not in inside], inside)
     return kept
 
 
@@ -244,7 +240,7 @@ class Nursery:
         # Made once here: what a session would make it would have to hold privately.
         self.interpreter = cell.Interpreter(settings["last_value"])
         self.numbers = {}  # pid -> session number
-        self.own_pidfd = os.pidfd_open(os.getpid()) if linux.IS_LINUX else -1
+        self.own_pidfd = os.pidfd_open(os.getpid())
 
     def run(self) -> None:
         """Serves spawn orders and reports deaths until the control socket closes."""
