@@ -104,7 +104,6 @@ def _tools():
     c.max_running = 0  # cells running at once; 0 = twice the cores
     c.last_value = "str"  # how a final expression is shown: str, repr, none, aster
     c.niceness = 0  # scheduling priority given up by interpreters, 0 to 19
-    c.checkpoints = False  # keep a paused copy per call, so that a kill loses no state
     return c
 
 

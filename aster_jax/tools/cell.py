@@ -14,12 +14,14 @@ import errno
 import functools
 import linecache
 import pprint
+import re
+import resource
 import socket
 import sys
 import threading
 import types
 
-from aster_jax.tools import streams
+from aster_jax.tools import streams, surroundings
 
 # Functions below look names up in this copy: cells may replace what is in `builtins`.
 __builtins__ = dict(vars(builtins))
@@ -30,16 +32,23 @@ for _name in __future__.all_feature_names:
     FUTURE_FLAGS |= getattr(__future__, _name).compiler_flag
 _Expression, _Expr, ONLY_AST = ast.Expression, ast.Expr, ast.PyCF_ONLY_AST
 _lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierror
-_get_ident = threading.get_ident
-MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE = 16, 4, 2000
+_get_ident, _setrlimit, _MEMORY = threading.get_ident, resource.setrlimit, resource.RLIMIT_AS
+_group = BaseExceptionGroup
+MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE, MAX_MEMBERS, MAX_DEPTH = 16, 4, 2000, 4, 3
+BALLAST_BYTES, AROUND = 1 << 20, vars(surroundings)
 CONVERT = {
     "str": str, "repr": repr, "aster": str,
     "pretty": functools.partial(pprint.pformat, width=79, sort_dicts=False),
 }
-HINTS = (
-    ("!", "shell commands do not work here: plain Python only"),
-    ("%", "notebook magics do not work here: plain Python only"),
-)
+HINTS = tuple((re.compile(pattern).match, text) for pattern, text in (  # for a line of a cell
+    (r"\s*(?:```|~~~)", "send the code alone, without the fences around it"),
+    (r"(?:[\w\s.,]*=)?\s*!", "shell commands do not work here: plain Python only"),
+    (r"(?:[\w\s.,]*=)?\s*%", "notebook magics do not work here: plain Python only"),
+    (r"\s*\?|[^#'\"]*\w\s*\?+\s*$", "notebook help does not work here: use help(name)"),
+))
+ASYNC_HINT = "no top-level await here: use asyncio.run(...)"
+# Words in an error's text or its last module's name: what to tell beside it.
+NO_FILES, NO_PROCESSES = "no file can be written here", "no process can be started here"
 # Runs with globals of its own, so that a time-out may interrupt a value's __str__.
 SHOW = """
 def show(value, convert, write):
@@ -67,6 +76,11 @@ class Interpreter:
         self.harness = (globals(), vars(streams))  # frames a time-out must not hit
         self.sources = {}
         self.armed = self.late = False
+        self.tight = self.roomy = self.ballast = None
+
+    def limit_memory(self, room: tuple[int, int], headroom_bytes: int) -> None:
+        """A cell may use (soft, hard) `room` less the headroom; that is left to report it."""
+        self.roomy, self.tight = room, (room[1] - headroom_bytes, room[1])
 
     def run(self, code: str, limit_s: float, out, err) -> dict:
         """Runs `code` for at most `limit_s` seconds; text goes to `out` and `err`.
@@ -80,9 +94,12 @@ class Interpreter:
         try:
             body, last = self.compile(code, filename)
         except BaseException as error:  # the compiler raises many kinds for bad text
-            return self.explain_syntax(error, code, err)
+            return self.explain_syntax(error, filename, err)
         shown, failure = False, None
         namespace = self.module.__dict__
+        # Untouched address space: given back first, it lets the limit be raised at all.
+        self.ballast = bytearray(BALLAST_BYTES)
+        _setrlimit(_MEMORY, self.tight)
         self.start_timer(limit_s)
         try:
             if body is not None:
@@ -91,7 +108,9 @@ class Interpreter:
                 shown = self.display(eval(last, namespace), out)
         except BaseException as error:  # whatever a cell raises is its outcome, not ours
             failure = error
+        self.ballast = None
         self.stop_timer()
+        _setrlimit(_MEMORY, self.roomy)
         if failure is None:
             return {"status": "ok", "shown": shown}
         return self.explain(failure, limit_s, err)
@@ -118,7 +137,9 @@ class Interpreter:
 
     def display(self, value, out) -> bool:
         """Shows a last value by the session's convention; True if anything was shown."""
-        if value is None and self.last_value != "aster":
+        if value is not None:
+            builtins._ = value  # as in Python's own shell
+        elif self.last_value != "aster":
             return False
         self.shown["show"](value, CONVERT[self.last_value], out.write)
         return True
@@ -157,23 +178,27 @@ class Interpreter:
         kind = type(error)
         if kind is TimeLimit:
             return {"status": "timeout", "type": "TimeLimit"}
-        if issubclass(kind, SystemExit):
-            return {"status": "exited", "type": "SystemExit"}
         status = "error"
-        if issubclass(kind, MemoryError):
+        if issubclass(kind, MemoryError) or is_unset(error):
             status = "memory_limit"
+        elif issubclass(kind, SystemExit):
+            status = "exited"
         elif is_denial(error):
             status = "denied"
         self.start_timer(min(limit_s, 1.0))  # a message may take for ever to compute
         try:
-            text, message = self.format(error), self.message(error)
+            message = self.message(error)
+            if status == "exited":
+                text = "" if isinstance(error.code, (int, type(None))) else message + "\n"
+            else:
+                text = self.format(error) + find_hint(error, message)
         except BaseException as trouble:  # including a time-out in the message
             text, message = f"{kind.__name__}: <no message: {type(trouble).__name__}>\n", ""
         self.stop_timer()
         err.write(text)
         return {"status": status, "type": kind.__name__[:200], "message": message}
 
-    def explain_syntax(self, error: BaseException, code: str, err) -> dict:
+    def explain_syntax(self, error: BaseException, filename: str, err) -> dict:
         """Status and text for a cell that does not compile."""
         kind, message = type(error).__name__, self.message(error)
         line = getattr(error, "lineno", None)
@@ -181,13 +206,12 @@ class Interpreter:
         source = getattr(error, "text", None)
         if where and isinstance(source, str):
             where += "    " + source.strip()[:200] + "\n"
-        hint = "".join(
-            f"hint: {text}\n" for sign, text in HINTS if any(
-                row.lstrip().startswith(sign) for row in code.splitlines()[:200])
-        )
-        if "'await' outside function" in message:
-            hint = "hint: no top-level await here: use asyncio.run(...)\n"
-        err.write(f"{where}{kind}: {message}\n{hint}")
+        rows = self.sources.get(filename, [])
+        row = rows[line - 1] if isinstance(line, int) and 0 < line <= len(rows) else ""
+        found = [text for fits, text in HINTS if fits(row)]
+        if "outside" in message and ("await" in message or "async" in message):
+            found = [ASYNC_HINT]
+        err.write(f"{where}{kind}: {message}\n" + "".join(f"hint: {one}\n" for one in found[:1]))
         return {"status": "syntax_error", "type": kind, "message": message}
 
     def message(self, error: BaseException) -> str:
@@ -195,23 +219,25 @@ class Interpreter:
         if isinstance(error, SyntaxError):
             return str(error.msg)[:MAX_MESSAGE]
         try:
-            text = self.shown["describe"](error)
-            return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " [...]"
+            return cut(self.shown["describe"](error))
         except Exception as trouble:  # a cell's own __str__
             return f"<no message: {type(trouble).__name__}>"
 
-    def format(self, error: BaseException) -> str:
-        """A traceback without harness frames, bounded in frames, chain and message."""
+    def format(self, error: BaseException, depth: int = 0) -> str:
+        """A traceback without harness frames, bounded in frames, chain, members and message."""
         chain, seen = [], set()
         while error is not None and id(error) not in seen and len(chain) < MAX_CHAIN:
             seen.add(id(error))
             cause = error.__cause__
             hidden = error.__suppress_context__
             chain.append((error, cause is not None))
-            error = cause if cause is not None or hidden else error.__context__
+            past = cause if cause is not None or hidden else error.__context__
+            while type(error) is type(past) is MemoryError:  # handlers that found none either
+                past = past.__context__
+            error = past
         parts = ["[earlier exceptions left out]\n\n"] if error is not None else []
         for index in range(len(chain) - 1, -1, -1):
-            parts.append(self.format_one(chain[index][0]))
+            parts.append(self.format_one(chain[index][0], depth))
             if index:
                 parts.append(
                     "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -220,13 +246,13 @@ class Interpreter:
                 )
         return "".join(parts)
 
-    def format_one(self, error: BaseException) -> str:
-        """One link of the chain: frames of the cell and its libraries, then the message."""
+    def format_one(self, error: BaseException, depth: int) -> str:
+        """One link of the chain: frames of the cell and its libraries, the message, its parts."""
         rows, step = [], error.__traceback__
         while step is not None and len(rows) < 5000:
             frame, line = step.tb_frame, step.tb_lineno
             step = step.tb_next
-            if any(frame.f_globals is mine for mine in (*self.harness, self.shown)):
+            if any(frame.f_globals is mine for mine in (*self.harness, self.shown, AROUND)):
                 continue
             name = frame.f_code.co_filename
             row = f'  File "{name}", line {line}, in {frame.f_code.co_name}\n'
@@ -240,11 +266,65 @@ class Interpreter:
             rows = rows[:half] + [gap] + rows[-half:]
         message = self.message(error)
         head = "Traceback (most recent call last):\n" if rows else ""
-        return head + "".join(rows) + type(error).__name__ + (f": {message}\n" if message else "\n")
+        last = type(error).__name__ + (f": {message}\n" if message else "\n")
+        return head + "".join(rows) + last + format_notes(error) + self.format_members(error, depth)
+
+    def format_members(self, error: BaseException, depth: int) -> str:
+        """The exceptions inside a group, each indented under its number."""
+        if not isinstance(error, _group):
+            return ""
+        members, rows = error.exceptions, []
+        for number, member in enumerate(members[:MAX_MEMBERS] if depth < MAX_DEPTH else (), 1):
+            rows.append(f"---- {number} of {len(members)} ----\n")
+            rows += self.format(member, depth + 1).splitlines(True)
+        if len(members) > MAX_MEMBERS or depth >= MAX_DEPTH:
+            rows.append("[further members left out]\n")
+        return "".join("  | " + row for row in rows)
+
+
+def cut(text: str) -> str:
+    """A message at most so long."""
+    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " [...]"
+
+
+def format_notes(error: BaseException) -> str:
+    """What `add_note` has added; anything else under that name is left out."""
+    notes = getattr(error, "__notes__", ())
+    if not isinstance(notes, (list, tuple)):
+        return ""
+    return "".join(cut(note) + "\n" for note in notes[:MAX_MEMBERS] if isinstance(note, str))
+
+
+def find_hint(error: BaseException, message: str) -> str:
+    """One line beside an error whose cause is this sandbox, though it does not say so."""
+    if is_process_error(error):
+        return f"hint: {NO_PROCESSES}\n"
+    if "emporary directory" in message or "writable cache directory" in message:
+        return f"hint: {NO_FILES}\n"
+    return ""
+
+
+def is_unset(error: BaseException) -> bool:
+    """Whether Python found no memory for a frame, and then none to say so."""
+    return type(error) is SystemError and error.args == ("error return without exception set",)
+
+
+def is_process_error(error: BaseException) -> bool:
+    """Whether it is the refusal of what multiprocessing needs: semaphores, then processes."""
+    step = error.__traceback__
+    while step is not None:
+        name = step.tb_frame.f_globals.get("__name__")
+        if isinstance(error, OSError) and isinstance(name, str):
+            if name.startswith(("multiprocessing.", "concurrent.futures.process")):
+                return True
+        step = step.tb_next
+    return False
 
 
 def is_denial(error: BaseException | None) -> bool:
     """Whether the sandbox's refusal is somewhere in the chain of exceptions."""
+    if is_process_error(error):
+        return True
     for _ in range(8):
         for found in (error, getattr(error, "reason", None)):  # `reason`: how urllib wraps it
             if isinstance(found, (PermissionError, _gaierror)):

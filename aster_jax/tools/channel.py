@@ -30,6 +30,7 @@ ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
 ANSWER_CAP_BYTES = 64 << 20  # an answer holds texts that the supervisor has bounded
 PINGS = 4  # sent within one silence limit
+MOST_S = 3600.0  # of one wait in the kernel, which counts milliseconds in 32 bits
 
 
 class Channel:
@@ -102,14 +103,14 @@ class Channel:
             self.fail_all()
         return future
 
-    def wait(self, future: concurrent.futures.Future, limit_s: float):
+    def wait(self, future: concurrent.futures.Future, limit_s: float = threading.TIMEOUT_MAX):
         """The result of a request; raises concurrent.futures.TimeoutError after `limit_s`."""
         deadline = time.monotonic() + limit_s
         if self.turn.acquire(blocking=False):
             try:
                 rest_s = limit_s
                 while not future.done() and not self.lost and rest_s > 0:
-                    self.receive(rest_s)
+                    self.receive(min(rest_s, MOST_S))
                     rest_s = deadline - time.monotonic()
             finally:
                 self.turn.release()

@@ -22,27 +22,29 @@ class ToolConfig:
     """Limits of a pool of interpreters. Raises ValueError for a value that cannot work.
 
     Time: `wall_limit_s` counts from the start of execution (never from submission) and
-    ends a cell softly, keeping its variables; `grace_s` later it is killed. A call that
-    waited `queue_limit_s` for a processor ends as infra_overload. `start_limit_s` bounds
+    ends a cell softly, keeping its variables; `grace_s` later it is killed. A call waits for
+    a processor as long as the others' cells may take by their own limits; `queue_limit_s`
+    more, and it ends as infra_overload. `start_limit_s` bounds
     preloading and self-test; a session unused for `idle_limit_s` is closed. A supervisor
     that says nothing for `silence_limit_s`, pings included, is killed and replaced.
 
-    Size: `memory_limit_mib` is on top of the preloaded interpreter. Of each output stream
+    Size: `memory_limit_mib` is on top of the preloaded interpreter; the harness has
+    `headroom_mib` more, to answer when a cell has used it all. Of each output stream
     `output_head_bytes` and `output_tail_bytes` are kept; a session that pushes more than
     `output_kill_mib` past its own printing layer is killed. `scratch_mib` is a private
     /tmp (0, or a tier without mounts: no writable directory at all); `file_limit_mib`
     bounds one file there, `code_limit_bytes` a cell's source.
 
-    Number: `max_running` cells at once on this host (0: twice the processors), live
-    `max_sessions`, `max_calls` per session, `spares` forked ahead of need; `max_processes`
-    (threads) and `max_files` per session; `niceness` of sessions, so that the trainer
-    comes first. One zygote serves `sessions_per_zygote`.
+    Number: `max_running` cells that use a processor at once on this host (0: twice the
+    processors), live `max_sessions` (each takes four open files of the supervisor),
+    `max_calls` per session, `spares` forked ahead of need; `max_processes` (threads) and
+    `max_files` per session; `niceness` of sessions, so that the trainer comes first: where
+    the kernel shares out by groups, all of them weigh as one such. One zygote serves
+    `sessions_per_zygote`.
 
     Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr`
     over several lines (`pretty`, as notebooks do), not at all (`none`), or as the public
-    ASTER code does (`aster`: None is shown too). `checkpoints` keeps a paused copy of the
-    interpreter before each cell and puts it in place when the cell has to be killed:
-    nothing is ever lost, calls cost a few milliseconds.
+    ASTER code does (`aster`: None is shown too).
 
     Code: `preload` is imported before sessions are forked; `extra_paths` are made
     importable, read-only: use it only for a trusted pool such as answer verification.
@@ -58,6 +60,7 @@ class ToolConfig:
     idle_limit_s: float = 7200.0
     silence_limit_s: float = 20.0
     memory_limit_mib: int = 1024
+    headroom_mib: int = 64
     file_limit_mib: int = 16
     scratch_mib: int = 64
     output_head_bytes: int = 8192
@@ -65,7 +68,7 @@ class ToolConfig:
     output_kill_mib: int = 8
     code_limit_bytes: int = 1 << 19
     max_running: int = 0
-    max_sessions: int = 2000
+    max_sessions: int = 1000
     sessions_per_zygote: int = 500
     max_calls: int = 50
     spares: int = 4
@@ -73,7 +76,6 @@ class ToolConfig:
     max_files: int = 64
     niceness: int = 10
     last_value: str = "str"
-    checkpoints: bool = False
     preload: tuple[str, ...] = MATHS
     extra_paths: tuple[str, ...] = ()
     min_tier: str = "B2"
@@ -124,7 +126,7 @@ BOUNDS = {
     "wall_limit_s": (0.01, 86400), "grace_s": (0.0, 600), "queue_limit_s": (0.0, 86400),
     "start_limit_s": (1.0, 3600), "idle_limit_s": (1.0, 7 * 86400),
     "silence_limit_s": (1.0, 3600),
-    "memory_limit_mib": (64, 1 << 20), "file_limit_mib": (0, 1 << 16),
+    "memory_limit_mib": (64, 1 << 20), "headroom_mib": (16, 1 << 10), "file_limit_mib": (0, 1 << 16),
     "scratch_mib": (0, 1 << 16), "output_head_bytes": (64, 1 << 16),
     "output_tail_bytes": (0, 1 << 16), "output_kill_mib": (1, 1 << 10),
     "code_limit_bytes": (1, 640 << 10), "max_running": (0, 4096), "max_sessions": (1, 20000),

@@ -12,17 +12,18 @@ from aster_jax.tools import config, landlock, linux, namespaces, seccomp
 
 IN_NAMESPACES = ("A1", "A2")
 OWN_UID = ("A1", "B1")
+STACK_MIB = 96  # the kernel keeps 128 free below the stack
 BEHIND_LANDLOCK = ("B1", "B2")  # the host's file tree, and nothing but Landlock before it
 
 
 def enter(
-    tier: str, order: dict, settings: dict, readable: tuple[str, ...] | None, program: bytes
-) -> int | None:
+    tier: str, order: dict, settings: dict, rules: list[tuple] | None, program: bytes
+) -> None:
     """Confines this process for `tier`. Raises OSError if any layer refuses.
 
-    `order` is the supervisor's spawn order (uid, address-space base in bytes); `readable`
-    are the directories Landlock leaves readable, None without Landlock; `program` is the
-    filter, made for nobody in particular. Returns the fork listener if checkpoints are on.
+    `order` is the supervisor's spawn order (uid, address-space base in bytes); `rules` are
+    what Landlock leaves (path, rights), None without Landlock; `program` is the filter,
+    made for nobody in particular.
     """
     uid = order["uid"] if tier in OWN_UID else os.getuid()
     gid = order["uid"] if tier in OWN_UID else os.getgid()
@@ -38,33 +39,34 @@ def enter(
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    elif linux.IS_LINUX:
+    else:
         linux.drop_capabilities()
-    if linux.IS_LINUX:
-        linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        linux.set_process(linux.PR_SET_DUMPABLE, 0)
-    if tier in config.SAFE_TIERS and readable is not None:
-        writable = (settings["scratch"], "/dev/null") if tier in IN_NAMESPACES else ("/dev/null",)
-        ruleset = landlock.create(readable, writable)
+    linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.set_process(linux.PR_SET_DUMPABLE, 0)
+    if tier in config.SAFE_TIERS and rules is not None:
+        ruleset = landlock.create(rules)
         landlock.restrict(ruleset)
         os.close(ruleset)
-    if tier == "D":
-        return None
-    program = seccomp.address(program, os.getpid())
-    return seccomp.install(program, listen=settings["checkpoints"])
+    if tier != "D":
+        seccomp.install(seccomp.address(program, os.getpid()))
 
 
 def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
-    """Resource limits. STACK stays: it is also the size of every new thread's stack."""
+    """Resource limits; of memory, what cell and harness may have together.
+
+    The stack may grow further than usual, for recursion through C (a cached function); a
+    thread's stack has the size that was the limit when the zygote started.
+    """
     mib = 1 << 20
+    memory_mib = settings["memory_limit_mib"] + settings["headroom_mib"]
     limits = {
-        resource.RLIMIT_AS: order["base_bytes"] + settings["memory_limit_mib"] * mib,
+        resource.RLIMIT_AS: order["base_bytes"] + memory_mib * mib,
         resource.RLIMIT_NOFILE: settings["max_files"],
         resource.RLIMIT_FSIZE: settings["file_limit_mib"] * mib,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 64,  # timers, too, are counted for all of a user's processes
     }
-    if hasattr(resource, "RLIMIT_MSGQUEUE"):
-        limits[resource.RLIMIT_MSGQUEUE] = 0
     if own_uid:  # the count is per user: on a shared uid it would count the user's desktop
         limits[resource.RLIMIT_NPROC] = settings["max_processes"]
     for name, value in limits.items():
@@ -72,3 +74,6 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
         resource.setrlimit(name, (value, value))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = STACK_MIB * mib if hard == resource.RLIM_INFINITY else min(STACK_MIB * mib, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))

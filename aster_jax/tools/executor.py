@@ -111,15 +111,9 @@ class Executor:
         return future
 
     def run(self, session: Session, code: str) -> ToolResult:
-        """Runs one cell and waits for its result."""
-        settings = self.config
-        patience_s = settings.queue_limit_s + settings.wall_limit_s + settings.grace_s
+        """Runs one cell and waits for its result, which always comes: see `submit`."""
         future, channel = self._request(session, code)
-        try:
-            return channel.wait(future, patience_s + settings.start_limit_s)
-        except concurrent.futures.TimeoutError:
-            return ToolResult("infra_lost", "[tool unavailable]\n", "lost",
-                              error_message="the supervisor does not answer")
+        return channel.wait(future)
 
     def _request(self, session, code) -> tuple[concurrent.futures.Future, Channel]:
         """Sends one cell, or answers it here if it must not be sent."""
@@ -154,7 +148,7 @@ class Executor:
             answer = channel.wait(future, self.config.start_limit_s)
         except concurrent.futures.TimeoutError:
             answer = None
-        if answer is None or isinstance(answer, ToolResult):  # it died, or said nothing, while it was asked
+        if answer is None or isinstance(answer, ToolResult):  # it died or was silent meanwhile
             return {**self._report, "alive": False}
         return {**answer, "alive": True}
 

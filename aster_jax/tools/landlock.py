@@ -16,9 +16,10 @@ from aster_jax.tools import linux
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 READ = READ_FILE | READ_DIR
+ALL_RIGHTS = (1 << 16) - 1  # ABI 5 and later
+WRITE = ALL_RIGHTS & ~EXECUTE
 # Rights known to each ABI: filesystem rights are bits 0..12, then refer, truncate, ioctl.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
-ALL_RIGHTS = (1 << 16) - 1  # ABI 5 and later
 NET_RIGHTS, SCOPES = 0b11, 0b11
 TRUNCATE_ABI = 3  # kernel 6.2
 
@@ -28,18 +29,16 @@ def find_abi() -> int:
     return linux.syscall(linux.LANDLOCK_CREATE, 0, 0, 1)
 
 
-def create(readable: tuple[str, ...], writable: tuple[str, ...]) -> int:
-    """A descriptor of the ruleset; a path that does not exist is left out."""
+def create(rules: list[tuple[str, int]]) -> int:
+    """A descriptor of the ruleset from (path, rights); a path that does not exist is left out."""
     abi = find_abi()
     rights = FILE_RIGHTS.get(abi, ALL_RIGHTS)
     words = [rights, NET_RIGHTS if abi >= 4 else 0, SCOPES if abi >= 6 else 0]
     size = 8 * (3 if abi >= 6 else 2 if abi >= 4 else 1)
     attributes = (ctypes.c_uint64 * 3)(*words)
     ruleset = linux.syscall(linux.LANDLOCK_CREATE, ctypes.byref(attributes), size, 0)
-    for path in readable:
-        allow(ruleset, path, READ)
-    for path in writable:
-        allow(ruleset, path, rights & ~EXECUTE)
+    for path, wanted in rules:
+        allow(ruleset, path, wanted & rights)
     return ruleset
 
 

@@ -87,6 +87,11 @@ def unmount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(target.encode(), ctypes.c_int(flags)), f"unmount {target}")
 
 
+def set_host_name(name: str) -> None:
+    """sethostname(2), in the current UTS namespace."""
+    _check(_libc.sethostname(name.encode(), ctypes.c_size_t(len(name))), "sethostname")
+
+
 def pivot_root(new_root: str, put_old: str) -> None:
     """Makes `new_root` the root of this mount namespace."""
     call_named("pivot_root", new_root.encode(), put_old.encode())
@@ -143,3 +148,9 @@ def set_process_pointer(option: int, mode: int, address: int) -> None:
         ),
         f"prctl {option}",
     )
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file of /proc in one call."""
+    with open(path, "w", encoding="ascii") as target:
+        target.write(text)

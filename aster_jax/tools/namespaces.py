@@ -18,11 +18,16 @@ SYSTEM = (
     "/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib",
     "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
 )
+HOST_NAME = "sandbox"
+COVER = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 STAGE = "/tmp"  # any directory that every host has; it is uncovered again by the pivot
 
 
-def build_root(libraries: tuple[str, ...]) -> None:
-    """Replaces this mount namespace's root by a tmpfs with read-only libraries."""
+def build_root(libraries: tuple[str, ...], hidden: list[str]) -> None:
+    """Replaces this mount namespace's root by a tmpfs with read-only libraries.
+
+    `hidden` directories inside them are covered by empty ones; the host's name goes, too.
+    """
     linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("tmpfs", STAGE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
     os.mkdir(f"{STAGE}/old")
@@ -30,6 +35,9 @@ def build_root(libraries: tuple[str, ...]) -> None:
     os.chdir("/")
     for path in prune(SYSTEM + libraries):
         bind("/old", path)
+    for path in hidden:
+        linux.mount("tmpfs", path, "tmpfs", COVER, "mode=755,size=4k")
+    linux.set_host_name(HOST_NAME)
     os.makedirs("/dev", exist_ok=True)
     for path in DEVICES:
         bind("/old", path, device=True)

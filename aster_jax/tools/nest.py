@@ -1,13 +1,15 @@
 """The supervisor's end of a zygote: starting it in a tier, ordering forks, its death."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 
-from aster_jax.tools import process
+from aster_jax.tools import linux, process
 
 UID_FIRST = 0x5A000000  # host uids of sessions: far above what accounts use
 UID_COUNT = 65536
@@ -33,6 +35,10 @@ class Spare:
         """It cannot be trusted."""
         child.kill()
 
+    def on_broken(self, child: process.Process, why: str) -> None:
+        """It cannot be served."""
+        child.close()
+
     def on_exit(self, child: process.Process, report: dict) -> None:
         """It is gone; another takes its place at the next spawn."""
         self.nest.planned -= 1
@@ -51,6 +57,7 @@ class Nest:
         self.owner, self.loop, self.settings, self.tier = owner, loop, settings, tier
         self.processes, self.waiting, self.in_flight = {}, [], 0
         self.next_number, self.base_bytes = 0, 0
+        self.heard = time.monotonic()
         self.spares, self.planned = [], 0  # ready ones; ready or on their way
         self.ready = loop.create_future()
         self.pidfd = self.pid = None
@@ -71,13 +78,19 @@ class Nest:
         number = str(descriptor)
         code = START.format(root=self.settings["root"])
         code = code.replace("main()", f"main({number})")
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(descriptor,),
             env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-                 "MKL_NUM_THREADS": "1"},
-            cwd="/",
+                 "MKL_NUM_THREADS": "1",
+                 "MALLOC_ARENA_MAX": "1"},  # one of a thread takes 64 MiB of the limit
+            cwd="/", start_new_session=True,
         )
+        # Where the kernel shares out by terminal or service, this is what it goes by: the
+        # zygote and all its sessions together weigh as one group of that niceness.
+        with contextlib.suppress(OSError):
+            linux.write_text(f"/proc/{child.pid}/autogroup", str(self.settings["niceness"]))
+        return child
 
     def uid(self, index: int) -> int:
         """Session uid: inside a user namespace plain, on the host far up."""
@@ -123,6 +136,8 @@ class Nest:
                 self.retire(number)
                 continue
             order = {"number": number, "uid": self.uid(child.uid), "base_bytes": self.base_bytes}
+            if not self.in_flight:
+                self.heard = time.monotonic()
             self.in_flight += 1
             self.send(order, child.remote)
 
@@ -138,7 +153,13 @@ class Nest:
             if not data:
                 self.lose("the zygote ended")
                 return
+            self.heard = time.monotonic()
             self.take(json.loads(data), descriptors)
+
+    def check_alive(self, now: float) -> None:
+        """Gives up a zygote that leaves orders unanswered."""
+        if self.in_flight and now - self.heard > self.settings["start_limit_s"]:
+            self.lose("the zygote went silent")
 
     def take(self, message: dict, descriptors: list[int]) -> None:
         """One report."""
@@ -148,14 +169,14 @@ class Nest:
         elif kind == "failed":
             self.lose(message["error"])
         elif kind == "ready":
-            if descriptors:
-                self.pidfd = descriptors[0]
-                self.pid = process.find_pid(self.pidfd)
-                self.base_bytes = virtual_bytes(self.pid)
+            self.pidfd = descriptors[0]
+            self.pid = process.find_pid(self.pidfd)
+            self.base_bytes = virtual_bytes(self.pid)
             self.ready.set_result(message)
         elif kind == "forked":
             self.in_flight -= 1
-            self.processes[message["number"]].attach(descriptors[0])
+            child = self.processes[message["number"]]
+            child.guard(child.attach, descriptors[0])
             self.order()
         elif kind == "refused":
             self.in_flight -= 1
@@ -167,8 +188,8 @@ class Nest:
     def report_exit(self, number: int, message: dict) -> None:
         """Tells the owner, then drops the process."""
         child = self.processes[number]
-        child.drain()
-        child.owner.on_exit(child, message)
+        child.guard(child.drain)
+        child.guard(child.owner.on_exit, child, message)
         self.retire(number)
 
     def retire(self, number: int) -> None:
@@ -186,9 +207,9 @@ class Nest:
             rows = dict.fromkeys(rows, f"0 {UID_FIRST} {UID_COUNT}")
         try:
             if not whole:
-                write_text(f"{folder}/setgroups", "deny")
+                linux.write_text(f"{folder}/setgroups", "deny")
             for name, text in rows.items():
-                write_text(f"{folder}/{name}", text)
+                linux.write_text(f"{folder}/{name}", text)
         except OSError as error:
             self.send({"op": "refused", "error": str(error)})
             return
@@ -209,17 +230,11 @@ class Nest:
         for number in list(self.processes):
             child = self.processes[number]
             child.kill()
-            child.owner.on_exit(child, {"status": None, "error": reason})
+            child.guard(child.owner.on_exit, child, {"status": None, "error": reason})
             self.retire(number)
         if self.pidfd is not None:
             os.close(self.pidfd)
         self.owner.on_nest_lost(self, reason)
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a /proc file in one call."""
-    with open(path, "w", encoding="ascii") as target:
-        target.write(text)
 
 
 def virtual_bytes(pid: int) -> int:

@@ -2,21 +2,24 @@
 
 Holds the protocol socket, both output pipes and the pidfd. It recognises replies, keeps
 output within bounds, and reports events to its owner by method calls: `on_ready`,
-`on_reply`, `on_violation`, `on_overflow`. What an event means is decided there.
+`on_reply`, `on_violation`, `on_overflow`, `on_broken`. What an event means is decided there.
 """
 
 import asyncio
+import contextlib
+import math
 import os
 import secrets
 import select
 import signal
 import socket
 import time
+import traceback
 
-from aster_jax.tools import frames, link, result, rollback
+from aster_jax.tools import frames, linux, link, result
 
 REPLY_CAP_BYTES = 1 << 16
-PROMOTE_S = 2.0  # a paused copy that takes longer is given up
+REST_S = 0.005  # a session without a call for this long is stopped until the next one
 
 
 class Process:
@@ -33,18 +36,22 @@ class Process:
             os.set_blocking(pipe, False)
         self.decoder = frames.Decoder(REPLY_CAP_BYTES)
         self.outputs = self.fresh_outputs()
-        self.rollback = rollback.Rollback(self, loop) if settings["checkpoints"] else None
-        if self.rollback is not None:
-            self.remote += self.rollback.remote
-        self.pidfd = self.pid = self.root_pidfd = self.last_report = None
-        self.ready = self.frozen = self.dead = self.seeded = False
+        self.pidfd = self.pid = self.resting = None
+        self.ready = self.frozen = self.dead = self.seeded = self.hung_up = False
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.outbox = link.Outbox(loop, self.socket)
-        self.idle_cpu_s = 0.0
         self.watched = False  # whether the loop reads the pipes as they fill
         self.printed_on = select.poll()
         for pipe in self.pipes:
             self.printed_on.register(pipe, select.POLLIN)
+
+    def guard(self, event, *args) -> None:
+        """Handles one event of this session; what raises here ends it, and nothing else."""
+        try:
+            event(*args)
+        except Exception as error:  # a mistake of ours: its call must still have an answer
+            traceback.print_exception(error)
+            self.owner.on_broken(self, f"{type(error).__name__} while it was served")
 
     def fresh_outputs(self) -> list[result.Output]:
         """Empty collectors for the two streams."""
@@ -53,16 +60,15 @@ class Process:
 
     def attach(self, pidfd: int) -> None:
         """The zygote forked it: `pidfd` names the process from now on."""
-        self.root_pidfd = pidfd
-        if self.rollback is None:
-            self.pidfd, self.pid = pidfd, find_pid(pidfd)
+        self.pidfd = pidfd
         for number in self.remote:
             os.close(number)
         self.remote = []
         if self.dead:  # closed while it was being forked
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self.kill()
             return
-        self.loop.add_reader(self.socket.fileno(), self.read_socket)
+        self.pid = find_pid(pidfd)
+        self.loop.add_reader(self.socket.fileno(), self.guard, self.read_socket)
 
     def watch_pipes(self) -> None:
         """Reads the pipes as they fill until the call ends.
@@ -71,7 +77,7 @@ class Process:
         saves waking up for every line.
         """
         for index, pipe in enumerate(self.pipes):
-            self.loop.add_reader(pipe, self.read_pipe, index)
+            self.loop.add_reader(pipe, self.guard, self.read_pipe, index)
         self.watched = True
 
     def leave_pipes(self) -> None:
@@ -83,10 +89,7 @@ class Process:
 
     def start_call(self, code: str, limit_s: float) -> None:
         """Sends one cell; the reply has to carry the nonce made here."""
-        if self.frozen:
-            self.thaw()
-        if self.rollback is not None:
-            self.rollback.begin()
+        self.wake()
         self.nonce = secrets.randbits(53)
         request = {"id": self.nonce, "code": code, "limit_s": limit_s}
         if not self.seeded:  # the first cell makes a spare somebody's session
@@ -96,18 +99,14 @@ class Process:
     def read_socket(self) -> None:
         """Takes what arrived on the protocol socket."""
         try:
-            if self.ready or self.rollback is None:
-                data = self.socket.recv(frames.READ_BYTES)
-            else:
-                data, descriptors, _, _ = socket.recv_fds(self.socket, frames.READ_BYTES, 1)
-                for number in descriptors:
-                    self.rollback.listen(number)
+            data = self.socket.recv(frames.READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:  # closed by a crash or by the cell: it cannot serve any more
             self.loop.remove_reader(self.socket.fileno())
+            self.hung_up = True
             self.kill()
             return
         try:
@@ -125,54 +124,27 @@ class Process:
         """Handles one frame; False if the stream is not to be read any further."""
         if not self.ready and message == {"ready": 1}:
             self.ready = True
+            with contextlib.suppress(OSError):  # the first to go when memory runs out
+                linux.write_text(f"/proc/{self.pid}/oom_score_adj", "1000")
             self.owner.on_ready(self)
             return True
-        if self.rollback is not None and self.last_report is not None:
-            if set(message) == {"promoted"} and type(message["promoted"]) is int:
-                self.rollback.watch(message["promoted"])
-                return True
         claim = check_claim(message) if self.nonce is not None else None
         if claim is None or claim["id"] != self.nonce:
             self.owner.on_violation(self, "a frame that answers nothing")
             return False
         self.nonce = None
         self.drain()
-        if self.rollback is not None:
-            self.rollback.discard()
+        if not self.dead:
+            self.resting = self.loop.call_later(REST_S, self.freeze)
         self.owner.on_reply(self, claim)
         return not self.dead
 
-    def on_runner(self, pidfd: int) -> None:
-        """The stub names the runner: the first one, or a copy that was put in place."""
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-        self.pidfd, self.pid = pidfd, find_pid(pidfd)
-        if self.last_report is not None:
-            report, self.last_report = self.last_report, None
-            self.frozen = False
-            self.owner.on_restored(self, report)
-
-    def on_runner_dead(self, report: dict) -> None:
-        """The runner died: its copy takes over, or the session ends."""
-        self.drain()
-        self.outbox.drop()
-        self.nonce, self.decoder = None, frames.Decoder(REPLY_CAP_BYTES)
-        try:
-            while self.socket.recv(frames.READ_BYTES):  # its last words; the copy is silent yet
-                pass
-        except OSError:
-            pass
-        self.last_report = report
-        if self.rollback.promote():
-            self.loop.add_reader(self.socket.fileno(), self.read_socket)
-            self.loop.call_later(PROMOTE_S, self.give_up, report)
-        else:
-            rollback.kill_root(self)
-
-    def give_up(self, report: dict) -> None:
-        """The copy did not answer in time."""
-        if self.last_report is report and not self.dead:
-            rollback.kill_root(self)
+    def level(self, others: int) -> None:
+        """Makes its threads besides the first weigh as one thread, however many there are."""
+        niceness = min(19, self.settings["niceness"] + math.ceil(math.log(others, 1.25)))
+        for thread in os.listdir(f"/proc/{self.pid}/task"):
+            if int(thread) != self.pid:
+                os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
 
     def read_pipe(self, index: int) -> None:
         """Takes printed bytes; what overflows the hard cap is the owner's business."""
@@ -211,6 +183,17 @@ class Process:
         except OSError:
             return 0.0
 
+    def look(self, most: int) -> tuple[int, bool]:
+        """(threads, whether one wants a processor), from the kernel; only counts over `most`."""
+        folder = f"/proc/{self.pid}/task"
+        try:
+            threads = os.listdir(folder)
+            if len(threads) > most:
+                return len(threads), True
+            return len(threads), any(is_runnable(f"{folder}/{thread}/stat") for thread in threads)
+        except OSError:  # it ended, or the host hides it
+            return 1, True
+
     def peak_rss_bytes(self) -> int:
         """Largest resident size so far; 0 where the kernel does not tell."""
         try:
@@ -225,24 +208,26 @@ class Process:
     def signal(self, number: int) -> None:
         """Sends a signal through the pidfd: never to a recycled pid."""
         if self.pidfd is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
-            except ProcessLookupError:
-                pass
 
     def kill(self) -> None:
         """SIGKILL; the zygote reports the exit."""
         self.signal(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stops every thread until the next call."""
+        """Stops it whole until the next call: between calls nothing of a cell may run."""
         self.frozen = True
         self.signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        """Undoes `freeze`."""
-        self.frozen = False
-        self.signal(signal.SIGCONT)
+    def wake(self) -> None:
+        """Undoes `freeze`, or forestalls it."""
+        if self.resting is not None:
+            self.resting.cancel()
+            self.resting = None
+        if self.frozen:
+            self.frozen = False
+            self.signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Drops every descriptor; readers go first, since numbers are reused."""
@@ -250,10 +235,8 @@ class Process:
             return
         self.dead = True
         self.kill()
-        if self.rollback is not None:
-            if self.root_pidfd is not None:
-                rollback.kill_root(self)
-            self.rollback.close()
+        if self.resting is not None:
+            self.resting.cancel()
         self.outbox.rest()
         self.loop.remove_reader(self.socket.fileno())
         self.socket.close()
@@ -267,9 +250,9 @@ class Process:
         for number in self.remote:
             os.close(number)
         self.remote = []
-        for number in {self.pidfd, self.root_pidfd} - {None}:
-            os.close(number)
-        self.pidfd = self.root_pidfd = None
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
 
 
 def check_claim(message: dict) -> dict | None:
@@ -288,10 +271,17 @@ def check_claim(message: dict) -> dict | None:
     return message if message["status"] in result.CLAIMABLE else None
 
 
-def find_pid(pidfd: int) -> int:
-    """The pid, in this process's view, behind a pidfd from another PID namespace."""
+def find_pid(pidfd: int) -> int | None:
+    """The pid, in this process's view, behind a pidfd; None if the process has ended."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as rows:
         for row in rows:
             if row.startswith("Pid:"):
-                return int(row.split()[1])
+                number = int(row.split()[1])
+                return number if number > 0 else None
     raise OSError("no Pid line in the fdinfo of a pidfd")
+
+
+def is_runnable(path: str) -> bool:
+    """Whether the stat file of a thread says that it runs or waits for a processor."""
+    with open(path, "rb") as stat:
+        return stat.read().rpartition(b")")[2][1:2] in (b"R", b"D")

@@ -6,7 +6,9 @@ them from the loss, and no byte a session can write turns into one of them.
 """
 
 import dataclasses
+import os
 import re
+import sys
 
 MODEL_STATUSES = (
     "ok", "error", "syntax_error", "timeout", "memory_limit", "output_limit", "crashed",
@@ -100,6 +102,31 @@ def neutralise(text: str) -> str:
     text = text.replace("\r\n", "\n")
     text = CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
     return MARKUP.sub("< ", text)
+
+
+class Veil:
+    """Takes this machine's paths out of what a model sees: they are not its business.
+
+    They stand in tracebacks, in modules' `__file__` and in the dumps of native code, so the
+    text is where all of them pass. Directories every system has stay as they are.
+    """
+
+    def __init__(self, libraries: list[str], root: str):
+        names = {path: "/lib/packages" for path in libraries}
+        names |= {path: "/lib/python" for path in libraries if not path.endswith("-packages")}
+        names |= {f"{root}/aster_jax/tools": "/lib/tool", root: "/lib/tool"}
+        names |= {sys.prefix: "/usr", sys.base_prefix: "/usr"}
+        names |= {os.path.realpath(path): name for path, name in names.items()}
+        self.names = {
+            path: name for path, name in names.items()
+            if path not in ("/", "/usr") and not path.startswith(("/usr/lib/", "/usr/local"))
+        }
+        longest_first = sorted(map(re.escape, self.names), key=len, reverse=True)
+        self.paths = re.compile(f"(?<![\\w.-])(?:{'|'.join(longest_first) or '(?!)'})(?![\\w-])")
+
+    def hide(self, text: str) -> str:
+        """`text` with neutral paths."""
+        return self.paths.sub(lambda match: self.names[match.group()], text)
 
 
 class Output:

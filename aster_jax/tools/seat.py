@@ -1,8 +1,8 @@
 """One trajectory's place at the tool: its interpreter, its call in flight, its verdicts.
 
 A seat outlives its processes. It turns the events of a process into the status of the
-call that was running, by the order: what we did to it (deadline, output cap, forged
-frame), then how it died, then what it claimed.
+call that was running: what it claimed, how it died, or what we killed it for (deadline,
+output cap, forged frame). Every call ends, whatever happens.
 """
 
 import os
@@ -12,8 +12,9 @@ import time
 from aster_jax.tools import result
 
 
-WATCH_AFTER_S = 0.005  # a cell that runs longer has its output read while it runs
+WATCH_AFTER_S = 0.005  # a cell that runs longer is looked after while it runs
 PEAK_AFTER_S = 0.02  # shorter cells are not worth the look at their peak memory
+STARTS, START_AGAIN_S = 3, 0.2  # how often a process that could not start is tried
 
 
 class Call:
@@ -22,8 +23,10 @@ class Call:
     def __init__(self, call_id: int, code: str):
         self.call_id, self.code = call_id, code
         self.submitted = time.monotonic()
-        self.started = None
-        self.cpu_before_s = 0.0
+        self.begun = self.started = None  # given a place; sent to its process
+        self.cpu_before_s = self.cpu_seen_s = 0.0
+        self.parked = False  # it sleeps: its place is another's
+        self.starts = 0
 
 
 class Seat:
@@ -31,14 +34,14 @@ class Seat:
 
     def __init__(self, host, number: int, seed: int):
         self.host, self.number, self.seed = host, number, seed
-        self.process = self.call = self.queued = self.verdict = self.timer = None
+        self.process = self.call = self.queued = self.timer = None
         self.seq, self.last_used = 0, time.monotonic()
         self.lost_between = False  # it died after a call had ended: the next one is told
         self.broken = ""  # ours, not the model's: no later call can be answered truly
 
     def begin(self, call: Call) -> None:
         """The queue lets the call run: on the live process, or on a new one."""
-        self.call = call
+        self.call, call.begun = call, call.begun or time.monotonic()
         if self.process is None:
             try:
                 self.process = self.host.spawn(self)
@@ -52,25 +55,37 @@ class Seat:
         """Sends the cell and starts its clock, which is not the session's to stop."""
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
-        call.cpu_before_s = self.process.cpu_s()
-        self.timer = self.host.loop.call_later(WATCH_AFTER_S, self.watch)
+        call.cpu_before_s = call.cpu_seen_s = self.process.cpu_s()
+        self.timer = self.host.loop.call_later(
+            WATCH_AFTER_S, self.process.guard, self.watch
+        )
         self.process.start_call(call.code, settings["wall_limit_s"])
 
     def watch(self) -> None:
         """The cell did not end at once: reads its output as it comes, sets its deadline."""
         settings = self.host.settings
+        self.host.running_long.add(self)
         self.process.watch_pipes()
         rest_s = self.call.started + settings["wall_limit_s"] + settings["grace_s"]
         self.timer = self.host.loop.call_later(
-            rest_s - time.monotonic(), self.condemn, "timeout"
+            rest_s - time.monotonic(), self.process.guard, self.condemn, "timeout"
         )
 
-    def condemn(self, verdict: str, detail: str = "") -> None:
-        """Kills the process for a stated reason; the exit report finishes the call."""
-        if self.verdict is None:
-            self.verdict = (verdict, detail)
-        if self.process is not None:
-            self.process.kill()
+    def condemn(self, status: str, detail: str = "") -> None:
+        """Kills the process for a stated reason and answers at once.
+
+        Its death is not waited for: on a busy machine that takes longer than the answer may.
+        """
+        child, self.process = self.process, None
+        child.kill()
+        child.drain()
+        if self.call is None:
+            self.lost_between = self.seq > 0
+        else:
+            if child.hung_up:  # it was ending by its own doing
+                status, detail = "crashed", "its channel was closed"
+            self.finish(status, "lost", detail=detail, process=child)
+        child.close()
 
     # Events of the process.
 
@@ -81,8 +96,6 @@ class Seat:
 
     def on_violation(self, process, why: str) -> None:
         """It wrote what no session writes."""
-        process.nonce = None
-        process.loop.remove_reader(process.socket.fileno())
         self.condemn("protocol_violation", why)
 
     def on_overflow(self, process) -> None:
@@ -91,46 +104,49 @@ class Seat:
 
     def on_reply(self, process, claim: dict) -> None:
         """It answered the call in flight."""
-        if self.verdict is not None:
-            return  # already condemned: the exit report decides
-        process.idle_cpu_s = process.cpu_s()
-        if claim["threads"]:
-            process.freeze()
         self.finish(claim["status"], "kept", claim)
-
-    def on_restored(self, process, report: dict) -> None:
-        """Its runner died and the copy from before the cell has taken over."""
-        verdict, self.verdict = self.verdict, None
-        process.idle_cpu_s = process.cpu_s()
-        if self.call is not None:
-            status, detail = verdict or ("crashed", describe_exit(report["status"]))
-            self.finish(status, "restored", report=report, detail=detail, process=process)
 
     def on_exit(self, process, report: dict) -> None:
         """It is dead and collected."""
         if process is not self.process:
             return
-        if process.last_report is not None and report["status"] is not None:
-            report = process.last_report  # how the runner died, not how the stub did
         self.process, process.nonce = None, None
-        verdict, self.verdict = self.verdict, None
-        if self.call is None or self.call.started is None and process.ready:
+        call = self.call
+        if call is None or call.started is None and process.ready:
             self.note_loss(report)
-        if self.call is None:
+        if call is None:
             return
-        if self.call.started is None and process.ready:
-            self.begin(self.call)  # it died just before the cell was sent
-            return
-        if verdict is not None:
-            self.finish(verdict[0], "lost", report=report, detail=verdict[1], process=process)
-        elif report["status"] is None:
+        if call.started is None and process.ready:
+            self.begin(call)  # it died just before the cell was sent
+        elif report["status"] is None and process.ready:
             self.finish("infra_lost", "lost", detail=report["error"], process=process)
         elif not process.ready:
-            detail = process.outputs[1].text() or describe_exit(report["status"])
-            self.finish("infra_unavailable", "lost", detail=detail, process=process)
+            self.start_failed(process, report)
         else:
             detail = describe_exit(report["status"])
             self.finish("crashed", "lost", report=report, detail=detail, process=process)
+
+    def start_failed(self, process, report: dict) -> None:
+        """No cell ran in it: the host lacked something, perhaps only for a moment."""
+        self.call.starts += 1
+        if self.call.starts < STARTS:
+            self.host.loop.call_later(START_AGAIN_S * self.call.starts, self.start_again, self.call)
+            return
+        status = report["status"]
+        why = report["error"] if status is None else describe_exit(status)
+        detail = process.outputs[1].text() or why
+        self.finish("infra_unavailable", "lost", detail=detail, process=process)
+
+    def start_again(self, call: Call) -> None:
+        """Tries once more, unless the call has ended meanwhile."""
+        if self.call is call and self.process is None:
+            self.begin(call)
+
+    def on_broken(self, process, why: str) -> None:
+        """Nothing more is to be expected of it: its call ends here."""
+        process.close()
+        if process is self.process:
+            self.condemn("crashed", why)
 
     def note_loss(self, report: dict) -> None:
         """Its process died between calls: by its own doing, or with the zygote."""
@@ -162,17 +178,20 @@ class Seat:
         values["queue_s"], values["wall_s"] = started - call.submitted, now - started
         self.last_used = now
         self.host.answer(self, call, values)
-        self.host.release(self)
+        self.host.release(self, call)
 
 
 def measure(process, call: Call, claim: dict | None, report: dict | None) -> dict:
     """What is known about the finished call: output, kernel counters, the claim's words."""
     claim = claim or {"dropped": 0, "type": "", "message": "", "shown": 0, "threads": 0}
+    threads = claim["threads"]
     if report and "cpu_s" in report:
         cpu_s, peak = report["cpu_s"], report["peak_kib"] << 10
     else:
         cpu_s = process.cpu_s()
         peak = process.peak_rss_bytes() if cpu_s - call.cpu_before_s > PEAK_AFTER_S else 0
+        if process.watched:
+            threads = process.look(0)[0] - 1
     out, err = process.outputs
     unsent = claim["dropped"] if out.total + err.total else 0
     return {
@@ -180,13 +199,17 @@ def measure(process, call: Call, claim: dict | None, report: dict | None) -> dic
         "dropped_bytes": out.dropped(unsent) + err.dropped(),
         "error_type": result.neutralise(claim["type"]),
         "error_message": result.neutralise(claim["message"]),
-        "last_value_printed": bool(claim["shown"]), "live_threads": claim["threads"],
+        "last_value_printed": bool(claim["shown"]), "live_threads": threads,
         "cpu_s": max(0.0, cpu_s - call.cpu_before_s), "peak_rss_bytes": peak,
     }
 
 
 def describe_exit(status: int) -> str:
     """A wait status in words a model understands."""
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"exit code {os.WEXITSTATUS(status)}"
+    if not os.WIFSIGNALED(status):
+        return f"exit code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

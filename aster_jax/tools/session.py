@@ -2,32 +2,26 @@
 
 It reads a request frame, runs the cell, writes a reply frame, and repeats until its
 socket closes. Descriptors: 0 is empty, 1 and 2 are the output pipes, 3 the protocol
-socket, 4 and 5 private copies of the pipes, and if checkpoints are on 6 the keeper channel
-and a pipe whose end says that the last copy was let go. What it replies is only a claim; the
-supervisor decides what to believe.
+socket, 4 and 5 private copies of the pipes. What it replies is only a claim; the supervisor
+decides what to believe, and a session that finds its channels changed ends itself.
 """
 
 import builtins
 import gc
 import json
 import os
-import random
-import socket
+import resource
 import struct
 import sys
 
-from aster_jax.tools import cell, confine, linux, streams
+from aster_jax.tools import cell, confine, linux, streams, surroundings
 
 # Functions below look names up in this copy: cells may replace what is in `builtins`.
 __builtins__ = dict(vars(builtins))
 
-SOCKET, OUT, ERR, KEEPER = 3, 4, 5, 6
-MOST_LEAVING = 2  # copies let go and not collected yet
-_leaving: list[int] = []
+SOCKET, OUT, ERR = CHANNELS = 3, 4, 5
 _read, _write, _dup2, _leave, _open = os.read, os.write, os.dup2, os._exit, open
-_waitpid, _fork, _getpid, _set_blocking = os.waitpid, os.fork, os.getpid, os.set_blocking
-_pipe, _close = os.pipe, os.close
-_getstate, _setstate = random.getstate, random.setstate
+_fstat, _set_blocking, _seed = os.fstat, os.set_blocking, surroundings.seed
 _scan, _quote = json.JSONDecoder().scan_once, json.encoder.encode_basestring_ascii
 _unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
 
@@ -38,111 +32,42 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
     `walls` is what the zygote prepared for the last two layers: readable paths, filter.
     """
     place(descriptors)
-    listener = confine.enter(tier, order, settings, *walls)
-    null = os.dup(0)
+    confine.enter(tier, order, settings, *walls)
+    room = resource.getrlimit(resource.RLIMIT_AS)
+    interpreter.limit_memory(room, settings["headroom_mib"] << 20)
+    null, marks = os.dup(0), [_fstat(number).st_ino for number in CHANNELS]
     sinks = [
         streams.Sink(OUT, 1, settings["output_tail_bytes"], interpreter.before_write),
         streams.Sink(ERR, 2, settings["output_tail_bytes"], interpreter.before_write),
     ]
+    settings.clear()  # frames of the zygote, which a cell can walk to, hold these, too
+    order.clear()
+    walls = None
     gc.enable()
-    say_ready(listener)
-    keeper = None
+    send('{"ready":1}')
     while True:
         standard = prepare(sinks, null)  # behind the last reply: nobody waits for it
         request = receive()
         if request is None:
             _leave(0)
         if "seed" in request:
-            seed_generators(request["seed"])
-        if listener is not None:
-            keeper = save(*keeper) if keeper else save()
-            if keeper is None:  # this is the copy, put in place after the runner died
-                continue
-        send(answer(request, interpreter, sinks, null, standard))
-
-
-def say_ready(listener: int | None) -> None:
-    """Tells the supervisor, with the fork listener attached where there is one."""
-    if listener is None:
-        send('{"ready":1}')
-        return
-    body = b'{"ready":1}'
-    channel = socket.socket(fileno=SOCKET)
-    socket.send_fds(channel, [_pack(len(body)) + body], [listener])
-    channel.detach()
-    os.close(listener)
-
-
-def save(copy: int = 0, gone: int = -1) -> tuple[int, int] | None:
-    """Forks a paused copy of this process; returns its pid and what tells that it is let go.
-
-    The copy waits for one byte: it is let go, or it becomes the runner (None inside it). The
-    previous copy, let go when its cell ended, must have read its byte before the next one
-    listens; freeing its memory takes milliseconds and need not be waited for.
-    """
-    if copy:
-        try:
-            _read(gone, 1)
-            _close(gone)
-        except OSError:  # a cell closed it
-            collect(copy)
-        else:
-            if len(_leaving) >= MOST_LEAVING:
-                collect(_leaving.pop(0))
-            _leaving.append(copy)
-    gone, here = _pipe()
-    streams_before = _getstate()
-    pid = _fork()
-    if pid:
-        _close(here)
-        return pid, gone
-    if _read(KEEPER, 1) != b"p":
-        _close(here)
-        _leave(0)
-    _close(gone)
-    _close(here)
-    _leaving.clear()  # children of the runner that died, not of this process
-    _setstate(streams_before)  # Python reseeds `random` in every fork
-    _set_blocking(SOCKET, False)
-    try:
-        while _read(SOCKET, 65536):  # what the dead runner had not read yet
-            pass
-    except BlockingIOError:
-        pass
-    _set_blocking(SOCKET, True)
-    send(f'{{"promoted":{_getpid():d}}}')
-    return None
-
-
-def collect(pid: int) -> None:
-    """Waits until a copy that was let go is gone."""
-    try:
-        _waitpid(pid, 0)
-    except ChildProcessError:  # a cell waited for it
-        pass
+            _seed(request["seed"])
+        reply = answer(request, interpreter, sinks, null, standard)
+        if [_fstat(number).st_ino for number in CHANNELS] != marks:
+            _leave(70)  # another file stands in a channel's place: it would be silent for good
+        send(reply)
 
 
 def place(descriptors: list[int]) -> None:
-    """Moves (socket, out, err[, keeper channel]) to their places and closes all else."""
+    """Moves (socket, out, err) to their places and closes all else."""
     high = descriptors
     while min(high) < 16:  # never overwrite one that is still to be moved
         high = [os.dup(number) for number in high]
     for target, source in ((1, 1), (2, 2), (SOCKET, 0), (OUT, 1), (ERR, 2)):
         os.dup2(high[source], target, inheritable=False)
-    if len(high) > 3:
-        os.dup2(high[3], KEEPER, inheritable=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0, inheritable=False)
-    linux.close_from(KEEPER + (len(high) > 3))
-
-
-def seed_generators(seed: int) -> None:
-    """Gives this session its own random streams; a fork would share the zygote's."""
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
-    if "sympy" in sys.modules:
-        sys.modules["sympy.core.random"].seed(seed)
+    linux.close_from(ERR + 1)
 
 
 def receive() -> dict | None:
@@ -187,6 +112,8 @@ def answer(request: dict, interpreter, sinks: list, null: int, standard: tuple) 
     sys.stdin, sys.stdout, sys.stderr = standard
     _, out, err = standard
     claim = interpreter.run(request["code"], request["limit_s"], out, err)
+    for number in CHANNELS:
+        _set_blocking(number, True)  # whatever the cell made of them
     dropped = 0
     for text, sink in ((out, sinks[0]), (err, sinks[1])):
         try:

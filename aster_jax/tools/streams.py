@@ -1,6 +1,6 @@
 """sys.stdout and sys.stderr inside a session: bounded, and always on the wire in time.
 
-The first kilobytes of a cell are written line by line, so that they are in the pipe if
+The first kilobytes of a cell are written as they come, so that they are in the pipe if
 the cell is killed. Later output is gathered in blocks, and beyond `SENT_BYTES` only a
 tail is kept here: printing 100 MB neither blocks nor fills anybody's memory.
 """
@@ -12,7 +12,7 @@ import os
 # Functions below look names up in this copy: cells may replace what is in `builtins`.
 __builtins__ = dict(vars(builtins))
 
-LINES_BYTES, BLOCK_BYTES, SENT_BYTES = 1 << 16, 1 << 15, 1 << 20
+PROMPT_BYTES, BLOCK_BYTES, SENT_BYTES = 1 << 16, 1 << 15, 1 << 20
 _write = os.write
 
 
@@ -45,7 +45,7 @@ class Sink(io.RawIOBase):
             self.dropped += max(0, size - kept)
             view = view[max(0, size - kept) :]
         self.block += view
-        if self.seen <= LINES_BYTES or len(self.block) >= BLOCK_BYTES and self.seen <= SENT_BYTES:
+        if self.seen <= PROMPT_BYTES or len(self.block) >= BLOCK_BYTES and self.seen <= SENT_BYTES:
             self.send()
         elif len(self.block) > 4 * self.tail_bytes + 4 * BLOCK_BYTES:
             excess = len(self.block) - self.tail_bytes
@@ -70,8 +70,9 @@ class Sink(io.RawIOBase):
         return dropped
 
 
-def open_text(sink: Sink, wrapper=io.TextIOWrapper, buffer=io.BufferedWriter):
-    """A text stream over `sink`; any character can be written, surrogates as escapes."""
-    return wrapper(
-        buffer(sink, 8192), encoding="utf-8", errors="backslashreplace", line_buffering=True
-    )
+def open_text(sink: Sink, wrapper=io.TextIOWrapper):
+    """A text stream over `sink`; any character can be written, surrogates as escapes.
+
+    Nothing is buffered above the sink, so that half a line, too, survives a kill.
+    """
+    return wrapper(sink, encoding="utf-8", errors="backslashreplace", write_through=True)

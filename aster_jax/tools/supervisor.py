@@ -2,8 +2,8 @@
 
 It owns the deadline clock, so that a trainer that compiles or holds its interpreter lock
 cannot delay a kill, and the admission queue, so that a cell's time limit does not depend
-on how many others run. It has no secrets and almost no memory. It ends when its socket to
-the trainer closes, and all sessions end with it.
+on how many others run: only cells that use a processor hold a place. It has no secrets and
+almost no memory. It ends when its socket to the trainer closes, and all sessions with it.
 """
 
 import asyncio
@@ -12,11 +12,14 @@ import contextlib
 import os
 import resource
 import time
+import traceback
 
 from aster_jax.tools import config, link, nest, result, seat, selftest
 
-SWEEP_S = 1.0
-STRAY_CPU_S = 0.05  # an idle session that used this much processor time is stopped
+SWEEP_S, LOOK_S, LOOK_WAITED_S = 1.0, 0.1, 0.025  # the last while calls wait for a place
+AWAKE_CPU_S = 0.002  # a cell that used this much between two looks does not sleep
+OVERDUE_S = 5.0  # a killed session of which nobody heard for so long is given up
+FILES_APART, FILES_EACH = 64, 4  # descriptors of the supervisor, and for each session
 
 
 class Supervisor:
@@ -26,18 +29,20 @@ class Supervisor:
         self.loop, self.link, self.settings = loop, channel, settings
         self.seats, self.nests = {}, []
         self.queue, self.running = collections.deque(), 0
+        self.running_long = set()  # seats whose call did not end at once
+        self.stalled = collections.deque()  # of these, who slept and wants a place again
         self.max_running = settings["max_running"] or 2 * (os.cpu_count() or 1)
+        self.veil = result.Veil(settings["libraries"], settings["root"])
         self.tier, self.tried, self.layers, self.versions = "", [], {}, {}
         self.counts = collections.Counter()
         self.starting = None
 
     async def start(self) -> None:
         """Finds the best working tier. Raises StartError when none is good enough."""
+        reserve_files(self.settings["max_sessions"] + self.settings["spares"])
         wanted = self.settings["tier"]
         worst = config.TIERS.index(self.settings["min_tier"])
         tiers = [wanted] if wanted else config.TIERS[: worst + 1]
-        if self.settings["checkpoints"]:  # copies must die with their session: PID namespaces
-            tiers = [tier for tier in tiers if tier in config.TIERS[:2]]
         for tier in tiers:
             try:
                 await self.add_nest(tier)
@@ -70,6 +75,16 @@ class Supervisor:
 
     def take(self, message: dict) -> None:
         """One request."""
+        try:
+            self.obey(message)
+        except Exception as error:  # a mistake of ours: the others must not wait for it
+            traceback.print_exception(error)
+            if message["op"] == "call":
+                call = seat.Call(message["call"], "")
+                self.refuse(message["session"], call, "infra_lost", repr(error), "lost")
+
+    def obey(self, message: dict) -> None:
+        """Does what the trainer asks."""
         kind = message["op"]
         if kind == "open":
             self.open(message["session"], message["seed"])
@@ -115,32 +130,91 @@ class Supervisor:
             self.queue.remove(place)
             call, place.queued = place.queued, None
             self.refuse(number, call, "cancelled", "the session was closed")
-        process = place.process
+        child = place.process
         if place.call is not None:
             place.finish("cancelled", "lost", detail="the session was closed")
         place.process = None
-        if process is not None:
-            process.close()
+        if child is not None:
+            child.close()
 
     # Admission.
 
     def pump(self) -> None:
         """Lets queued calls run while there are free places: first come, first served."""
-        now = time.monotonic()
+        while self.stalled and self.running < self.max_running:
+            self.resume(self.stalled.popleft())
         while self.queue and self.running < self.max_running:
             place = self.queue.popleft()
             call, place.queued = place.queued, None
-            if now - call.submitted > self.settings["queue_limit_s"]:
-                self.refuse(place.number, call, "infra_overload", "queue_limit_s passed")
-                continue
             self.running += 1
-            place.begin(call)
+            try:
+                place.begin(call)
+            except Exception as error:  # a mistake of ours
+                traceback.print_exception(error)
+                place.finish("infra_unavailable", "lost", detail=repr(error))
 
-    def release(self, place: seat.Seat) -> None:
+    def release(self, place: seat.Seat, call: seat.Call) -> None:
         """A call ended."""
-        self.running -= 1
-        if self.queue:
+        self.running_long.discard(place)
+        if place in self.stalled:
+            self.stalled.remove(place)
+        if not call.parked:
+            self.running -= 1
+        if self.queue or self.stalled:
             self.loop.call_soon(self.pump)
+
+    def park(self, place: seat.Seat) -> None:
+        """A cell sleeps while others wait: its place is theirs."""
+        place.call.parked = True
+        self.running -= 1
+
+    def unpark(self, place: seat.Seat) -> None:
+        """A sleeper woke up: it goes on if there is a place, else it is stopped until then.
+
+        That counts as its own time, or cells that sleep first could all run at once.
+        """
+        if self.running < self.max_running:
+            self.resume(place)
+        else:
+            place.process.freeze()
+            self.stalled.append(place)
+
+    def resume(self, place: seat.Seat) -> None:
+        """A cell that had slept has a place again."""
+        place.call.parked = False
+        self.running += 1
+        place.process.wake()
+
+    def look(self) -> None:
+        """Many times a second: who sleeps, who woke up, who has more threads than it may.
+
+        Threads that Python started are counted in the session; this finds the others.
+        """
+        self.loop.call_later(LOOK_WAITED_S if self.queue else LOOK_S, self.look)
+        most, now = self.settings["max_processes"], time.monotonic()
+        for place in list(self.running_long):
+            call, child = place.call, place.process
+            if child is None:
+                continue
+            if place in self.stalled:
+                if now - call.started > self.settings["wall_limit_s"]:  # to hear its time-out
+                    self.stalled.remove(place)
+                    self.resume(place)
+                continue
+            threads, wants = child.look(most)
+            if threads > most:
+                place.condemn("crashed", f"it started over {most} threads")
+                continue
+            if threads > 1:
+                with contextlib.suppress(OSError):  # ended, or in a container without the right
+                    child.level(threads - 1)
+            used_s, call.cpu_seen_s = child.cpu_s() - call.cpu_seen_s, child.cpu_s()
+            asleep = not wants and used_s < AWAKE_CPU_S
+            if call.parked and not asleep:
+                self.unpark(place)
+            elif asleep and not call.parked and self.queue:
+                self.park(place)
+        self.pump()
 
     def pick_nest(self) -> nest.Nest | None:
         """The zygote with the fewest sessions, if any has room."""
@@ -201,30 +275,40 @@ class Supervisor:
             limit=settings["wall_limit_s"], memory=settings["memory_limit_mib"],
             calls=settings["max_calls"],
         )
-        values |= {"status": status, "state": state, "text": text, "tier": self.tier,
-                   "session_id": number, "call_id": call.call_id}
+        for name in ("stdout", "stderr", "error_message"):
+            if name in values:
+                values[name] = self.veil.hide(values[name])
+        values |= {"status": status, "state": state, "text": self.veil.hide(text),
+                   "session_id": number, "call_id": call.call_id, "tier": self.tier}
         if detail and not values.get("error_message"):
             values["error_message"] = detail
         self.link.send({"op": "result", "call": call.call_id, "values": values})
 
     def sweep(self) -> None:
-        """Once a second: queue deadlines, strays among the idle, sessions nobody uses."""
+        """Once a second: what is overdue, and sessions nobody uses."""
+        self.loop.call_later(SWEEP_S, self.sweep)
         now, settings = time.monotonic(), self.settings
+        turn_s = settings["wall_limit_s"] + settings["grace_s"]
+        # As long as the cells before it may take is never too long: they could not be ours.
+        patience_s = settings["queue_limit_s"] + len(self.seats) * turn_s / self.max_running
         for place in list(self.queue):
-            if now - place.queued.submitted > settings["queue_limit_s"]:
+            if now - place.queued.submitted > patience_s:
                 self.queue.remove(place)
                 call, place.queued = place.queued, None
                 self.refuse(place.number, call, "infra_overload", "queue_limit_s passed")
         for place in list(self.seats.values()):
-            process = place.process
-            idle = place.call is None and not place.queued
-            if idle and process is not None and process.ready and not process.frozen:
-                if process.cpu_s() - process.idle_cpu_s > STRAY_CPU_S and place.seq:
-                    process.freeze()
-            if idle and now - place.last_used > settings["idle_limit_s"]:
-                self.counts["idle_closed"] += 1
-                self.close(place.number)
-        self.loop.call_later(SWEEP_S, self.sweep)
+            call = place.call
+            if call is None:
+                if not place.queued and now - place.last_used > settings["idle_limit_s"]:
+                    self.counts["idle_closed"] += 1
+                    self.close(place.number)
+            elif call.started is None:
+                if now - call.begun > 2 * settings["start_limit_s"]:
+                    place.finish("infra_unavailable", "lost", detail="no interpreter started")
+            elif now - call.started > turn_s + OVERDUE_S and place.process is not None:
+                place.condemn("crashed", "it did not end in time")
+        for one in list(self.nests):
+            one.check_alive(now)
 
     def report(self) -> dict:
         """For run metadata: the tier and why, versions, counters, process numbers."""
@@ -240,6 +324,20 @@ class Supervisor:
                 for place in self.seats.values() if place.process is not None
             },
         }
+
+
+def reserve_files(sessions: int) -> None:
+    """Raises this process's limit of open files; StartError if `sessions` do not fit."""
+    needed = FILES_APART + FILES_EACH * sessions
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, needed),) * 2)
+    except (OSError, ValueError):  # only root may raise the hard limit
+        raise nest.StartError(
+            f"{sessions} sessions (max_sessions and spares) need {needed} open files, and this "
+            f"host allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or less, "
+            "or raise the limit (ulimit -Hn)"
+        ) from None
 
 
 async def serve(descriptor: int) -> None:
@@ -258,15 +356,11 @@ async def serve(descriptor: int) -> None:
     channel.take = supervisor.take
     channel.send({"op": "ready", "report": supervisor.report()})
     supervisor.sweep()
+    supervisor.look()
     await channel.ended
     os._exit(0)  # closing the control sockets ends zygotes; PID namespaces end the rest
 
 
 def main(descriptor: int) -> None:
     """Runs a supervisor on the socket `descriptor`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:  # each session takes four descriptors
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     asyncio.run(serve(descriptor))
-
-

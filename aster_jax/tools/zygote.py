@@ -5,19 +5,21 @@ large, stays single-threaded, and freezes its heap so that a collection in a ses
 not copy it. It never runs model-written code itself and knows no secret.
 """
 
-import builtins
+import contextlib
 import gc
 import importlib
 import json
 import os
 import platform
+import select
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 
 from aster_jax.tools import (
-    cell, config, confine, landlock, linux, namespaces, seccomp, session, stub,
+    cell, config, confine, landlock, linux, namespaces, seccomp, session, surroundings,
 )
 
 
@@ -48,16 +50,17 @@ class Control:
 
 def main(descriptor: int) -> None:
     """Runs a zygote on the control socket `descriptor` until the supervisor goes away."""
-    if linux.IS_LINUX:
-        linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     control = Control(descriptor)
     settings, _ = control.receive()
     if settings is None:
         return
     tier = settings["tier"]
+    with contextlib.suppress(OSError):  # when memory runs out, not the trainer goes first
+        linux.write_text("/proc/self/oom_score_adj", "900")
     try:
-        readable = isolate(tier, settings, control)
-        layers, readable = settle_layers(tier, readable)
+        rules = isolate(tier, settings, control)
+        layers, rules = settle_layers(tier, rules)
         if tier == "B1":
             check_readable_after_drop(settings)
         versions = preload(settings)
@@ -65,23 +68,21 @@ def main(descriptor: int) -> None:
         control.send({"op": "failed", "error": f"{type(error).__name__}: {error}"})
         return
     ready = {"op": "ready", "tier": tier, "versions": versions, "layers": layers}
-    if linux.IS_LINUX:
-        control.send(ready, (os.pidfd_open(os.getpid()),))
-    else:
-        control.send(ready)
-    Nursery(control, settings, tier, readable).run()
+    control.send(ready, (os.pidfd_open(os.getpid()),))
+    Nursery(control, settings, tier, rules).run()
 
 
-def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
-    """Enters the tier's namespaces; returns the directories sessions may read.
+def isolate(tier: str, settings: dict, control: Control) -> list[tuple[str, int]]:
+    """Enters the tier's namespaces; returns what sessions may touch, as (path, rights).
 
     In A tiers this process stays outside as the parent of the returned-into child.
     """
     libraries = tuple(settings["libraries"]) + tuple(settings["extra_paths"])
     settings["scratch"] = namespaces.choose_scratch(libraries)
+    hidden = find_project(settings)
     if tier == "A1":
         linux.unshare(namespaces.APART)
-        namespaces.build_root(libraries)
+        namespaces.build_root(libraries, hidden)
         linux.unshare(linux.CLONE_NEWUSER)
     elif tier == "A2":
         linux.unshare(linux.CLONE_NEWUSER | namespaces.APART)
@@ -94,15 +95,50 @@ def isolate(tier: str, settings: dict, control: Control) -> tuple[str, ...]:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
         else:
-            namespaces.build_root(libraries)
+            namespaces.build_root(libraries, hidden)
         become_first_process(control)
-        return ("/",)  # the root holds nothing but libraries
+        return [("/", landlock.READ), (settings["scratch"], landlock.WRITE),
+                ("/dev/null", landlock.WRITE)]  # the root holds nothing but libraries
     # Not all of /dev: below it lie other programs' memory, terminals and accelerators.
-    return (*namespaces.SYSTEM, *libraries, *namespaces.DEVICES)
+    readable = namespaces.prune((*namespaces.SYSTEM, *libraries))
+    rules = [(path, landlock.READ) for path in (*split(readable, hidden), *namespaces.DEVICES)]
+    rules += [(os.path.dirname(path), landlock.READ_DIR) for path in hidden]
+    return [*rules, ("/dev/null", landlock.WRITE)]
 
 
-def settle_layers(tier: str, readable: tuple[str, ...]) -> tuple[dict, tuple[str, ...] | None]:
-    """(state of each layer, what Landlock leaves readable or None without Landlock).
+def find_project(settings: dict) -> list[str]:
+    """Where this project lies among the lent libraries: its problems come with answers.
+
+    Not below `extra_paths`: who lends it on purpose has a pool for trusted code.
+    """
+    lent = [os.path.realpath(path) for path in settings["extra_paths"]]
+    hidden = []
+    for library in map(os.path.realpath, settings["libraries"]):
+        if library in lent or not os.path.isdir(library):
+            continue
+        hidden += [entry.path for entry in os.scandir(library)
+                   if entry.name.startswith("aster_jax") and entry.is_dir()]
+    return hidden
+
+
+def split(readable: list[str], hidden: list[str]) -> list[str]:
+    """`readable` with each parent of a hidden directory replaced by its other entries.
+
+    Landlock takes nothing back that lies below an allowed directory.
+    """
+    kept = []
+    for path in readable:
+        inside = [h for h in hidden if h.startswith(os.path.realpath(path) + "/")]
+        if not inside:
+            kept.append(path)
+            continue
+        entries = (entry.path for entry in os.scandir(path))
+        kept += split([e for e in entries if os.path.realpath(e) not in inside], inside)
+    return kept
+
+
+def settle_layers(tier: str, rules: list) -> tuple[dict, list | None]:
+    """(state of each layer, `rules`, or None where Landlock is absent).
 
     In A tiers the private root already hides everything, and an old kernel may lack the
     second lock; in B tiers Landlock is the lock, and its absence is an OSError. One that
@@ -125,7 +161,7 @@ def settle_layers(tier: str, readable: tuple[str, ...]) -> tuple[dict, tuple[str
                 f"being emptied; ABI {landlock.TRUNCATE_ABI} does (kernel 6.2)"
             )
         layers["landlock"] = f"ABI {abi}"
-    return layers, readable
+    return layers, rules
 
 
 def become_first_process(control: Control) -> None:
@@ -160,16 +196,13 @@ def preload(settings: dict) -> dict:
     gc.disable()
     sys.path[:] = list(settings["libraries"]) + list(settings["extra_paths"])
     sys.dont_write_bytecode = True
-    sys.argv = [""]
-    builtins.exit = builtins.quit = sys.exit  # as site does, which is left out here
-    if hasattr(sys, "set_int_max_str_digits"):
-        sys.set_int_max_str_digits(0)  # 4300 digits are too few for number theory
     versions = {"python": platform.python_version()}
     for name in settings["preload"]:
         module = importlib.import_module(name)
         if "." not in name:
             versions[name] = str(getattr(module, "__version__", ""))
     warm_up()
+    surroundings.dress(settings)
     keep = [name for name in settings["preload"] if name.startswith("aster_jax")]
     for name in list(sys.modules):  # the harness came from a path that is gone now
         if name.startswith("aster_jax.tools") or name == "aster_jax" and not keep:
@@ -199,20 +232,19 @@ def warm_up() -> None:
 class Nursery:
     """The fork loop. Process resource: children, the control socket."""
 
-    def __init__(self, control: Control, settings: dict, tier: str, readable: tuple[str, ...]):
+    def __init__(self, control: Control, settings: dict, tier: str, rules: list | None):
         self.control, self.settings, self.tier = control, settings, tier
-        ask = settings["checkpoints"]
         guard = tier in confine.BEHIND_LANDLOCK
-        program = seccomp.build(seccomp.SOMEBODY, ask, guard) if tier != "D" else b""
-        self.walls = (readable, program)
+        program = seccomp.build(seccomp.SOMEBODY, guard) if tier != "D" else b""
+        self.walls = (rules, program)
         # Made once here: what a session would make it would have to hold privately.
         self.interpreter = cell.Interpreter(settings["last_value"])
         self.numbers = {}  # pid -> session number
-        self.own_pidfd = os.pidfd_open(os.getpid()) if linux.IS_LINUX else -1
+        self.own_pidfd = os.pidfd_open(os.getpid())
 
     def run(self) -> None:
         """Serves spawn orders and reports deaths until the control socket closes."""
-        for died, told in stub.watch_children(self.control.socket):
+        for died, told in watch_children(self.control.socket):
             if died:
                 self.reap()
             if told:
@@ -250,18 +282,9 @@ class Nursery:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            if self.settings["checkpoints"]:
-                control = socket.socket(fileno=descriptors.pop())
-                runner = os.fork()
-                if runner:
-                    self.control.socket.close()
-                    for number in descriptors:
-                        os.close(number)
-                    stub.announce(control, runner)
-                    stub.run(control)
-                control.close()
+            walls, self.walls = self.walls, None
             session.serve(
-                descriptors, order, self.settings, self.tier, self.walls, self.interpreter
+                descriptors, order, self.settings, self.tier, walls, self.interpreter
             )
         except BaseException as error:  # nothing may return into the fork loop
             text = f"session failed to start or serve: {type(error).__name__}: {error}\n"
@@ -282,3 +305,23 @@ class Nursery:
                 "op": "exit", "number": number, "status": status,
                 "cpu_s": usage.ru_utime + usage.ru_stime, "peak_kib": usage.ru_maxrss,
             })
+
+
+def watch_children(control: socket.socket) -> Iterator[tuple[bool, bool]]:
+    """Yields (a child may have died, `control` has something to say), for ever.
+
+    The first round asks for those who died before the signal was heard.
+    """
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    yield True, False
+    while True:
+        ready = {number for number, _ in poll.poll()}
+        if wake in ready:
+            os.read(wake, 4096)
+        yield wake in ready, control.fileno() in ready

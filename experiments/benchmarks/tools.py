@@ -59,16 +59,12 @@ def measure_latency(repeats: int) -> dict:
     for name, config in (
         ("best", OPEN),
         ("none", dataclasses.replace(OPEN, tier="D", min_tier="D", allow_unsafe=True)),
-        ("checkpoints", dataclasses.replace(OPEN, checkpoints=True)),
     ):
         with Executor(config) as tools:
             starts = time_starts(tools, repeats)
             session = tools.open()
             time_calls(tools, session, 50)
             calls = time_calls(tools, session, 10 * repeats)
-            if name == "checkpoints":
-                tools.run(session, "import numpy as np\nbig = np.ones(30_000_000)")
-                found["big"] = tools_peers.percentile(time_calls(tools, session, repeats), 0.5)
             found[name] = {
                 "tier": tools.tier, "start": tools_peers.percentile(starts, 0.5),
                 "start_p99": tools_peers.percentile(starts, 0.99),
@@ -100,9 +96,9 @@ def measure_crowd(count: int, rounds: int) -> dict:
     return {"start": start, "rate": rate, "idle": idle, "solved": solved, "failures": failures}
 
 
-def measure_fidelity(checkpoints: bool) -> list[str]:
+def measure_fidelity() -> list[str]:
     """Names of the state probes that fail."""
-    config = dataclasses.replace(OPEN, wall_limit_s=2.0, grace_s=0.5, checkpoints=checkpoints)
+    config = dataclasses.replace(OPEN, wall_limit_s=2.0, grace_s=0.5)
     failed = []
     with Executor(config) as tools:
         for name, first, check in tools_probes.PROBES:
@@ -223,7 +219,7 @@ def main(argv) -> None:
     found["crowds"] = {count: measure_crowd(count, 4 if quick else 8) for count in (64, 256, 512)}
     found["kills"] = measure_kills(5 if quick else 20)
     found["growth"] = measure_growth(200 if quick else 2000)
-    found["fidelity"] = {flag: measure_fidelity(flag) for flag in (False, True)}
+    found["fidelity"] = measure_fidelity()
     found["repeat"] = measure_repeat(50 if quick else 1000)
     print(f"load average after: {os.getloadavg()}\ntier {found['latency']['best']['tier']}")
     tools_table.show(found)

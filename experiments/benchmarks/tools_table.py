@@ -7,7 +7,7 @@ def make_rows(found: dict) -> list[tuple]:
     `holds` is None where a peer is missing: the row is shown as skipped.
     """
     ours, peers = found["latency"], found["peers"]
-    best, none, saved = ours["best"], ours["none"], ours["checkpoints"]
+    best, none = ours["best"], ours["none"]
     crowds, kills, growth = found["crowds"], found["kills"], found["growth"]
     fresh, persist = peers["processes"]["fresh_s"], peers["processes"]["persist_s"]
     rows = jupyter_rows(found) if peers["jupyter"] else [
@@ -28,12 +28,8 @@ def make_rows(found: dict) -> list[tuple]:
          crowds[256]["start"] <= 4 and not crowds[256]["failures"]),
         less("A9", "idle PSS at 256", crowds[256]["idle"], 6, "MB"),
         less("A10", "PSS after a solve and gc", crowds[256]["solved"], 18, "MB"),
-        ("A11", "state probes that fail", str(found["fidelity"][False]), "at most 1",
-         len(found["fidelity"][False]) <= 1),
-        ("A11", "with checkpoints", str(found["fidelity"][True]), "none",
-         not found["fidelity"][True]),
-        less("A12", "call with checkpoints p50", saved["call"] * 1e3, 8, "ms"),
-        less("A12", "with a 240 MB array", ours["big"] * 1e3, 10, "ms"),
+        ("A11", "state probes that fail", str(found["fidelity"]), "at most 1",
+         len(found["fidelity"]) <= 1),
         less("A13", "soft time-out overshoot p99", kills["soft"] * 1e3, 50, "ms"),
         less("A13", "the same, 128 busy loops", kills["busy"] * 1e3, 600, "ms"),
         less("A14", "hard kill after deadline p99", kills["hard"] * 1e3, 250, "ms"),

@@ -131,9 +131,8 @@ def test_calls_per_session_are_limited():
 def test_queue_time_is_outside_the_limit_of_a_cell():
     config = dataclasses.replace(SMALL, wall_limit_s=0.6, max_running=1)
     with Executor(config) as executor:
-        futures = [
-            executor.submit(executor.open(), "import time; time.sleep(0.3)") for _ in range(5)
-        ]
+        spin = "import time; end = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass"
+        futures = [executor.submit(executor.open(), spin) for _ in range(5)]
         results = [future.result() for future in futures]
     assert [result.status for result in results] == ["ok"] * 5
     assert results[-1].queue_s > 1.0 > results[-1].wall_s
@@ -170,15 +169,6 @@ def test_only_the_main_thread_is_interrupted_by_a_time_limit():
             assert (result.status, result.state) == ("timeout", "kept"), result
             result = executor.run(session, "for t in threads:\n    t.join()\nhurt, kept")
             assert result.text.endswith("([], 41)\n"), result.text[-200:]
-
-
-def test_a_full_queue_is_overload_and_not_the_models_fault():
-    config = dataclasses.replace(SMALL, max_running=1, queue_limit_s=0.2)
-    with Executor(config) as executor:
-        busy = executor.submit(executor.open(), "import time; time.sleep(2)")
-        late = executor.run(executor.open(), "1")
-        assert late.status == "infra_overload" and late.is_infra
-        assert busy.result().status == "ok"
 
 
 @pytest.mark.parametrize("victim", ["supervisor_pid", "zygote_pids"])

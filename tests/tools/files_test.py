@@ -12,7 +12,7 @@ import tempfile
 
 import pytest
 
-from aster_jax.tools import Executor, ToolConfig, config, landlock, zygote
+from aster_jax.tools import config, landlock, zygote
 from tests.tools import suite
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="isolation needs Linux")
@@ -53,16 +53,6 @@ passed
 """
 
 
-def start(tier: str, **changes) -> Executor:
-    """An executor in just this tier; a host without it skips, a failed self-test does not."""
-    try:
-        return Executor(ToolConfig(tier=tier, preload=(), niceness=0, **changes))
-    except RuntimeError as error:
-        if "self-test" in str(error):
-            raise
-        pytest.skip(f"no tier {tier} here: {error}")
-
-
 @pytest.mark.parametrize("tier", config.SAFE_TIERS)
 def test_a_lent_file_stays_as_it_is_and_nobody_is_signalled(tier):
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +63,7 @@ def test_a_lent_file_stays_as_it_is_and_nobody_is_signalled(tier):
         before = suite.describe(lent)
         victim = subprocess.Popen(["/bin/sleep", "60"])
         try:
-            with start(tier, extra_paths=(folder,)) as tools:
+            with suite.start(tier, extra_paths=(folder,)) as tools:
                 session = tools.open()
                 assert tools.run(session, f"open({str(lent)!r}).read()").text == "lent\n"
                 cell = ATTACK.format(path=str(lent), victim=victim.pid)
@@ -96,7 +86,7 @@ def test_the_devices_are_the_same_in_every_tier(tier):
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as shared:
         os.chmod(shared.name, 0o644)
         names = sorted([*five, shared.name, "/dev/ptmx", "/dev/tty"])
-        with start(tier) as tools:
+        with suite.start(tier) as tools:
             result = tools.run(tools.open(), code.format(names=names))
     assert result.text == f"{five}\n"
 
@@ -108,7 +98,7 @@ def test_a_session_with_scratch_may_do_all_this_to_its_own_files(tier):
         "os.utime('own', (0, 0))\nprint(os.stat('own').st_mtime)\nos.truncate('own', 0)\n"
         "oct(os.stat('own').st_mode), os.stat('own').st_size"
     )
-    with start(tier) as tools:
+    with suite.start(tier) as tools:
         assert tools.run(tools.open(), code).text == "0.0\n('0o100640', 0)\n"
 
 

@@ -1,19 +1,24 @@
 """Running the hostile cells against a live executor: steps, canary, leftover processes."""
 
+import dataclasses
 import os
 import pathlib
 import tempfile
 import time
 
-from aster_jax.tools import Executor, ToolConfig
-from tests.tools import escape_cells, hostile_cells
+import pytest
 
-GROUPS = (
+from aster_jax.tools import Executor, ToolConfig
+from tests.tools import escape_cells, hostile_cells, kind_cells
+
+FIFTY = (
     hostile_cells.ORDINARY + hostile_cells.TIME + hostile_cells.RESOURCES
     + escape_cells.SECRETS + escape_cells.SABOTAGE
 )
+GROUPS = FIFTY + kind_cells.KINDS
 POOLS = {
     "patient": ToolConfig(wall_limit_s=30.0, grace_s=0.5, memory_limit_mib=512, niceness=0),
+    "tight": ToolConfig(preload=(), memory_limit_mib=64, wall_limit_s=60.0, niceness=0),
     "strict": ToolConfig(wall_limit_s=1.0, grace_s=0.5, memory_limit_mib=512, niceness=0),
 }
 
@@ -21,7 +26,7 @@ POOLS = {
 class Bench:
     """One executor per pool, a canary session in each, and planted secrets."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, tier: str = ""):
         self.values = {"answers": str(folder / "answers.txt"), "home": str(folder)}
         for name in ("answers.txt", "token"):
             (folder / name).write_text("secret")
@@ -33,7 +38,8 @@ class Bench:
         paths = (self.values["answers"], self.values["shared"])
         self.planted = {path: describe(path) for path in paths}
         os.environ["ASTER_SECRET"] = "secret"
-        self.pools = {name: Executor(config) for name, config in POOLS.items()}
+        pools = {name: dataclasses.replace(pool, tier=tier) for name, pool in POOLS.items()}
+        self.pools = {name: Executor(pool) for name, pool in pools.items()}
         self.canaries = {name: pool.open(seed=1) for name, pool in self.pools.items()}
         for name, pool in self.pools.items():
             assert pool.run(self.canaries[name], "kept = 41").status == "ok"
@@ -98,6 +104,16 @@ def describe(path: str) -> tuple:
     found = os.stat(path)
     content = pathlib.Path(path).read_bytes()
     return found.st_mode, found.st_uid, found.st_mtime_ns, os.listxattr(path), content
+
+
+def start(tier: str, **changes) -> Executor:
+    """An executor in just this tier; a host without it skips, a failed self-test does not."""
+    try:
+        return Executor(ToolConfig(**{"tier": tier, "preload": (), "niceness": 0, **changes}))
+    except RuntimeError as error:
+        if "self-test" in str(error):
+            raise
+        pytest.skip(f"no tier {tier} here: {error}")
 
 
 def survivors(pids: set[int], deadline: float) -> set[int]:
