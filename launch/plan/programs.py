@@ -1,0 +1,170 @@
+"""Every program of a run, from its config alone: traced with shapes, nothing allocated."""
+
+import dataclasses
+import functools
+import types as python_types
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aster_jax import config as configs
+from aster_jax import mesh as meshes
+from aster_jax import policy, settings, types
+from aster_jax.model import config as model_config
+from aster_jax.model import logprobs, transformer
+from aster_jax.rl import grpo
+from aster_jax.rollout import engine
+from aster_jax.sft import loss
+from aster_jax.train import optim, step
+from launch.plan import absent
+
+# Stop ids change no size; a run takes them from its tokenizer.
+STOP_IDS = (0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One program: how to trace it, and bytes per device that lie beside its arguments.
+
+    `phase` is "update" or "rollout": keys of which section make it smaller.
+    """
+
+    name: str
+    phase: str
+    trace: Callable[[], jax.stages.Traced]
+    beside: int
+
+
+def model(c) -> model_config.ModelConfig:
+    """The model's sizes: a preset of that name, else from the checkpoint or the config."""
+    name = c.model.source.rsplit("/", 1)[-1].lower().replace("-", "_").replace(".", "p")
+    if name not in model_config.PRESETS:
+        return policy.expected_config(python_types.SimpleNamespace(config=c))
+    how = {key: c.model[key] for key in ("param_dtype", "compute_dtype", "accum_dtype", "remat")}
+    return dataclasses.replace(model_config.PRESETS[name], **how)
+
+
+def of_run(c, cfg: model_config.ModelConfig, mesh) -> list[Program]:
+    """All programs of the config's stages, the same program once."""
+    training = _training(c, cfg, mesh)
+    return [*training, *_rollout(c, cfg, mesh)]
+
+
+def state_bytes(cfg, mesh) -> tuple[int, int]:
+    """Bytes per device of the parameters, and of the optimiser's moments."""
+    state = step.abstract_state(cfg, optim.build(optim.OptimConfig(1.0, 0, 0, 0, 0, 0, 0, 1.0)), mesh)
+    params = absent.shard_bytes(state.params)
+    return params, absent.shard_bytes(state) - params
+
+
+def _training(c, cfg, mesh) -> list[Program]:
+    made: dict[tuple, list] = {}
+    if "sft" in c.stages and (c.sft.steps or c.sft.epochs):
+        shape = (c.sft.rows // c.sft.micro_rows, c.sft.micro_rows, c.sft.row_tokens)
+        trace = functools.partial(_step, c.sft, cfg, mesh, loss.loss_fn, types.SftBatch, shape)
+        made["sft", shape] = ["sft step", trace, 0]
+    _, moments = state_bytes(cfg, mesh)
+    for stage in ("rl1", "rl2"):
+        if stage not in c.stages:
+            continue
+        keys = configs.rl_stage(c, stage)
+        members = keys.prompts // keys.minibatches * keys.group
+        shape = (-(-members // keys.micro_rows), keys.micro_rows, keys.row_tokens)
+        wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
+        trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
+        parts = [(("rl", shape), "step", trace, 0)]
+        if keys.minibatches > 1:
+            score = functools.partial(_score, c, cfg, mesh, shape[1:])
+            parts.append((("old", shape[1:]), "old log-probs", score, moments))
+        for key, name, trace, beside in parts:
+            before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
+            made[key] = [f"{before}{stage} {name}", trace, beside]
+    return [Program(name, "update", trace, beside) for name, trace, beside in made.values()]
+
+
+def _step(keys, cfg, mesh, loss_fn, batch_type, shape):
+    tx = optim.build(settings.optimiser(keys))
+    state = step.abstract_state(cfg, tx, mesh)
+    rows = jax.sharding.PartitionSpec(None, meshes.BATCH_AXES)
+    batch = batch_type(**{
+        field.name: _placed(shape, _dtype_of(field.name), mesh, rows)
+        for field in dataclasses.fields(batch_type)
+    })  # fmt: skip
+    count = _placed((), jnp.int32, mesh, jax.sharding.PartitionSpec())
+    return step.compile_step(state, cfg, loss_fn, tx, mesh).trace(state, batch, count)
+
+
+def _dtype_of(name):
+    return jnp.int32 if name in ("tokens_BT", "positions_BT", "segments_BT") else jnp.float32
+
+
+def _score(c, cfg, mesh, shape):
+    rows = jax.sharding.PartitionSpec(meshes.BATCH_AXES)
+    ints = _placed(shape, jnp.int32, mesh, rows)
+    cfg = meshes.lay_out(cfg, mesh)
+    params = step.abstract_params(cfg, mesh)
+    return logprobs.score.trace(
+        params, ints, ints, ints, cfg=cfg, temperature=c.rollout.temperature
+    )
+
+
+def _placed(shape, dtype, mesh, spec):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.NamedSharding(mesh, spec))
+
+
+def _rollout(c, cfg, mesh) -> list[Program]:
+    """The engine's: weights as decoded with, every prefill, and the largest decode."""
+    sizes = settings.engine_sizes(c.rollout)
+    shards = meshes.batch_shards(mesh)
+    ways = {"": settings.sampled(c.rollout)}
+    if "eval" in c.stages:
+        ways["eval "] = settings.sampled(settings.evaluations(c)["main"])
+    made = engine.programs(cfg, sizes, ways[""], STOP_IDS, mesh)
+    trained = step.abstract_params(cfg, mesh)
+    params, moments = state_bytes(cfg, mesh)
+    weights = jax.eval_shape(made.adopt, trained)
+    slots, key = jax.eval_shape(made.empty), jax.eval_shape(lambda: jax.random.key(0))
+    P, W = max(1, sizes.prefill_rows // shards) * shards, sizes.row_pages
+    arm = engine.Arm(
+        row_P=_ints(P), on_P=jax.ShapeDtypeStruct((P,), bool), length_P=_ints(P),
+        pending_P=_ints(P), left_P=_ints(P), sample_P=_ints(P),
+        problem_P=jax.ShapeDtypeStruct((P,), jnp.uint32),
+    )  # fmt: skip
+    state = params + moments
+    found = [Program("adopt weights", "rollout", lambda: made.adopt.trace(trained), moments)]
+    for C in sizes.prefill_buckets:
+        args = (weights, slots, _ints(P, C), _ints(P), _ints(P), _ints(P, W), arm, key)
+        trace = functools.partial(made.prefill.trace, *args)
+        found.append(Program(f"prefill {C}", "rollout", trace, state))
+    rows = sizes.decode_rows(shards)[-1] * shards
+    seen = set()
+    for prefix, how in ways.items():
+        if how in seen:
+            continue
+        seen.add(how)
+        decode = engine.programs(cfg, sizes, how, STOP_IDS, mesh).decode
+        trace = functools.partial(decode.trace, weights, slots, _ints(rows), _ints(rows, W))
+        found.append(Program(f"{prefix}decode", "rollout", trace, state))
+    return found
+
+
+def rollout_bytes(c, cfg, mesh) -> tuple[int, int]:
+    """Bytes per device of the weights as decoded with, and of all pages of the cache."""
+    sizes = settings.engine_sizes(c.rollout)
+    weights = jax.eval_shape(
+        transformer.for_decoding, transformer.abstract_params(cfg)
+    )
+    itemsize = jnp.dtype(sizes.dtype).itemsize
+    shardings = meshes.rollout_shardings(cfg, mesh)
+    leaves = zip(jax.tree.leaves(weights), jax.tree.leaves(shardings), strict=True)
+    held = sum(int(np.prod(s.shard_shape(x.shape))) * itemsize for x, s in leaves)
+    shards = meshes.batch_shards(mesh)
+    heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
+    token = 2 * cfg.num_layers * cfg.num_kv_heads // heads * cfg.head_dim * itemsize
+    return held, sizes.pool_pages(shards) * sizes.page_tokens * token
+
+
+def _ints(*shape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
