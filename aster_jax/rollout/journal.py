@@ -28,22 +28,26 @@ class Journal:
     def add(self, record: dict) -> None:
         """Append one record, from any thread; the kernel has it when this returns.
 
-        All or nothing: where writing fails (OSError), no part of the line stays.
+        All or nothing: where writing fails, no part of the line stays. A full disk is waited
+        for (`metrics.patiently`).
         """
         line = (json.dumps(record) + "\n").encode("ascii")
         with self._lock:
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._whole()
-                self._file = open(self._partial, "ab", buffering=0)
-            before = os.fstat(self._file.fileno()).st_size
-            try:
-                rest = memoryview(line)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except BaseException:
-                self._file.truncate(before)
-                raise
+            metrics.patiently(lambda: self._append(line), self._partial)
+
+    def _append(self, line):
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._whole()
+            self._file = open(self._partial, "ab", buffering=0)
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except BaseException:
+            self._file.truncate(before)
+            raise
 
     def read(self) -> list[dict]:
         """Records of the final file if there is one, else those added so far.

@@ -46,7 +46,7 @@ def append(
     record = {"stage": stage, "step": step, "time_s": round(time_s, 3), **values}
     line = (json.dumps(_jsonable(record), allow_nan=False) + "\n").encode()
     path = workdir / "metrics.jsonl"
-    _patiently(lambda: _append_whole(path, line), path, sleep)
+    patiently(lambda: _append_whole(path, line), path, sleep)
 
 
 def rewind(
@@ -85,7 +85,7 @@ def replace(path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = t
     Raises OSError when the disk fails, or is still full after `FULL_DISK_WAIT_S`.
     """
     data = text.encode()
-    _patiently(lambda: _replace_whole(path, data), path, sleep)
+    patiently(lambda: _replace_whole(path, data), path, sleep)
 
 
 def _append_whole(path, line):
@@ -122,12 +122,19 @@ def _write_all(file, data):
     os.fsync(file)
 
 
-def _patiently(write, path, sleep):
-    """Call `write` until the disk has space for what it writes."""
+def patiently(
+    write: Callable[[], None], path: pathlib.Path, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Call `write`, again and again while the disk of `path` has no space for what it writes.
+
+    `write` has to leave nothing behind where it fails. Says on standard error what it waits
+    for. Raises OSError when the disk fails, or is still full after `FULL_DISK_WAIT_S`.
+    """
     waited = 0.0
     while True:
         try:
-            return write()
+            write()
+            return
         except OSError as e:
             if e.errno not in FULL or waited >= FULL_DISK_WAIT_S:
                 raise
