@@ -139,7 +139,7 @@ def _question(record: dict, where: str) -> str:
 
     A problem is a question alone: a row whose prompt says more than its user is refused.
     """
-    for field in ("system", "system_prompt", "system_message", "instruction"):
+    for field in ("system", "system_prompt", "system_message"):
         if _is_text(record, field):
             raise InputError(f"{where}: field {field!r} ({record[field]!r:.60}) {_SYSTEM}")
     if "prompt" in record and not isinstance(record["prompt"], str | None):
