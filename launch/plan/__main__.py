@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(report.make(wanted, lambda text: None)))
         return
     found = report.make(wanted, lambda text: print(text, flush=True))
-    print(f"{report.head(found)}\n{report.foot(found)}")
+    print(report.foot(found))
 
 
 def cli() -> None:

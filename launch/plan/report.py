@@ -45,6 +45,7 @@ def make(wanted: Wanted, say) -> dict:
         "rows": estimate.rows(c, cfg, mesh, wanted.assumed),
         "programs": {}, "remedies": {},
     }  # fmt: skip
+    say(head(found))
     micro_s = {}
     for program in programs.of_run(c, cfg, mesh):
         traced = program.trace()
@@ -72,7 +73,7 @@ def _described(program, compiled: absent.Compiled, memory: float) -> dict:
     total = compiled.bytes + program.beside
     why_not = compiled.refused
     if not why_not and memory and total > memory:
-        why_not = f"it takes {total / GIB:.2f} GiB of the {memory / GIB:.2f} that a device has"
+        why_not = f"it takes {size(total)} of the {size(memory)} that a device has"
     return {
         **dataclasses.asdict(compiled), "beside": program.beside, "total": total,
         "why_not": why_not,
@@ -114,10 +115,10 @@ def _time(c, cfg, mesh, micro_s, wanted) -> dict:
 def _line(name: str, one: dict) -> str:
     if one["refused"]:
         return f"  {name:20} refused: {one['refused']}"
+    held = one["arguments"] + one["outputs"] - one["aliased"]
     parts = [
-        f"{one['total'] / GIB:8.2f} GiB = {(one['arguments'] + one['outputs'] - one['aliased']) / GIB:.2f}"
-        f" arguments and results + {one['temporaries'] / GIB:.2f} temporary"
-        f" + {one['beside'] / GIB:.2f} beside",
+        f"{size(one['total'])} = {size(held)} arguments and results + "
+        f"{size(one['temporaries'])} temporary + {size(one['beside'])} beside",
         f"compiled in {one['seconds']:.0f} s",
     ]
     if one.get("flops"):
@@ -132,25 +133,32 @@ def _line(name: str, one: dict) -> str:
     return "\n".join(lines)
 
 
+def size(n: float) -> str:
+    """Bytes for people."""
+    return f"{n / GIB:.2f} GiB" if n >= GIB / 10 else f"{n / (1 << 20):.2f} MiB"
+
+
 def head(found: dict) -> str:
     """What is known before anything is compiled."""
     of, mesh = found["bytes"], found["mesh"]
-    held = ", ".join(f"{name} {size / GIB:.2f}" for name, size in of.items())
-    memory = f"{found['memory'] / GIB:.2f} GiB each" if found["memory"] else "memory not known"
+    held = ", ".join(f"{name} {size(n)}" for name, n in of.items())
+    memory = f"{size(found['memory'])} each" if found["memory"] else "memory not known"
     rows = ", ".join(f"{name}: {n:.0f}" for name, n in found["rows"].items())
     return (
         f"{found['config']}: {found['parameters'] / 1e9:.2f} B parameters on {found['chips']} x "
         f"{found['chip']} ({memory}), mesh {' x '.join(f'{k} {v}' for k, v in mesh.items())}\n"
-        f"  GiB per device: {held}\n  rows under way: {rows}"
+        f"  per device: {held}\n  rows under way: {rows}"
     )
 
 
 def foot(found: dict) -> str:
     """Whether it fits, how long it takes and what that rests on."""
     refused = [name for name, one in found["programs"].items() if one["why_not"]]
-    lines = [f"does not fit: {', '.join(refused)}" if refused else "every program compiled fits"]
-    if not found["memory"]:
-        lines = [f"{len(found['programs'])} programs compile; give --hbm_gib to see whether they fit"]
+    lines = [f"does not fit: {', '.join(refused)}"] if refused else []
+    fitting = ", ".join(name for name in found["programs"] if name not in refused)
+    if fitting:
+        known = "" if found["memory"] else "; give --hbm_gib to see whether they fit"
+        lines.append(f"{'compiles' if known else 'fits'}: {fitting}{known}")
     for s in found.get("stages", ()):
         lines.append(
             f"  {s['name']:6} {s['steps']:5} x ({s['rollout_s']:.0f} s rollout + "
