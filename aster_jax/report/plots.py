@@ -94,7 +94,7 @@ def rl_curves(metrics: Sequence[dict]) -> bytes | None:
         ("rollout/reward_mean", "Reward", "share of trajectories correct", "percent"),
         ("rollout/calls_mean", "Tool calls", "calls per trajectory", "zero"),
         ("rollout/model_tokens_mean", "Response length", "tokens written", "zero"),
-        ("rl/entropy", "Entropy", "nats per token", "zero"),
+        ("rollout/entropy_mean", "Entropy", "nats per written token", "zero"),
         ("rl/clip_frac", "Clipped tokens", "share of tokens", "percent_free"),
         ("rl/informative_frac", "Informative groups", "share with mixed outcomes", "percent"),
     )

@@ -117,7 +117,7 @@ def _metrics(rl_steps):
                 "rollout/reward_mean": 0.5 + 0.4 * at / (2 * rl_steps) + 0.05 * math.sin(3 * at),
                 "rollout/calls_mean": 2.9 + 0.1 * math.sin(at),
                 "rollout/model_tokens_mean": 150 - at,
-                "rl/entropy": 0.3 * math.exp(-at / 20),
+                "rollout/entropy_mean": 0.3 * math.exp(-at / 20),
                 "rl/clip_frac": 0.002 + 0.001 * math.sin(at)**2,
                 "rl/informative_frac": 0.7 - 0.01 * at,
             })  # fmt: skip

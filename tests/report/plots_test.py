@@ -69,7 +69,7 @@ def test_bounds_arms_and_evaluations_are_drawn():
 def test_gaps_in_the_measurements_are_drawn_as_gaps():
     lines = [{"stage": "rl1", "step": s, "rollout/reward_mean": 0.5} for s in (1, 2)]
     for gap in ("NaN", "null"):
-        lines[1]["rl/entropy"] = json.loads(gap)
+        lines[1]["rollout/entropy_mean"] = json.loads(gap)
         assert plots.rl_curves(lines)
     never_called = [collapse.measure(made_run.without_tool())]
     assert plots.tool_curves([{"stage": "rl1", "step": 1, **collapse.summarise(never_called)}])
