@@ -94,6 +94,14 @@ def test_a_stage_that_has_not_begun_is_free(tmp_path, one_device, begun, key, va
     workdir.open_run(settings(**{key: value}), tmp_path, one_device)
 
 
+def test_rl_may_draw_from_other_problems_than_finished_demonstrations(tmp_path, one_device):
+    run = begin(tmp_path, one_device, "demos")
+    with pytest.raises(InputError, match="problems.digits: 2 -> 3 .demos is under way"):
+        workdir.open_run(settings(problems__digits=3), tmp_path, one_device)
+    run.finish("demos", {})
+    workdir.open_run(settings(problems__digits=3), tmp_path, one_device)
+
+
 def test_what_a_stage_overrides_is_not_touched_by_the_shared_key(tmp_path, one_device):
     begin(tmp_path, one_device, "rl1", rl1__learning_rate=3e-6)
     both = settings(rl1__learning_rate=3e-6, rl__learning_rate=1.0)
