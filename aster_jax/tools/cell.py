@@ -13,6 +13,7 @@ import builtins
 import errno
 import functools
 import linecache
+import mmap
 import pprint
 import re
 import resource
@@ -35,7 +36,8 @@ _lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierr
 _get_ident, _setrlimit, _MEMORY = threading.get_ident, resource.setrlimit, resource.RLIMIT_AS
 _group = BaseExceptionGroup
 MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE, MAX_MEMBERS, MAX_DEPTH = 16, 4, 2000, 4, 3
-BALLAST_BYTES, AROUND = 1 << 20, vars(surroundings)
+AROUND = vars(surroundings)
+BALLAST_BYTES, PRIVATE, _map = 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.mmap
 CONVERT = {
     "str": str, "repr": repr, "aster": str,
     "pretty": functools.partial(pprint.pformat, width=79, sort_dicts=False),
@@ -98,7 +100,7 @@ class Interpreter:
         shown, failure = False, None
         namespace = self.module.__dict__
         # Untouched address space: given back first, it lets the limit be raised at all.
-        self.ballast = bytearray(BALLAST_BYTES)
+        self.ballast = self.ballast or _map(-1, BALLAST_BYTES, PRIVATE)
         _setrlimit(_MEMORY, self.tight)
         self.start_timer(limit_s)
         try:
@@ -108,7 +110,7 @@ class Interpreter:
                 shown = self.display(eval(last, namespace), out)
         except BaseException as error:  # whatever a cell raises is its outcome, not ours
             failure = error
-        self.ballast = None
+            self.ballast = self.ballast.close()
         self.stop_timer()
         _setrlimit(_MEMORY, self.roomy)
         if failure is None:

@@ -19,7 +19,9 @@ import traceback
 from aster_jax.tools import frames, linux, link, result
 
 REPLY_CAP_BYTES = 1 << 16
-REST_S = 0.005  # a session without a call for this long is stopped until the next one
+# A session without a call is stopped until the next one: soon if anything in it runs, else
+# after a while, since stopping and going on costs as much as a short call.
+REST_S, LONG_REST_S = 0.005, 0.25
 
 
 class Process:
@@ -135,7 +137,7 @@ class Process:
         self.nonce = None
         self.drain()
         if not self.dead:
-            self.resting = self.loop.call_later(REST_S, self.freeze)
+            self.resting = self.loop.call_later(REST_S, self.rest)
         self.owner.on_reply(self, claim)
         return not self.dead
 
@@ -214,6 +216,18 @@ class Process:
     def kill(self) -> None:
         """SIGKILL; the zygote reports the exit."""
         self.signal(signal.SIGKILL)
+
+    def rest(self) -> None:
+        """Some time after a reply: nothing of the cell may run on."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as stat:
+                fields = stat.read().rpartition(b")")[2].split()
+        except OSError:
+            fields = []
+        if fields[:1] == [b"S"] and fields[17:18] == [b"1"]:  # it sleeps, and has one thread
+            self.resting = self.loop.call_later(LONG_REST_S, self.freeze)
+        else:
+            self.freeze()
 
     def freeze(self) -> None:
         """Stops it whole until the next call: between calls nothing of a cell may run."""

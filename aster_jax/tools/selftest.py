@@ -24,6 +24,8 @@ ESCAPES = (
     (confine.BEHIND_LANDLOCK, "list shared memory", "os.listdir('/dev/shm')"),
     (SAFE, "open a terminal", "open('/dev/ptmx')"),
     (FILTERED, "open a network socket", "socket.socket()"),
+    (FILTERED, "send to an address", "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)"),
+    (FILTERED, "lock a library", "fcntl.flock(os.open(os.__file__, os.O_RDONLY), fcntl.LOCK_SH)"),
     (FILTERED, "start a process", "os.fork() or os._exit(0)"),
     (FILTERED, "run a program", "os.execv('/bin/true', ['true'])"),
     (FILTERED, "signal its parent", "os.kill(os.getppid() or -1, 0)"),
@@ -83,8 +85,8 @@ class Trial:
         """Ends the trial."""
         child.kill()
 
-    def on_restored(self, child: process.Process, report: dict) -> None:
-        """It died in the trial's cell: a failure even with checkpoints."""
+    def on_broken(self, child: process.Process, why: str) -> None:
+        """Ends the trial."""
         child.close()
 
     def on_exit(self, child: process.Process, report: dict) -> None:
