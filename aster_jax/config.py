@@ -141,6 +141,7 @@ def _optim(c):
     c.beta2 = 0.999  # Adam
     c.weight_decay = 0.0  # decoupled; norm scales are left alone
     c.clip_norm = 1.0  # global gradient norm
+    c.moments_dtype = "float32"  # of Adam between steps; bfloat16 halves them, rounded by chance
     c.row_tokens = 512  # length of a packed row, in tokens
     c.micro_rows = 8  # rows per microbatch
     c.save_every = 10  # steps between checkpoints

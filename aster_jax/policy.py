@@ -164,7 +164,8 @@ def _check_memory(run, cfg):
     for stage in changes.TRAINING:
         section = section_of(c, stage)
         micro = (section.micro_rows, section.row_tokens)
-        memory.check(cfg, run.mesh, c.rollout.pool_tokens, c.rollout.dtype, micro)
+        sampled = (c.rollout.pool_tokens, c.rollout.dtype)
+        memory.check(cfg, run.mesh, *sampled, micro, section.moments_dtype)
 
 
 def expected_config(run: workdir.Run) -> model_config.ModelConfig:

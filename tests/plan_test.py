@@ -103,8 +103,10 @@ def test_bytes_by_hand():
     c = smoke.get_config()
     cfg, mesh = programs.model(c), meshes.build(2, 2, 2)
     count = 4 * (1024 * 64)  # the table is split four ways, the rest likewise but for norms
-    params, moments = programs.state_bytes(cfg, mesh)
+    params, moments = programs.state_bytes(c, cfg, mesh)
     assert params > count // 4 and moments == 2 * params + 3 * 4  # three counts of steps
+    c.sft.moments_dtype = c.rl.moments_dtype = "bfloat16"
+    assert programs.state_bytes(c, cfg, mesh) == (params, params + 3 * 4)
     weights, cached = programs.rollout_bytes(c, cfg, mesh)
     pages = 6_144 // 32 // 4
     assert cached == pages * 32 * 2 * 2 * (2 // 2) * 32 * 4

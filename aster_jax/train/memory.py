@@ -19,12 +19,17 @@ GIB = 1 << 30
 
 
 def needed_bytes(
-    cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str, micro: tuple[int, int]
+    cfg: config.ModelConfig,
+    mesh,
+    pool_tokens: int,
+    rollout_dtype: str,
+    micro: tuple[int, int],
+    moments_dtype: str = "float32",
 ) -> dict[str, int]:
     """Bytes per device by purpose: the larger of training and rollout is what counts.
 
-    Training holds parameters, gradients and two moments in the parameter dtype, spread
-    over fsdp x tensor, and of a microbatch, `micro` = (rows, tokens of a row), what enters
+    Training holds parameters and gradients in the parameter dtype and two moments in their
+    own, spread over fsdp x tensor, and of a microbatch, `micro` = (rows, tokens of a row), what enters
     every layer and the float32 scores of one block of queries. A rollout holds parameters
     and moments too, the weights once more in its own dtype, and all pages of the cache.
     """
@@ -32,14 +37,15 @@ def needed_bytes(
     shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
     held = count * jnp.dtype(cfg.param_dtype).itemsize // shards
     weights = count * jnp.dtype(rollout_dtype).itemsize // mesh.shape["tensor"]
+    moments = 2 * count * jnp.dtype(moments_dtype).itemsize // shards
     per_token = cache.bytes_per_token(cfg, rollout_dtype)
     heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
     cached = pool_tokens * per_token // meshes.batch_shards(mesh) // heads
     activations = _activation_bytes(cfg, mesh, *micro)
     return {
-        "training": 4 * held + activations,
+        "training": 2 * held + moments + activations,
         "activations": activations,
-        "rollout": 3 * held + weights + cached,
+        "rollout": held + moments + weights + cached,
         "cache": cached,
     }
 
@@ -104,10 +110,15 @@ def _limit(path: pathlib.Path) -> int | None:
 
 
 def check(
-    cfg: config.ModelConfig, mesh, pool_tokens: int, rollout_dtype: str, micro: tuple[int, int]
+    cfg: config.ModelConfig,
+    mesh,
+    pool_tokens: int,
+    rollout_dtype: str,
+    micro: tuple[int, int],
+    moments_dtype: str = "float32",
 ) -> None:
     """Raise a ValueError with the numbers and the remedies when the run cannot fit."""
-    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype, micro)
+    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype, micro, moments_dtype)
     most = max(needed["training"], needed["rollout"])
     limit, where = available_bytes()
     if most > limit:

@@ -7,6 +7,9 @@ import jax
 import optax
 
 from aster_jax.errors import InputError
+from aster_jax.train import moments
+
+MOMENTS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +19,8 @@ class OptimConfig:
     learning_rate is the peak; warmup_steps rise linearly to it. decay_steps > 0 follows a
     cosine from the peak to final_fraction of it over that many steps (warm-up included);
     0 stays constant, as the paper's RL does (section 3). clip_norm is the global gradient
-    norm above which gradients are scaled down.
+    norm above which gradients are scaled down. moments_dtype is what Adam's two moments are
+    kept in between steps (`moments`).
     """
 
     learning_rate: float
@@ -27,6 +31,7 @@ class OptimConfig:
     beta2: float
     weight_decay: float
     clip_norm: float
+    moments_dtype: str = "float32"
 
     def __post_init__(self):
         for name in ("learning_rate", "weight_decay", "warmup_steps", "decay_steps"):
@@ -42,6 +47,8 @@ class OptimConfig:
                 f"clip_norm={self.clip_norm} must be above 0: it scales gradients down to that "
                 "norm; a large one never does"
             )
+        if self.moments_dtype not in MOMENTS:
+            raise InputError(f"moments_dtype={self.moments_dtype!r}; choose one of {MOMENTS}")
         if self.decay_steps and self.decay_steps <= self.warmup_steps:
             raise InputError(
                 f"decay_steps={self.decay_steps} includes the warm-up and must exceed "
@@ -74,9 +81,10 @@ def build(cfg: OptimConfig) -> optax.GradientTransformation:
             lambda path, _: getattr(path[-1], "key", "") != "scale", params
         )
 
+    adam = optax.scale_by_adam(b1=cfg.beta1, b2=cfg.beta2)
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
-        optax.scale_by_adam(b1=cfg.beta1, b2=cfg.beta2),
+        adam if cfg.moments_dtype == "float32" else moments.in_bfloat16(adam),
         optax.add_decayed_weights(cfg.weight_decay, mask=decays),
         optax.scale_by_learning_rate(schedule(cfg)),
     )

@@ -52,11 +52,17 @@ def of_run(c, cfg: model_config.ModelConfig, mesh) -> list[Program]:
     return [*training, *_rollout(c, cfg, mesh)]
 
 
-def state_bytes(cfg, mesh) -> tuple[int, int]:
-    """Bytes per device of the parameters, and of the optimiser's moments."""
-    state = step.abstract_state(cfg, optim.build(optim.OptimConfig(1.0, 0, 0, 0, 0, 0, 0, 1.0)), mesh)
+def state_bytes(c, cfg, mesh) -> tuple[int, int]:
+    """Bytes per device of the parameters, and of the optimiser's moments (the largest)."""
+    kinds = {keys.moments_dtype: keys for keys in (c.sft, *_rl_stages(c).values())}
+    largest = kinds["float32" if "float32" in kinds else "bfloat16"]
+    state = step.abstract_state(cfg, optim.build(settings.optimiser(largest)), mesh)
     params = absent.shard_bytes(state.params)
     return params, absent.shard_bytes(state) - params
+
+
+def _rl_stages(c):
+    return {name: configs.rl_stage(c, name) for name in ("rl1", "rl2") if name in c.stages}
 
 
 def _training(c, cfg, mesh) -> list[Program]:
@@ -65,11 +71,8 @@ def _training(c, cfg, mesh) -> list[Program]:
         shape = (c.sft.rows // c.sft.micro_rows, c.sft.micro_rows, c.sft.row_tokens)
         trace = functools.partial(_step, c.sft, cfg, mesh, loss.loss_fn, types.SftBatch, shape)
         made["sft", shape] = ["sft step", trace, 0]
-    _, moments = state_bytes(cfg, mesh)
-    for stage in ("rl1", "rl2"):
-        if stage not in c.stages:
-            continue
-        keys = configs.rl_stage(c, stage)
+    _, moments = state_bytes(c, cfg, mesh)
+    for stage, keys in _rl_stages(c).items():
         members = keys.prompts // keys.minibatches * keys.group
         shape = (-(-members // keys.micro_rows), keys.micro_rows, keys.row_tokens)
         wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
@@ -123,7 +126,7 @@ def _rollout(c, cfg, mesh) -> list[Program]:
         ways["eval "] = settings.sampled(settings.evaluations(c)["main"])
     made = engine.programs(cfg, sizes, ways[""], STOP_IDS, mesh)
     trained = step.abstract_params(cfg, mesh)
-    params, moments = state_bytes(cfg, mesh)
+    params, moments = state_bytes(c, cfg, mesh)
     weights = jax.eval_shape(made.adopt, trained)
     slots, key = jax.eval_shape(made.empty), jax.eval_shape(lambda: jax.random.key(0))
     P, W = max(1, sizes.prefill_rows // shards) * shards, sizes.row_pages

@@ -32,7 +32,7 @@ def make(wanted: Wanted, say) -> dict:
     c = wanted.config
     mesh = absent.build(wanted.topology, c.mesh)
     cfg = programs.model(c)
-    params, moments = programs.state_bytes(cfg, mesh)
+    params, moments = programs.state_bytes(c, cfg, mesh)
     weights, cached = programs.rollout_bytes(c, cfg, mesh)
     found = {
         "config": c.name, "topology": wanted.topology, "chip": wanted.chip.name,
