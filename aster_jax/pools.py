@@ -67,10 +67,15 @@ def validation(config, held: list[str], count: int) -> list[types.Problem]:
 
 
 def demos(config, count: int) -> list[types.Problem]:
-    """Problems for the scripted expert, none of them held out."""
-    if config.problems.source == "generated":
-        return _generated(config, "demos", count)
-    return _own(config, changes.heldout_files(config))[:count]
+    """Problems for the scripted expert. Raises InputError for those of a file: it has no
+    script for them."""
+    if config.problems.source != "generated":
+        raise InputError(
+            f"demos.source='expert' solves generated problems, not those of problems.source="
+            f"{config.problems.source!r}; give a file of demonstrations as demos.source, or make "
+            "them first with problems.source=generated and change it when they are there"
+        )
+    return _generated(config, "demos", count)
 
 
 def heldout(config, source: str = "") -> list[types.Problem]:

@@ -53,7 +53,8 @@ def test_files_never_train_on_what_is_held_out(tmp_path):
     c.problems.heldout = write(tmp_path / "held.jsonl", range(25, 40))
     held = changes.heldout_files(c)
     assert [p.answer for p in pools.train(c, held)] == [str(n + 1) for n in range(10, 25)]
-    assert [p.answer for p in pools.demos(c, 2)] == ["11", "12"]
+    with pytest.raises(InputError, match="demos.source='expert' solves generated problems"):
+        pools.demos(c, 2)
     c.problems.num_heldout = 4
     assert [p.answer for p in pools.heldout(c)] == ["26", "27", "28", "29"]
     assert any("4 of 15 problems of" in text for text in pools.check(c))

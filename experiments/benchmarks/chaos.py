@@ -40,6 +40,7 @@ SFT_STEPS, RL_STEPS = 60, (40, 20)
 DISK_MIB = 700
 FULL_S = 20.0  # seconds that the disk stays full
 LIMIT_S = 3600.0  # of the whole
+MOST_REMARKS = 10  # a run that ends so often by itself will not get better
 
 
 @dataclasses.dataclass
@@ -50,6 +51,14 @@ class Seen:
     met: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     remarks: list[str] = dataclasses.field(default_factory=list)
+
+
+def demonstrate(workdir: pathlib.Path) -> None:
+    """The demonstrations, of generated problems; RL then draws from a file."""
+    command = [sys.executable, "-m", "aster_jax.main", "--config=experiments/smoke.py",
+               f"--workdir={workdir}", "--config.stages=('demos',)"]  # fmt: skip
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def arguments(workdir: pathlib.Path, problems: pathlib.Path) -> list[str]:
@@ -146,6 +155,8 @@ def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen, rng: random
                 if code == 0:
                     return 0
                 seen.remarks.append(f"ended by itself with code {code} before {kind!r}")
+                if len(seen.remarks) > MOST_REMARKS:
+                    return code
                 child.start()
             if time.monotonic() - began > LIMIT_S:
                 raise TimeoutError(f"not at step {steps} after {LIMIT_S} s; see {child.log}")
@@ -162,7 +173,7 @@ def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen, rng: random
         if code == 0:
             return 0
         seen.remarks.append(f"ended by itself with code {code}")
-        if len(seen.codes) > 80:
+        if len(seen.remarks) > MOST_REMARKS:
             return code
         child.start()
 
@@ -357,10 +368,12 @@ def main() -> None:
         workdir = place / "disk" / "run"
         kinds = EVENTS if a.mode == "all" else {"SIGKILL": EVENTS["SIGKILL"]}
         child = Child([*module, config, *arguments(workdir, problems)], seen, place / "log.txt")
+        demonstrate(workdir)
         code = disturb(child, workdir, schedule(rng, kinds), seen, rng)
         numbers = counters(workdir)
         if a.mode == "kills":
             calm = place / "disk" / "calm"
+            demonstrate(calm)
             subprocess.run(
                 [*module, config, *arguments(calm, problems)], cwd=ROOT, check=True,
                 stdout=subprocess.DEVNULL, env={**os.environ, "JAX_PLATFORMS": "cpu"},
