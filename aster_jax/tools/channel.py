@@ -45,7 +45,7 @@ class Channel:
         self.lost, self.reason = False, "the supervisor is gone"
         self.lock = threading.Lock()
         self.heard, self.over = 0, threading.Event()  # reads that brought something
-        self.futures, self.numbers = {}, itertools.count(1)
+        self.futures, self.numbers, self.groups = {}, itertools.count(1), []
         self.first = concurrent.futures.Future()
         self.turn, self.decoder = threading.Lock(), frames.Decoder(ANSWER_CAP_BYTES)
         self.waker, self.woken = socket.socketpair()
@@ -81,6 +81,9 @@ class Channel:
         if message["op"] != "ready":
             self.close()
             raise RuntimeError(f"the tool executor cannot start: {message['error']}")
+        for pid in message["report"]["zygote_pids"]:
+            with contextlib.suppress(OSError):
+                self.groups.append(os.open(f"/proc/{pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC))
         return message["report"]
 
     def send(self, message: dict) -> None:
@@ -224,6 +227,9 @@ class Channel:
         """The supervisor is gone, or not understood any more."""
         self.lost = True
         self.over.set()
+        for group in self.groups:  # its zygotes are dying, for which they need a processor
+            with contextlib.suppress(OSError):
+                os.write(group, b"0")
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # it did start
             self.first.set_result({"op": "failed", "error": f"at start: {self.reason}"})
         self.fail_all()
@@ -272,6 +278,8 @@ class Channel:
                 thread.join(5)
         for end in (self.socket, self.waker, self.woken):
             end.close()
+        while self.groups:
+            os.close(self.groups.pop())
 
 
 def find_libraries() -> list[str]:

@@ -3,7 +3,7 @@
 Everything below the library directories may be read; the scratch directory, if there is
 one, may be written; nothing else can be opened, made, renamed or removed. What Landlock
 never looks at is a change of mode, owner, times or attributes: read-only mounts stop that,
-or the calls in `seccomp.FILES` are refused. Emptying a file it looks at from ABI 3 on only.
+or the calls in `seccomp.HOST` are refused. Emptying a file it looks at from ABI 3 on only.
 Newer kernels also refuse TCP (ABI 4) and signals and abstract sockets that leave the session
 (ABI 6); those are a second lock, since seccomp refuses them in any case.
 """

@@ -1,16 +1,14 @@
 """The Linux calls that Python does not wrap, through ctypes; no compiled extension.
 
-Every function raises OSError with the kernel's errno. On other systems the module can be
-imported and each call fails with ENOSYS, so that a probe reports a tier as unavailable.
+Every function raises OSError with the kernel's errno, or ENOSYS on a machine whose numbers
+are not known, so that a probe reports a tier as unavailable.
 """
 
 import ctypes
 import errno
 import os
 import platform
-import sys
 
-IS_LINUX = sys.platform == "linux"
 MACHINE = platform.machine()
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,8 +34,8 @@ MOUNT_SETATTR = 442
 
 def syscall(number: int, *args) -> int:
     """A raw system call. Integers are passed as C longs, bytes as pointers."""
-    if not IS_LINUX or MACHINE not in SYSCALLS:
-        raise OSError(errno.ENOSYS, f"no system call table for {sys.platform} {MACHINE}")
+    if MACHINE not in SYSCALLS:
+        raise OSError(errno.ENOSYS, f"no system call table for {MACHINE}")
     wide = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
     result = _libc.syscall(ctypes.c_long(number), *wide)
     if result < 0:
@@ -61,8 +59,6 @@ def _check(result: int, what: str) -> None:
 
 def unshare(flags: int) -> None:
     """Leaves the current namespaces of the kinds in `flags`."""
-    if not IS_LINUX:
-        raise OSError(errno.ENOSYS, "namespaces need Linux")
     _check(_libc.unshare(ctypes.c_int(flags)), f"unshare {flags:#x}")
 
 

@@ -60,7 +60,7 @@ class Nest:
         self.heard = time.monotonic()
         self.spares, self.planned = [], 0  # ready ones; ready or on their way
         self.ready = loop.create_future()
-        self.pidfd = self.pid = None
+        self.pidfd = self.pid = self.group = None
         self.lost = False
         self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with remote:
@@ -86,11 +86,19 @@ class Nest:
                  "MALLOC_ARENA_MAX": "1"},  # one of a thread takes 64 MiB of the limit
             cwd="/", start_new_session=True,
         )
-        # Where the kernel shares out by terminal or service, this is what it goes by: the
-        # zygote and all its sessions together weigh as one group of that niceness.
-        with contextlib.suppress(OSError):
-            linux.write_text(f"/proc/{child.pid}/autogroup", str(self.settings["niceness"]))
+        with contextlib.suppress(OSError):  # opened now: later it may not be ours any more
+            self.group = os.open(f"/proc/{child.pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
         return child
+
+    def settle(self, niceness: int) -> None:
+        """It has started, for which the trainer waited; from now on the trainer comes first.
+
+        Where the kernel shares out by terminal or service, this is what it goes by: the
+        zygote and all its sessions together weigh as one group of that niceness.
+        """
+        if self.group is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.group, str(niceness).encode())
 
     def uid(self, index: int) -> int:
         """Session uid: inside a user namespace plain, on the host far up."""
@@ -220,6 +228,7 @@ class Nest:
         if self.lost:
             return
         self.lost = True
+        self.settle(0)  # even dying takes a processor
         self.loop.remove_reader(self.socket.fileno())
         self.socket.close()
         self.child.kill()
@@ -232,8 +241,8 @@ class Nest:
             child.kill()
             child.guard(child.owner.on_exit, child, {"status": None, "error": reason})
             self.retire(number)
-        if self.pidfd is not None:
-            os.close(self.pidfd)
+        for number in {self.pidfd, self.group} - {None}:
+            os.close(number)
         self.owner.on_nest_lost(self, reason)
 
 

@@ -39,7 +39,6 @@ NOTES = {
 }
 STATE_NOTES = {
     "kept": "",
-    "restored": "[variables are as they were before this cell]",
     "lost": "[the interpreter was restarted: all variables are gone]",
 }
 
@@ -49,7 +48,7 @@ class ToolResult:
     """One finished call. Durations in seconds, sizes in bytes.
 
     `text` is what the model sees; `stdout` and `stderr` are its parts. `state` says what
-    became of the variables: "kept", "restored" to before the cell, or "lost". `wall_s`
+    became of the variables, "kept" or "lost". `wall_s`
     counts from the start of execution, `queue_s` is the wait before it, `cpu_s` comes from
     the kernel. `dropped_bytes` were printed but are in neither stream. `peak_rss_bytes` is
     the session's peak so far, 0 (not looked at) after cells under 20 ms of processor time.

@@ -41,9 +41,9 @@ class Sink(io.RawIOBase):
         size, view = len(data), memoryview(data)
         self.seen += size
         if self.seen > SENT_BYTES:  # from here on only the end of what is printed counts
-            kept = max(self.tail_bytes, BLOCK_BYTES)
-            self.dropped += max(0, size - kept)
-            view = view[max(0, size - kept) :]
+            excess = max(0, size - max(self.tail_bytes, BLOCK_BYTES))
+            self.dropped += excess  # no call amid this: another thread could come in between
+            view = view[excess:]
         self.block += view
         if self.seen <= PROMPT_BYTES or len(self.block) >= BLOCK_BYTES and self.seen <= SENT_BYTES:
             self.send()

@@ -68,6 +68,7 @@ class Supervisor:
         if problem:
             new.lose(problem)
             raise nest.StartError(problem)
+        new.settle(self.settings["niceness"])
         self.versions, self.layers = ready["versions"], ready["layers"]
         self.nests.append(new)
 
