@@ -11,23 +11,31 @@ mathematics (fractions, sets, intervals, units) is left to `reward/verify.py`.
 
 import re
 
+from aster_jax.reward import spelling
+
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
-_BOXED = re.compile(r"\\f?boxed\s*\{")
-_SPACING = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~")
-_SIZING = re.compile(r"\\(?:left|right|displaystyle|textstyle)(?![a-zA-Z])")
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+# What LaTeX takes for the argument of a box without braces, and what people mean by it.
+_BARE = re.compile(r"[+-]?\d+(?:[.,]\d+)*|\\[dt]?frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d)")
+_SPACING = re.compile(r"\\[,;: ]|\\q?quad(?![a-zA-Z])|~")
+_SIZING = re.compile(r"\\!|\\(?:left|right|displaystyle|textstyle)(?![a-zA-Z])")
+_WRAPPED = re.compile(
+    r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt)|mbox|boldsymbol)\s*\{([^{}]*)\}"
+)
+_LIST = re.compile(r",(?:\s|\\[;: ]|\\q?quad|~)")
 # Where a space is left, it stands between two digits.
 _GROUPED = re.compile(r"(?<![\d. ])\d{1,3}(?: \d{3})+(?![ \d])")
-_SIDE_BY_SIDE = re.compile(r"(?<![a-zA-Z\d])\d+ \d")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\})\d{3})+")
-_INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
-_DEGREES = re.compile(r"(?:\^\{?\\circ\}?|\\degree|°)$")
+_INTEGER = re.compile(r"([+-]?)(\d+)(?:\.0*)?")
+_NAMED = re.compile(r"\s*\$?\s*([a-zA-Z])\s*=(?!=)")
+_DEGREES = re.compile(r"(?:\^\{?\\circ\}?|\\degree)$")
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
 PAPER_WINDOW = 100  # characters that the paper's public scorer looks at
+LONGEST = 10_000  # characters of an answer that is looked at
 
 
 def extract(text: str) -> str | None:
-    """The content of the last `\\boxed{}` outside think blocks, or None.
+    """The content of the last `\\boxed{}` (or \\fbox) outside think blocks, or None.
 
     A last box that is never closed is no answer: an earlier one was not meant as final.
     """
@@ -40,20 +48,23 @@ def visible(text: str) -> str:
 
 
 def normalise(answer: str) -> str:
-    """One spelling per answer. Applied to gold and prediction alike, in this order:
+    """One spelling per answer, in linear time. Applied to gold and prediction, in this order:
 
-    1. surrounding white space, math delimiters ($, \\( \\), \\[ \\]) and a final full stop go;
+    1. Unicode signs are LaTeX; surrounding white space, math delimiters ($, \\( \\), \\[ \\])
+       and a final full stop go;
     2. `\\left`, `\\right`, display styles and spacing commands go; `\\dfrac`, `\\tfrac` are
-       `\\frac`; a minus sign is "-";
+       `\\frac`;
     3. an answer that is wholly one `\\text{...}` (or \\mathrm, ...) loses the wrapper;
     4. white space goes, but never between two digits, where it tells numbers apart, unless
        it groups thousands (1 234 567); so does a name in front ("x=") and a degree sign at
        the end;
-    5. thousands separators go from 1,234 but not from 1,23; integers lose "+", leading
-       zeros and ".0", so that "027", "27.0" and "27" are one.
+    5. thousands separators go from 1,234 but not from 1,23 nor from the list "1, 234";
+       integers lose "+", leading zeros and ".0", so that "027", "27.0" and "27" are one.
     """
-    text = _strip_delimiters(answer.strip())
-    text = _SPACING.sub(" ", _SIZING.sub("", text)).replace("−", "-")
+    text = _strip_delimiters(spelling.plain(answer).strip())
+    is_list = _LIST.search(re.sub(r",\s*\\!\s*", ",", text)) is not None
+    text = re.sub(r",\s*\\!\s*", ",", text)
+    text = _SPACING.sub(" ", _SIZING.sub("", text))
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     wrapped = _WRAPPED.fullmatch(text.strip())
     text = wrapped[1] if wrapped else text
@@ -61,26 +72,24 @@ def normalise(answer: str) -> str:
     text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
     text = re.sub(r"^[a-zA-Z]=(?=[^=])", "", text)
     text = _DEGREES.sub("", text)
-    if _THOUSANDS.fullmatch(text):
+    if not is_list and _THOUSANDS.fullmatch(text):
         text = text.replace("{,}", "").replace(",", "")
     integer = _INTEGER.fullmatch(text)
     if integer:
-        sign = "-" if integer[1] == "-" and integer[2].strip("0") else ""
-        return sign + integer[2]
+        digits = integer[2].lstrip("0") or "0"
+        return "-" + digits if integer[1] == "-" and digits != "0" else digits
     return text
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two answers do not name different things in front ("x=5", "y=5")."""
+    names = [_NAMED.match(text) for text in (one, other)]
+    return None in names or names[0][1] == names[1][1]
 
 
 def is_integer(normalised: str) -> bool:
     """Whether a normalised answer is a plain integer."""
     return re.fullmatch(r"-?\d+", normalised) is not None
-
-
-def is_side_by_side(normalised: str) -> bool:
-    """Whether numbers stand side by side with only space between: "3 4", "3 1/2".
-
-    Not the arguments of a command, as in `\\frac 1 2`.
-    """
-    return _SIDE_BY_SIDE.search(normalised) is not None
 
 
 def paper_match(text: str, gold: str) -> bool:
@@ -94,12 +103,19 @@ def paper_match(text: str, gold: str) -> bool:
 
 
 def _last_boxed(text: str) -> str | None:
-    """The last box's content with balanced braces (escaped braces do not count)."""
-    start = None
-    for match in _BOXED.finditer(text):
-        start = match.end()
-    if start is None:
-        return None
+    """The last box's content with balanced braces (escaped braces do not count).
+
+    A box without braces holds a number or a simple fraction; before anything else the
+    word only speaks of boxes.
+    """
+    start = bare = None
+    for match in _BOX.finditer(text):
+        if text.startswith("{", match.end()):
+            start, bare = match.end() + 1, None
+        elif number := _BARE.match(text, match.end()):
+            bare = number[0]
+    if bare is not None or start is None:
+        return bare
     depth, i = 1, start
     while i < len(text):
         if text[i] == "\\":

@@ -1,0 +1,485 @@
+"""An answer's text -> what kind of thing it is: the reader, in the comparison's process.
+
+A reading is one of the NamedTuples below. What cannot be read wholly as mathematics becomes
+Opaque, which is equal to its own spelling and to nothing else: the reward fails closed.
+"""
+
+import re
+from typing import NamedTuple
+
+from aster_jax.reward import expression, tokens as lexer, units
+from aster_jax.reward.tokens import Refused, Token
+
+
+class Value(NamedTuple):
+    """An expression with the unit that stands beside it ("" for none)."""
+
+    node: tuple
+    unit: str = ""
+
+
+class Text(NamedTuple):
+    """Words. `node`: what they are as a product of names (`xy`), or None."""
+
+    words: str
+    node: tuple | None = None
+
+
+class List(NamedTuple):
+    """Items beside each other without a bracket."""
+
+    items: tuple
+
+
+class Bracket(NamedTuple):
+    """Items in brackets: a point, an interval, a list, a set ("{")."""
+
+    opened: str
+    closed: str
+    items: tuple
+
+
+class Assigned(NamedTuple):
+    """`name` = the thing."""
+
+    name: str
+    item: tuple
+
+
+class Relation(NamedTuple):
+    """Sides with relations between them, outside of an assignment."""
+
+    sides: tuple
+    signs: tuple
+
+
+class SetOf(NamedTuple):
+    """Sets joined: "cup", "cap", "setminus"; or a named set ("R", no parts)."""
+
+    sign: str
+    parts: tuple
+
+
+class Ratio(NamedTuple):
+    """a:b:c, or a time."""
+
+    parts: tuple
+
+
+class Based(NamedTuple):
+    """Digits in a base other than ten."""
+
+    digits: str
+    base: int
+
+
+class Opaque(NamedTuple):
+    """A text that is not read: its tokens. `calculus`: sums, integrals, limits and the like."""
+
+    text: str
+    calculus: bool
+
+
+RELATIONS = {
+    "=": "=", "==": "=", ":=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=",
+    "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "equiv",
+    "sim": "equiv", "to": "equiv", "implies": "equiv", "Rightarrow": "equiv", "cong": "equiv",
+}  # fmt: skip
+OPENERS, CLOSERS = {"(", "[", "{", "\\{", "lfloor", "lceil"}, {")", "]", "}", "\\}", "rfloor", "rceil"}
+SETS = {"R", "Z", "N", "Q", "C", "emptyset"}
+ASKED_FOR = set("mnpqrs")  # competitions ask for sums such as m+n
+_BASED = re.compile(r"\(?([0-9A-Z]+)\)?_\{?(\d+)\}?")
+_WRAP = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|texttt|operatorname)\s*\{([^{}]*)\}")
+
+
+def read(text: str) -> list:
+    """The readings of an answer, one or two: "1,234" is a number or a list of two."""
+    based = read_based(text)
+    if based is not None:
+        return [based]
+    readings = []
+    for thousands in (True, False) if lexer.has_thousands(text) else (False,):
+        try:
+            found = lexer.tokenise(text, thousands)
+            reading = read_tokens(found)
+        except Refused:
+            reading = None
+        except RecursionError:
+            reading = None
+        if reading is not None:
+            readings.append(reading)
+    return readings or [opaque(text)]
+
+
+def opaque(text: str) -> Opaque:
+    """The reading of what is not read."""
+    try:
+        found = lexer.tokenise(text, False)
+    except Refused:
+        return Opaque(" ".join(text.split()), False)
+    calculus = any(t.kind == "command" and t.text in expression.CALCULUS for t in found)
+    plain = all(t.kind != "word" and t.text not in RELATIONS and t.text not in ",;" or
+                t.text == "=" for t in found)  # fmt: skip
+    return Opaque(" ".join(t.text for t in found), calculus and plain)
+
+
+def read_based(text: str) -> Based | None:
+    """52_8, (2031)_5, \\text{A}3_{16}; base ten is no base."""
+    inner = text.strip().strip("$.").strip()
+    if "_" not in inner or len(inner) > 1000:
+        return None
+    for _ in range(8):
+        inner, count = _WRAP.subn(r"\1", inner)
+        if not count:
+            break
+    inner = re.sub(r"\\left|\\right|\\[,!; ]|\s|~", "", lexer.spelling.plain(inner))
+    match = _BASED.fullmatch(inner.replace("_{{", "_{").replace("}}", "}"))
+    if not match or not any(c.isdigit() for c in match[1]) or match[1][0].isalpha() and (
+        len(match[1]) == 1):
+        return None
+    base = int(match[2][:6])
+    if match[1][0].isalpha() and base <= 10:
+        return None
+    return Based(match[1].lstrip("0") or "0", base)
+
+
+# From the outside to the inside: lists, relations, sets, ratios, values.
+
+
+def read_tokens(found: list[Token]):
+    """A whole answer."""
+    found = units.without_label(stripped(found))
+    if not found:
+        raise Refused("nothing")
+    parts, joins = split(found, is_separator)
+    if len(parts) == 1:
+        return read_item(found)
+    if is_words(found) and not joins & {"or", "and", ",", ";"}:
+        return read_text(found)
+    if not parts[-1] and joins == {","}:
+        raise Refused("a comma at the end")
+    parts = [p for p in parts if p]  # "14, 27, and 55"
+    items = tuple(map(read_item, parts))
+    if "or" in joins or "lor" in joins or "|" in joins:
+        if all(is_condition(item) for item in items):
+            return SetOf("cup", items)
+    elif joins <= {"and", "land"} and all(is_condition(item) for item in items):
+        return SetOf("cap", items)
+    return List(shared_name(items))
+
+
+def is_condition(item) -> bool:
+    """Whether it says which numbers are meant."""
+    return isinstance(item, Relation) or isinstance(item, SetOf)
+
+
+def shared_name(items: tuple) -> tuple:
+    """n = 3, 5, 9 names all of them: the first name is dropped."""
+    first, rest = items[0], items[1:]
+    if isinstance(first, Assigned) and not any(isinstance(i, Assigned | Relation) for i in rest):
+        return (first.item, *rest)
+    return items
+
+
+def read_item(found: list[Token]):
+    """What stands between two separators."""
+    found = stripped(found)
+    if not found:
+        raise Refused("an empty place in a list")
+    if is_words(found):
+        return read_text(found)
+    sides, signs = split(found, lambda t: t.kind in ("sign", "command") and t.text in RELATIONS,
+                         ordered=True)  # fmt: skip
+    if signs:
+        return read_relation(sides, [RELATIONS[s] for s in signs])
+    for sign in ("setminus", "cup", "cap"):
+        parts, joins = split(found, lambda t: t.kind == "command" and t.text == sign)
+        if joins:
+            return SetOf(sign, tuple(map(read_item, parts)))
+    parts, joins = split(found, lambda t: t.kind == "sign" and t.text == ":")
+    if joins:
+        return Ratio(tuple(read_value(p) for p in parts))
+    if len(found) == 1 and found[0].kind == "command" and found[0].text in SETS:
+        return SetOf(found[0].text, ())
+    called = read_constructor(found)
+    if called is not None:
+        return called
+    outer = enclosed(found)
+    if outer is not None:
+        return read_bracket(found[0].text, found[-1].text, found[1:-1])
+    return read_value(found)
+
+
+def read_bracket(opened: str, closed: str, inner: list[Token]):
+    """(a, b), [a, b), \\{a, b\\}, {a | condition}."""
+    if opened == "{" or opened == "\\{":
+        opened, closed = "{", "}"
+    parts, joins = split(inner, lambda t: t.kind == "sign" and t.text in (",", ";"))
+    if opened == "{" and not inner:
+        return SetOf("emptyset", ())
+    if opened == "{" and not joins:
+        builder, bars = split(inner, lambda t: t.text in ("mid", ":", "|") and t.kind != "letters")
+        if bars and len(builder) == 2:
+            condition = read_tokens(builder[1])
+            if is_condition(condition):
+                return condition
+    if len(parts) == 1 and (opened, closed) in (("(", ")"), ("{", "}"), ("[", "]")):
+        item = read_item(inner)
+        if opened == "(" or isinstance(item, SetOf):
+            return item
+        return Bracket(opened, closed, (item,))
+    items = tuple(map(read_item, parts))
+    rows = [item.items for item in items if isinstance(item, Bracket) and item.opened == "["]
+    if opened == "[" and len(rows) == len(items) and len({len(r) for r in rows}) == 1:
+        if all(isinstance(v, Value) for row in rows for v in row):
+            return Value(expression.matrix([[v.node for v in row] for row in rows]))
+    return Bracket(opened, closed, items)
+
+
+def read_constructor(found: list[Token]):
+    """What sympy and Python print around things: Interval(0, 1), Matrix([[1, 2]]), ..."""
+    names = [t.text for t in found if t.kind == "letters"]
+    at = next((i for i, t in enumerate(found) if t.text == "("), None)
+    if not names or found[0].text not in CONSTRUCTORS or at is None or at > 3:
+        return None
+    if enclosed(found[at:]) is None:
+        return None
+    parts, _ = split(found[at + 1 : -1], lambda t: t.kind == "sign" and t.text == ",")
+    return CONSTRUCTORS[found[0].text](found[2].text if at == 3 else "", parts)
+
+
+def _interval(variant: str, parts: list):
+    ends = [[], []] if len(parts) < 2 else parts[:2]
+    flags = [bool(p) and p[0].text == "True" for p in parts[2:4]] + [False, False]
+    left = variant in ("open", "Lopen") or flags[0]
+    right = variant in ("open", "Ropen") or flags[1]
+    return Bracket("([" [not left], ")]" [not right], tuple(map(read_item, ends)))
+
+
+def _matrix(variant: str, parts: list):
+    return _as_matrix(read_item([t for i, p in enumerate(parts) for t in (
+        [Token("sign", ",")] if i else []) + p]))
+
+
+def _as_matrix(item):
+    if isinstance(item, Bracket) and item.opened == "[":
+        if all(isinstance(i, Value) for i in item.items):
+            return Value(expression.matrix([[i.node] for i in item.items]))
+    if isinstance(item, Value) and item.node[0] == "matrix":
+        return item
+    raise Refused("not a matrix")
+
+
+def _equation(variant: str, parts: list):
+    if len(parts) != 2:
+        raise Refused("not an equation")
+    return read_relation(parts, ["="])
+
+
+CONSTRUCTORS = {
+    "Interval": _interval, "Matrix": _matrix, "array": _matrix, "ImmutableMatrix": _matrix,
+    "Eq": _equation,
+    "FiniteSet": lambda variant, parts: Bracket("{", "}", tuple(map(read_item, parts))),
+    "set": lambda variant, parts: _listed(parts, "{", "}"),
+    "list": lambda variant, parts: _listed(parts, "[", "]"),
+    "tuple": lambda variant, parts: _listed(parts, "(", ")"),
+    "Tuple": lambda variant, parts: Bracket("(", ")", tuple(map(read_item, parts))),
+    "Point": lambda variant, parts: Bracket("(", ")", tuple(map(read_item, parts))),
+    "Union": lambda variant, parts: SetOf("cup", tuple(map(read_item, parts))),
+    "Intersection": lambda variant, parts: SetOf("cap", tuple(map(read_item, parts))),
+    "Complement": lambda variant, parts: SetOf("setminus", tuple(map(read_item, parts))),
+}  # fmt: skip
+
+
+def _listed(parts: list, opened: str, closed: str):
+    item = read_item(parts[0]) if len(parts) == 1 else None
+    if not isinstance(item, Bracket):
+        raise Refused("not a list")
+    return Bracket(opened, closed, item.items)
+
+
+def read_relation(sides: list, signs: list):
+    """An assignment, a membership, or a relation."""
+    if "equiv" in signs or not sides[-1] or not sides[0]:
+        raise Refused("a relation that is not read")
+    if "approx" in signs:
+        return read_approximation(sides, signs)
+    if set(signs) == {"="}:
+        for name_at, value_at in ((0, 1), (len(sides) - 1, 0)):
+            name = read_name(sides[name_at])
+            if name is not None:
+                rest = sides[1:] if name_at == 0 else sides[:-1]
+                items = tuple(map(read_item, rest))
+                return Assigned(name, items[-1] if name_at == 0 else items[0]) if (
+                    len(items) == 1) else Assigned(name, Same(items))
+    if signs == ["in"]:
+        if read_name(sides[0]) is None:
+            raise Refused("a membership of something")
+        return read_item(sides[1])
+    if "in" in signs:
+        raise Refused("a membership in a chain")
+    values = [read_value(side) for side in sides]
+    if any(v.unit for v in values):
+        raise Refused("units in a relation")
+    return Relation(tuple(v.node for v in values), tuple(signs))
+
+
+class Same(NamedTuple):
+    """x = 5+5+1 = 11: all of them have to be equal to what they are compared with."""
+
+    items: tuple
+
+
+def read_approximation(sides: list, signs: list):
+    """x = 1/3 \\approx 0.33: the exact part, if the other is near it."""
+    cut = signs.index("approx") + 1
+    if signs.count("approx") > 1 or len(sides) != cut + 1:
+        raise Refused("an approximation in a chain")
+    about = read_value(sides[-1])
+    if cut == 1 and read_name(sides[0]) is not None:
+        return Assigned(read_name(sides[0]), about)
+    exact = read_relation(sides[:cut], signs[:-1]) if cut > 1 else read_value(sides[0])
+    value = exact.item if isinstance(exact, Assigned) else exact
+    if not isinstance(value, Value) or not near(value.node, about.node):
+        raise Refused("an approximation of something else")
+    return exact
+
+
+def near(one: tuple, other: tuple) -> bool:
+    """Whether two constants are within a hundredth of each other."""
+    from aster_jax.reward import value
+
+    if expression.symbols(one) | expression.symbols(other):
+        return False
+    try:
+        return value.agree(value.constant(one, {})[0], value.constant(other, {})[0], 2)
+    except value.Undefined:
+        return False
+
+
+def read_name(side: list[Token]) -> str | None:
+    """The name that a side is, if it may stand for a value: x, S_{10}, f(3), AB, m+n, |AB|."""
+    side = stripped(side)
+    text = " ".join(t.text for t in side)
+    if not side or len(text) > 60:
+        return None
+    if all(t.kind == "word" for t in side) and text not in units.NOT_UNITS:
+        return text
+    kinds = {t.kind for t in side}
+    if any(t.kind == "sign" and t.text in "*/^!" for t in side):
+        return None
+    compact = "".join(t.text for t in side)
+    if re.fullmatch(r"[a-zA-Z](\+[a-zA-Z]){1,4}", compact) and set(compact) <= ASKED_FOR | {"+"}:
+        return compact
+    if re.fullmatch(r"(angle|triangle|overline|vec|hat)?\{?[A-Za-z]+\}?", compact):
+        return compact if len(compact) < 20 else None
+    if re.fullmatch(r"\(?[a-zA-Z](,[a-zA-Z])+\)?", compact):
+        return compact
+    if re.fullmatch(r"\|?[A-Za-z]+\|?(_\{?\w+\}?)?", compact):
+        return compact
+    if re.fullmatch(r"[A-Za-z]+(_\{?\w+\}?)?\([-\w.,/+]*\)", compact) and "command" not in kinds:
+        return compact
+    return None
+
+
+def read_text(found: list[Token]) -> Text:
+    """Words as one text; a single lower-case run is a product of names too."""
+    words = " ".join(t.text for t in found if t.text not in ".()")
+    node = None
+    run = [t for t in found if t.text not in "()"]
+    if len(run) == 1 and run[0].kind == "letters" and len(run[0].text) <= 3:
+        try:
+            node = expression.parse(run)
+        except Refused:
+            node = None
+    return Text(words.casefold().replace(" - ", " ").strip(), node)
+
+
+def is_words(found: list[Token]) -> bool:
+    """Whether it is a text: letters of which some make a word, and nothing mathematical."""
+    longest = 0
+    for token in found:
+        if token.kind not in ("letters", "word") and token.text not in (".", "-", "'", "(", ")"):
+            starts = found[0].kind == "word" and len(found[0].text) > 1
+            if not (token.kind == "number" and starts):
+                return False
+        if token.kind in ("letters", "word") and token.text not in expression.CONSTANTS:
+            if token.text in expression.FUNCTIONS or token.text in expression.GREEK:
+                if len(found) > 1:
+                    return False
+            longest = max(longest, len(token.text))
+    if any(t.text == "-" and not found[i].kind for i, t in enumerate(found)):
+        return False
+    return longest > 1
+
+
+def read_value(found: list[Token]) -> Value:
+    """An expression with at most one unit behind it, or a currency before it."""
+    found = stripped(found)
+    if is_words(found):
+        raise Refused("words where a value should stand")
+    inner, unit = units.split(found)
+    if not inner:
+        raise Refused("a unit without a number")
+    return Value(expression.parse(inner), unit)
+
+
+# Cutting lists of tokens.
+
+
+def is_separator(token: Token) -> bool:
+    """What stands between the items of an answer."""
+    if token.kind == "sign":
+        return token.text in (",", ";", "&", "|") and token.text != "|" or token.text == "and"
+    if token.kind in ("letters", "word"):
+        return token.text in ("and", "or")
+    return token.kind == "command" and token.text in ("lor", "land")
+
+
+def split(found: list[Token], is_cut, ordered: bool = False):
+    """(parts, cuts): where `is_cut` holds outside of all brackets."""
+    parts, cuts, depth = [[]], [], 0
+    for token in found:
+        structural = token.kind in ("sign", "command")
+        if structural and (token.text in OPENERS or token.text.startswith("begin:")):
+            depth += 1
+        elif structural and (token.text in CLOSERS or token.text.startswith("end:")):
+            depth -= 1
+            if depth < 0:
+                raise Refused("a bracket that was never opened")
+        if depth == 0 and is_cut(token):
+            parts.append([])
+            cuts.append(token.text)
+        else:
+            parts[-1].append(token)
+    if depth:
+        raise Refused("a bracket that is never closed")
+    return parts, cuts if ordered else set(cuts)
+
+
+def enclosed(found: list[Token]):
+    """The tokens inside, if the first and the last are brackets of each other, else None."""
+    if len(found) < 2 or found[0].text not in OPENERS or found[-1].text not in CLOSERS:
+        return None
+    if found[0].kind != "sign" or found[-1].kind != "sign":
+        return None
+    depth = 0
+    for i, token in enumerate(found):
+        if token.kind == "sign":
+            depth += (token.text in OPENERS) - (token.text in CLOSERS)
+        if depth == 0 and i < len(found) - 1:
+            return None
+    return found[1:-1]
+
+
+def stripped(found: list[Token]) -> list[Token]:
+    """Without braces around the whole, and without a full stop at the end."""
+    while found and found[-1].kind == "sign" and found[-1].text == "." and (
+        len(found) < 3 or found[-2].text != "."):
+        found = found[:-1]
+    while found and found[0].text == "{" and enclosed(found) is not None:
+        parts, joins = split(found[1:-1], lambda t: t.text in (",", ";"))
+        if joins or not found[1:-1] or any(t.text == "choose" for t in found):
+            break
+        found = found[1:-1]
+    return found
