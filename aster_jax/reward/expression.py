@@ -43,6 +43,7 @@ MATRICES = {"pmatrix", "bmatrix", "matrix", "vmatrix", "array", "Bmatrix", "smal
 CALCULUS = {"sum", "prod", "int", "lim"}
 _ENDS = {"rfloor", "rceil", "rangle", "cdot", "times", "div", "pm", "mp", "choose", "cup",
          "cap", "degree", "pmod", "mod", "bmod"}  # fmt: skip
+DECORATIONS = {"overline", "vec", "hat", "angle", "triangle", "tilde"}
 DEPTH = 80
 MAX_DIGITS = 10_000
 CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
@@ -60,7 +61,7 @@ def parse(tokens: list[Token]) -> tuple:
 def number(text: str) -> tuple:
     """The node of digits as they are written."""
     mantissa, _, power = text.lower().partition("e")
-    if len(text) > MAX_DIGITS or len(power) > 5:
+    if len(text) > MAX_DIGITS or len(power) > 4:
         raise Refused("the number is too long")
     whole, point, decimals = mantissa.partition(".")
     shown = len((whole + decimals).lstrip("0")) if point else 0
@@ -382,7 +383,7 @@ class Parser:
                 raise Refused("a rounding bracket without its end")
             self.i += 1
             return node
-        if name in ("overline", "vec", "hat", "angle", "triangle", "tilde"):
+        if name in DECORATIONS:
             return ("sym", f"\\{name} {self.label()}")
         if name.startswith("begin:") and name[6:] in MATRICES:
             return self.matrix(name[6:])

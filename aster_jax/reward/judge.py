@@ -1,46 +1,41 @@
 """The cell of a comparison: what runs in the verifier's processes, job after job.
 
-Answers come in as data and are never run. Every job has its own limit of processor time,
-which the kernel enforces by ending the process (a timer of processor time to the
-millisecond, and the resource limit behind it): the trainer's side sees which job had no
-word. Nothing that a job computes is kept for the next one.
+Answers come in as data and are never run. Every job has its own limit of processor time: a
+timer of it ends the process between two of Python's steps, to the millisecond, and the
+resource limit behind it makes the kernel kill a process that is lost inside one step. The
+trainer's side sees which job had no word. Nothing that a job computes is kept for the next.
 """
 
 import json
-import math
+import os
 import resource
 import signal
 from collections.abc import Sequence
 
-from aster_jax.reward import compare, prose, read
+from aster_jax.reward import compare, limits, prose, read
 
 FAILED = "failed"  # an error of the reader itself, on this gold answer
 
 
-def run(jobs: Sequence[tuple], cpu_limit_s: float, alone: bool) -> None:
+def run(jobs: Sequence[tuple], job_s: float, process_s: int) -> None:
     """Prints a line for each job as soon as it is done: its number, what it came to as JSON.
 
     Jobs: ("answer", gold, answer, decimals), ("prose", gold, answer, targets), ("gold",
-    gold, decimals). `alone`: no other job will run here, so the limit is for good.
+    gold, decimals). `job_s`: seconds of processor time of each; `process_s`: of the process
+    in all its life, at which the kernel kills it.
     """
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default ends the process
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CPU, (process_s, process_s))
+    signal.signal(signal.SIGPROF, _end)
     for number, (kind, *arguments) in enumerate(jobs):
-        limit(cpu_limit_s, alone)
+        signal.setitimer(signal.ITIMER_PROF, job_s)
         found = KINDS[kind](*arguments)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(number, json.dumps(found), flush=True)
-    if not alone:
-        resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY,) * 2)
 
 
-def limit(cpu_limit_s: float, alone: bool) -> None:
-    """From now on so many seconds of processor time."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = math.ceil(used.ru_utime + used.ru_stime + cpu_limit_s) + 1
-    hard = seconds + 1 if alone else resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
-    signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
+def _end(number, frame) -> None:
+    # Not the signal's default action: the first process of a PID namespace is spared by it.
+    os._exit(limits.OVER)
 
 
 def judge_answer(gold: str, answer: str, decimals: int) -> str:

@@ -12,21 +12,25 @@ raises into the caller, and `troubles` keeps what went wrong.
 
 import collections
 import concurrent.futures
+import dataclasses
 import json
 import os
 import re
 import threading
 
 from aster_jax import tools
+from aster_jax.reward import limits
 
 BATCH = 16
 QUICK_S = 0.25  # processor time of one comparison in a batch
-SESSION_CALLS = 100  # batches that one process serves
+KEPT_S, LAST_S = 3.0, 8  # processor time after which a process is replaced; and killed
+SESSION_CALLS = 1000  # batches that one process serves
 BACKSTOP_S = 60.0  # beyond the wall limit: the supervisor itself does not answer
 TRIES = 2
 # How a computation brings its own process down: limits, the stack, the allocator, arithmetic.
-LIMITS = ("SIGPROF", "SIGXCPU")
-FAULTS = LIMITS + ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+FAULTS = (
+    f"exit code {limits.OVER}", "SIGXCPU", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL",
+)  # fmt: skip
 COSTLY, TIMEOUT, ERROR = "costly", "verifier_timeout", "verifier_error"
 PLAIN_LENGTH = 200
 _COSTLY_SIGNS = re.compile(
@@ -41,6 +45,20 @@ class Job:
     def __init__(self, data: tuple):
         self.data, self.tries = data, 0
         self.future: concurrent.futures.Future = concurrent.futures.Future()
+
+
+@dataclasses.dataclass
+class Seat:
+    """A process that a worker keeps, and what it has been used for so far."""
+
+    executor: tools.Executor
+    session: tools.Session
+    calls: int = 0
+    cpu_s: float = 0.0
+
+    def is_used_up(self) -> bool:
+        """Whether the next batch needs another process."""
+        return self.calls >= SESSION_CALLS or self.cpu_s > KEPT_S
 
 
 class Pool:
@@ -141,20 +159,21 @@ class Pool:
                 job.future.set_result(found)
 
     def _run(self, seat, jobs: list[Job], limit_s: float, alone: bool):
-        """One cell in a process that is kept for `SESSION_CALLS` cells.
+        """One cell in the process of `seat`, or in a new one.
 
-        Returns ((executor, session, calls) or None where it ended, the result).
+        Returns (the seat, None where its process ended; the result).
         """
         executor = self._running()
-        if seat is not None and (seat[0] is not executor or seat[2] >= SESSION_CALLS):
+        if seat is not None and (seat.executor is not executor or seat.is_used_up()):
             self._leave(seat)
             seat = None
         if seat is None:
-            seat = (executor, executor.open(seed=0), 0)
+            seat = Seat(executor, executor.open(seed=0))
+        process_s = max(1, round(limit_s)) if alone else LAST_S
         code = "from aster_jax.reward import judge\njudge.run({!r}, {!r}, {!r})".format(
-            [job.data for job in jobs], limit_s, alone
+            [job.data for job in jobs], limit_s, process_s
         )
-        future = executor.submit(seat[1], code)
+        future = executor.submit(seat.session, code)
         try:
             result = future.result(self._timeout_s + BACKSTOP_S)
         except concurrent.futures.TimeoutError:
@@ -166,7 +185,9 @@ class Pool:
         if result.status != "ok":
             self._leave(seat)
             return None, result
-        return (executor, seat[1], seat[2] + 1), result
+        seat.calls += 1
+        seat.cpu_s += result.cpu_s
+        return seat, result
 
     def _settle(self, jobs: list[Job], result: tools.ToolResult) -> None:
         """Gives a batch its verdicts; the job that ended the process goes to the slow lane."""
@@ -216,8 +237,8 @@ class Pool:
             return self._executor
 
     def _leave(self, seat) -> None:
-        if seat is not None and seat[0] is self._executor:
-            seat[0].close(seat[1])
+        if seat is not None and seat.executor is self._executor:
+            seat.executor.close(seat.session)
 
     def _drop(self, executor) -> None:
         with self._starting:
@@ -258,6 +279,8 @@ def blame(result: tools.ToolResult, cpu_limit_s: float) -> str:
     if result.status == "timeout":  # wall time decides nothing, unless it was all used
         return COSTLY if result.cpu_s > cpu_limit_s else TIMEOUT
     if result.status == "crashed" and result.error_message not in FAULTS:
+        if result.error_message == "SIGKILL" and result.cpu_s > 0.9 * cpu_limit_s:
+            return COSTLY  # by the kernel, at the limit
         return ERROR  # killed from outside (the host is out of memory), or ended
     if result.status == "ok":
         return ERROR

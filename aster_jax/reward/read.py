@@ -89,16 +89,12 @@ OPENERS, CLOSERS = {"(", "[", "{", "\\{", "lfloor", "lceil"}, {")", "]", "}", "\
 SETS = {"R", "Z", "N", "Q", "C", "emptyset"}
 ASKED_FOR = set("mnpqrs")  # competitions ask for sums such as m+n
 _BASED = re.compile(r"\(?([0-9A-Z]+)\)?_\{?(\d+)\}?")
-_WRAP = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|texttt|operatorname)\s*\{([^{}]*)\}")
 
 
 def read(text: str) -> list:
     """The readings of an answer, one or two: "1,234" is a number or a list of two."""
-    based = read_based(text)
-    if based is not None:
-        return [based]
     readings = []
-    for thousands in (True, False) if lexer.has_thousands(text) else (False,):
+    for thousands in lexer.ways(text):
         try:
             found = lexer.tokenise(text, thousands)
             reading = read_tokens(found)
@@ -120,26 +116,20 @@ def opaque(text: str) -> Opaque:
     calculus = any(t.kind == "command" and t.text in expression.CALCULUS for t in found)
     plain = all(t.kind != "word" and t.text not in RELATIONS and t.text not in ",;" or
                 t.text == "=" for t in found)  # fmt: skip
-    return Opaque(" ".join(t.text for t in found), calculus and plain)
+    spelled = " ".join(t.text for t in found)
+    return Opaque(re.sub(r"\{ (\S+) \}", r"\1", spelled), calculus and plain)
 
 
-def read_based(text: str) -> Based | None:
-    """52_8, (2031)_5, \\text{A}3_{16}; base ten is no base."""
-    inner = text.strip().strip("$.").strip()
-    if "_" not in inner or len(inner) > 1000:
-        return None
-    for _ in range(8):
-        inner, count = _WRAP.subn(r"\1", inner)
-        if not count:
-            break
-    inner = re.sub(r"\\left|\\right|\\[,!; ]|\s|~", "", lexer.spelling.plain(inner))
-    match = _BASED.fullmatch(inner.replace("_{{", "_{").replace("}}", "}"))
-    if not match or not any(c.isdigit() for c in match[1]) or match[1][0].isalpha() and (
-        len(match[1]) == 1):
+def read_based(found: list[Token]) -> Based | Value | None:
+    """52_8, (2031)_5, A3_{16}; base ten is no base."""
+    match = _BASED.fullmatch("".join(t.text for t in found))
+    if not match or not any(c.isdigit() for c in match[1]):
         return None
     base = int(match[2][:6])
     if match[1][0].isalpha() and base <= 10:
         return None
+    if base == 10 and match[1].isdigit():
+        return Value(expression.number(match[1]))
     return Based(match[1].lstrip("0") or "0", base)
 
 
@@ -186,6 +176,9 @@ def read_item(found: list[Token]):
     found = stripped(found)
     if not found:
         raise Refused("an empty place in a list")
+    based = read_based(found)
+    if based is not None:
+        return based
     if is_words(found):
         return read_text(found)
     sides, signs = split(found, lambda t: t.kind in ("sign", "command") and t.text in RELATIONS,
@@ -368,6 +361,12 @@ def read_name(side: list[Token]) -> str | None:
     kinds = {t.kind for t in side}
     if any(t.kind == "sign" and t.text in "*/^!" for t in side):
         return None
+    commands = {t.text for t in side if t.kind == "command"}
+    if commands - expression.DECORATIONS - expression.GREEK:
+        return None
+    functions = set(expression.FUNCTIONS) - expression.CALLED_ONLY
+    if len(side) > 1 and any(t.kind == "letters" and t.text in functions for t in side):
+        return None
     compact = "".join(t.text for t in side)
     if re.fullmatch(r"[a-zA-Z](\+[a-zA-Z]){1,4}", compact) and set(compact) <= ASKED_FOR | {"+"}:
         return compact
@@ -482,4 +481,6 @@ def stripped(found: list[Token]) -> list[Token]:
         if joins or not found[1:-1] or any(t.text == "choose" for t in found):
             break
         found = found[1:-1]
+    if len(found) == 1 and found[0].kind == "word" and len(found[0].text) == 1:
+        return [found[0]._replace(kind="letters")]
     return found

@@ -85,9 +85,12 @@ def tokenise(text: str, thousands: bool) -> list[Token]:
     return found
 
 
-def has_thousands(text: str) -> bool:
-    """Whether a comma in it may group digits."""
-    return _THOUSANDS.search(text) is not None
+def ways(text: str) -> tuple[bool, ...]:
+    """How commas between digits may be meant: as grouping them, as separators, or both."""
+    found = [run[0] for run in _THOUSANDS.finditer(text)]
+    if not found:
+        return (False,)
+    return (True,) if any(",0" in run for run in found) else (True, False)
 
 
 def _scan(text: str, prose: bool) -> list[Token]:

@@ -35,6 +35,7 @@ SHORT = {
     "oz", "ml", "l", "hr", "hrs", "min", "mins", "sec", "secs", "sq", "cu", "rad", "deg", "s",
     "h", "am", "pm", "hz", "pct", "usd", "men", "day", "per", "of", "cups", "ways",
 }  # fmt: skip
+TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}  # of degrees: a number
 _CURRENCY = {"\\$": "$", "euro": "euro", "pounds": "pound"}
 _LABEL = re.compile(r"(?:the |my |our |so |thus |hence |therefore )*(?:final |correct )?"
                     r"(?:answer|ans|result|solution|option|choice)(?: is| choice)?")  # fmt: skip
@@ -82,7 +83,9 @@ def starts_unit(found: list[Token], i: int) -> bool:
             inner = [t for t in found[i + 1 :] if t.text not in "{}"]
             return len(inner) == 2 and all(t.kind in ("word", "letters") for t in inner) and (
                 all(t.kind == "word" or len(t.text) > 1 for t in inner))
-        return token.text in ("degree", "pmod", "euro", "pounds")
+        if token.text == "degree":
+            return not any(t.text in TRIGONOMETRIC for t in found[:i])
+        return token.text in ("pmod", "euro", "pounds")
     if token.kind == "sign":
         return token.text in ("%", "\\%", "\\$")
     if token.kind != "letters" or len(token.text) < 2 or token.text in expression.FUNCTIONS:

@@ -21,7 +21,8 @@ EXACT_BITS = 200_000  # rationals up to this size stay exact
 MOST_BITS = 16_000  # of rationals inside an expression that is not rational
 HUGE = 10**15  # exponents and arguments beyond this are not computed
 POINTS, TRIES = 6, 16
-FLOAT_DIGITS = range(15, 18)  # what a binary float prints
+FLOAT_DIGITS = range(16, 18)  # what a binary float prints when it is not exact
+FLOAT_NOISE = 2e-15  # relative: some roundings
 mp.dps = 2 * DIGITS + 10  # outside of `constant`, which says its own
 
 
@@ -431,10 +432,11 @@ def rounds_to(node: tuple, other: tuple, digits: int) -> bool:
         return False
     with mp.workdps(DIGITS):
         difference = abs(real(exact) - real(decimal))
-        is_float = shown in FLOAT_DIGITS
-        if is_float and difference <= abs(real(exact)) * mpmath.mpf(10) ** -14:
+        finite = isinstance(exact, fractions.Fraction) and terminates(exact)
+        noise = abs(real(exact)) * (FLOAT_NOISE if finite else 5 * FLOAT_NOISE)
+        if shown in FLOAT_DIGITS and difference <= noise:
             return not (other[0] == "num" and other[2] >= FLOAT_DIGITS[0])
-        if shown < digits or isinstance(exact, fractions.Fraction) and terminates(exact):
+        if shown < digits or finite:
             return False
         unit = mpmath.mpf(10) ** -places
         cut = abs(real(exact)) > abs(real(decimal)) and difference < unit

@@ -62,7 +62,7 @@ class VerifyConfig:
 
     symbolic: bool = True
     cpu_limit_s: float = 5.0
-    timeout_s: float = 30.0
+    timeout_s: float = 120.0
     max_running: int = 0
     memory_mib: int = 1024
     decimals: int = 10
