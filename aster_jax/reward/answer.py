@@ -9,6 +9,7 @@ think block in it is cut off.
 mathematics (fractions, sets, intervals, units) is left to `reward/verify.py`.
 """
 
+import fractions
 import re
 
 from aster_jax.reward import spelling
@@ -30,6 +31,13 @@ _INTEGER = re.compile(r"([+-]?)(\d+)(?:\.0*)?")
 _NAMED = re.compile(r"\s*\$?\s*([a-zA-Z])\s*=(?!=)")
 _DEGREES = re.compile(r"(?:\^\{?\\circ\}?|\\degree)$")
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
+_JOINED = re.compile(r",?\\(?:text|mathrm|mbox)\{,?(?:and|or)\}|,?(?<=[\d})])(?:and|or)(?=[-\\\d({])")
+_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,2})|\\times10\^\{?(-?\d{1,2})\}?)?")
+_FRACTION = re.compile(
+    r"([+-]?)(\d*) ?\\frac ?(?:\{([+-]?\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))"
+)
+_SLASHED = re.compile(r"([+-]?)(?:(\d+) )?(\d+)/(\d+)")
+MOST_DIGITS = 400  # of a number that votes compare by value
 PAPER_WINDOW = 100  # characters that the paper's public scorer looks at
 LONGEST = 10_000  # characters of an answer that is looked at
 
@@ -90,6 +98,84 @@ def same_name(one: str, other: str) -> bool:
 def is_integer(normalised: str) -> bool:
     """Whether a normalised answer is a plain integer."""
     return re.fullmatch(r"-?\d+", normalised) is not None
+
+
+def vote_key(answer: str) -> str:
+    """One key per answer, for majority votes: what everybody agrees to be the same answer.
+
+    After `normalise`: integers, decimals and simple fractions (\\frac, a/b, mixed) by value, so
+    that 0.5, 1/2 and \\frac{1}{2} are one; lists and sets in one order, points and intervals
+    in their own; words in one case. Linear time and no mathematics beyond that: two keys may
+    still be the same number. Never compared with a gold answer.
+    """
+    if len(answer) > LONGEST:
+        return answer.strip()
+    text = _JOINED.sub(",", normalise(answer))
+    opened, closed, inner = "", "", text
+    for left, right in (("\\{", "\\}"), ("{", "}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
+        if text.startswith(left) and text.endswith(right) and _is_whole(text, left, right):
+            opened, closed, inner = left, right, text[len(left) : len(text) - len(right)]
+            break
+    parts = [_vote_part(part) for part in _split(inner)]
+    if len(parts) == 1 and opened in ("", "(") and closed in ("", ")"):
+        return parts[0]
+    if opened in ("", "{", "\\{"):  # a set or a list: in any order
+        return "{" + ",".join(sorted(parts)) + "}"
+    return opened + ",".join(parts) + closed
+
+
+def _vote_part(text: str) -> str:
+    """The key of one item: a number by value, anything else as it is spelled."""
+    text = re.sub(r"^[a-zA-Z]=(?=[^=])", "", text)
+    if text.startswith(("(", "[")) and len(text) < MOST_DIGITS:
+        return text[0] + ",".join(_rational(part) for part in _split(text[1:-1])) + text[-1]
+    if re.fullmatch(r"[a-zA-Z]{2,}", text):
+        return text.casefold()
+    return _rational(text)
+
+
+def _rational(text: str) -> str:
+    """ "1/2" for 0.5, 2/4, \\frac12; what is no simple number stays."""
+    if len(text) > MOST_DIGITS:
+        return text
+    decimal = _DECIMAL.fullmatch(text)
+    if decimal and (decimal[2] or decimal[3]):
+        shift = int(decimal[4] or decimal[5] or 0) - len(decimal[3] or "")
+        size = int(decimal[2] + (decimal[3] or "")) * fractions.Fraction(10) ** shift
+        return str(-size if decimal[1] == "-" else size)
+    if found := _FRACTION.fullmatch(text):
+        top, bottom = int(found[3] or found[4]), int(found[5] or found[6])
+        whole = int(found[2] or 0)
+    elif found := _SLASHED.fullmatch(text):
+        top, bottom, whole = int(found[3]), int(found[4]), int(found[2] or 0)
+    else:
+        return text
+    if not bottom or whole and not 0 < top < bottom:
+        return text
+    size = whole + fractions.Fraction(top, bottom)
+    return str(-size if found[1] == "-" else size)
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas and semicolons outside of brackets."""
+    parts, depth, start = [], 0, 0
+    for i, c in enumerate(text):
+        depth += (c in "([{") - (c in ")]}")
+        if c in ",;" and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    parts.append(text[start:])
+    return [part for part in parts if part] or [""]
+
+
+def _is_whole(text: str, left: str, right: str) -> bool:
+    """Whether the bracket at the start is closed at the end and not before."""
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c in "([{") - (c in ")]}")
+        if depth == 0 and c in ")]}":
+            return i == len(text) - 1
+    return False
 
 
 def paper_match(text: str, gold: str) -> bool:

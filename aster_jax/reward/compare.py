@@ -4,7 +4,7 @@ Runs in the comparison's process. Costs are bounded by `value.py`; what still ta
 is ended from outside.
 """
 
-from aster_jax.reward import expression, prose, read, sets, value
+from aster_jax.reward import prose, read, readings, sets, tree, value
 
 EQUIVALENT, WRONG = "equivalent", "wrong"
 COSTLY_ANSWER, COSTLY_GOLD = "costly_answer", "costly_gold"
@@ -39,73 +39,73 @@ def is_costly(text: str, decimals: int) -> bool:
 
 def needs_calculus(reading) -> bool:
     """Whether only math-verify reads it."""
-    return isinstance(reading, read.Opaque) and reading.calculus
+    return isinstance(reading, readings.Opaque) and reading.calculus
 
 
 def equal(gold, answer, decimals: int) -> bool:
     """Whether an answer's reading is what the gold answer's is."""
     gold, answer = spread(gold), spread(answer)
-    if isinstance(gold, read.Opaque) or isinstance(answer, read.Opaque):
+    if isinstance(gold, readings.Opaque) or isinstance(answer, readings.Opaque):
         return gold == answer
-    if isinstance(gold, read.Assigned) or isinstance(answer, read.Assigned):
+    if isinstance(gold, readings.Assigned) or isinstance(answer, readings.Assigned):
         return _assigned(gold, answer, decimals)
-    if isinstance(gold, read.Same) or isinstance(answer, read.Same):
-        many, one = (gold, answer) if isinstance(gold, read.Same) else (answer, gold)
-        if isinstance(one, read.Same):
+    if isinstance(gold, readings.Same) or isinstance(answer, readings.Same):
+        many, one = (gold, answer) if isinstance(gold, readings.Same) else (answer, gold)
+        if isinstance(one, readings.Same):
             one = one.items[-1]
         return all(equal(one, item, decimals) for item in many.items)
     if _is_set(gold) or _is_set(answer):
         return _sets(gold, answer, decimals)
-    if isinstance(gold, read.List) or isinstance(answer, read.List):
+    if isinstance(gold, readings.List) or isinstance(answer, readings.List):
         return _lists(gold, answer, decimals)
-    if isinstance(gold, read.Bracket) or isinstance(answer, read.Bracket):
+    if isinstance(gold, readings.Bracket) or isinstance(answer, readings.Bracket):
         return _brackets(gold, answer, decimals)
-    if isinstance(gold, read.Text) or isinstance(answer, read.Text):
+    if isinstance(gold, readings.Text) or isinstance(answer, readings.Text):
         return _texts(gold, answer)
-    if isinstance(gold, read.Value) and isinstance(answer, read.Value):
+    if isinstance(gold, readings.Value) and isinstance(answer, readings.Value):
         return _values(gold, answer, decimals)
-    if isinstance(gold, read.Ratio) and isinstance(answer, read.Ratio):
+    if isinstance(gold, readings.Ratio) and isinstance(answer, readings.Ratio):
         return _in_order(gold.parts, answer.parts, decimals)
     return gold == answer
 
 
 def spread(reading):
     """2 \\pm \\sqrt 7 is a list of two, also inside lists and sets."""
-    if isinstance(reading, read.Value) and expression.has_sign_choice(reading.node):
-        nodes = [expression.choose_sign(reading.node, sign) for sign in (1, -1)]
-        return read.List(tuple(read.Value(node, reading.unit) for node in nodes))
-    if isinstance(reading, read.List) or (
-        isinstance(reading, read.Bracket) and reading.opened == "{"
+    if isinstance(reading, readings.Value) and tree.has_sign_choice(reading.node):
+        nodes = [tree.choose_sign(reading.node, sign) for sign in (1, -1)]
+        return readings.List(tuple(readings.Value(node, reading.unit) for node in nodes))
+    if isinstance(reading, readings.List) or (
+        isinstance(reading, readings.Bracket) and reading.opened == "{"
     ):
         items = []
         for item in map(spread, reading.items):
-            items += item.items if isinstance(item, read.List) else [item]
+            items += item.items if isinstance(item, readings.List) else [item]
         return reading._replace(items=tuple(items))
     return reading
 
 
 def _assigned(gold, answer, decimals) -> bool:
-    both = isinstance(gold, read.Assigned) and isinstance(answer, read.Assigned)
+    both = isinstance(gold, readings.Assigned) and isinstance(answer, readings.Assigned)
     if both and gold.name == answer.name:
         return equal(gold.item, answer.item, decimals)
-    if both or isinstance(gold, read.Relation) or isinstance(answer, read.Relation):
+    if both or isinstance(gold, readings.Relation) or isinstance(answer, readings.Relation):
         sides = [_as_relation(r) for r in (gold, answer)]
         return None not in sides and same_relation(*sides)
-    gold, answer = (r.item if isinstance(r, read.Assigned) else r for r in (gold, answer))
+    gold, answer = (r.item if isinstance(r, readings.Assigned) else r for r in (gold, answer))
     return equal(gold, answer, decimals)
 
 
-def _as_relation(reading) -> read.Relation | None:
+def _as_relation(reading) -> readings.Relation | None:
     """y = 2x+3 as an equation, or None where its name is not one of mathematics."""
-    if isinstance(reading, read.Relation):
+    if isinstance(reading, readings.Relation):
         return reading
-    if isinstance(reading, read.Assigned) and isinstance(reading.item, read.Value):
+    if isinstance(reading, readings.Assigned) and isinstance(reading.item, readings.Value):
         if len(reading.name) == 1 and not reading.item.unit:
-            return read.Relation((("sym", reading.name), reading.item.node), ("=",))
+            return readings.Relation((("sym", reading.name), reading.item.node), ("=",))
     return None
 
 
-def same_relation(one: read.Relation, other: read.Relation) -> bool:
+def same_relation(one: readings.Relation, other: readings.Relation) -> bool:
     """Whether two equations or inequalities say the same: as they stand, turned round, or
     as multiples of each other."""
     if one.signs and one.signs[0] in (">", ">="):
@@ -124,30 +124,30 @@ def same_relation(one: read.Relation, other: read.Relation) -> bool:
     return False
 
 
-def _turned(relation: read.Relation) -> read.Relation:
+def _turned(relation: readings.Relation) -> readings.Relation:
     opposite = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
     signs = tuple(opposite[s] if s in opposite else s for s in reversed(relation.signs))
-    return read.Relation(tuple(reversed(relation.sides)), signs)
+    return readings.Relation(tuple(reversed(relation.sides)), signs)
 
 
-def _difference(relation: read.Relation) -> tuple:
+def _difference(relation: readings.Relation) -> tuple:
     left, right = relation.sides
-    return ("sum", (left, expression.negative(right)))
+    return ("sum", (left, tree.negative(right)))
 
 
 def _is_set(reading) -> bool:
-    return isinstance(reading, read.SetOf | read.Relation)
+    return isinstance(reading, readings.SetOf | readings.Relation)
 
 
 def _sets(gold, answer, decimals) -> bool:
-    if any(isinstance(r, read.Value | read.Text | read.Ratio | read.Based) for r in (gold, answer)):
+    if any(isinstance(r, readings.Value | readings.Text | readings.Ratio | readings.Based) for r in (gold, answer)):
         return False
     one, other = sets.real_set(gold), sets.real_set(answer)
     if one is not None and other is not None:
         return sets.same(one, other)
-    if isinstance(gold, read.Relation) and isinstance(answer, read.Relation):
+    if isinstance(gold, readings.Relation) and isinstance(answer, readings.Relation):
         return same_relation(gold, answer)
-    if isinstance(gold, read.SetOf) and isinstance(answer, read.SetOf):
+    if isinstance(gold, readings.SetOf) and isinstance(answer, readings.SetOf):
         if gold.sign != answer.sign:
             return False
         if gold.sign == "setminus":
@@ -157,19 +157,19 @@ def _sets(gold, answer, decimals) -> bool:
 
 
 def _lists(gold, answer, decimals) -> bool:
-    if isinstance(gold, read.List) and isinstance(answer, read.List):
-        names = [[i.name for i in side.items if isinstance(i, read.Assigned)]
+    if isinstance(gold, readings.List) and isinstance(answer, readings.List):
+        names = [[i.name for i in side.items if isinstance(i, readings.Assigned)]
                  for side in (gold, answer)]  # fmt: skip
         named = [len(set(n)) == len(n) > 1 for n in names]
         if named[0] != named[1]:
             return _in_order(gold.items, answer.items, decimals)
         return _in_any_order(gold.items, answer.items, decimals)
-    if isinstance(gold, read.Bracket):
+    if isinstance(gold, readings.Bracket):
         if gold.opened == "{":
             return _in_any_order(_unique(gold.items), _unique(answer.items), decimals)
         return gold.opened == "(" and gold.closed == ")" and (
             _in_order(gold.items, answer.items, decimals))
-    if isinstance(answer, read.Bracket) and isinstance(gold, read.List):
+    if isinstance(answer, readings.Bracket) and isinstance(gold, readings.List):
         if answer.opened == "(" and answer.closed == ")":
             return _in_order(gold.items, answer.items, decimals)
         if answer.opened + answer.closed in ("{}", "[]"):
@@ -178,28 +178,28 @@ def _lists(gold, answer, decimals) -> bool:
 
 
 def _brackets(gold, answer, decimals) -> bool:
-    if isinstance(gold, read.Bracket) and isinstance(answer, read.Bracket):
+    if isinstance(gold, readings.Bracket) and isinstance(answer, readings.Bracket):
         if (gold.opened, gold.closed) != (answer.opened, answer.closed):
             return False
         if gold.opened == "{":
             return _in_any_order(_unique(gold.items), _unique(answer.items), decimals)
         return _in_order(gold.items, answer.items, decimals)
-    many, one = (gold, answer) if isinstance(gold, read.Bracket) else (answer, gold)
+    many, one = (gold, answer) if isinstance(gold, readings.Bracket) else (answer, gold)
     if len(many.items) == 1 and many.opened + many.closed in ("{}", "[]"):
-        return isinstance(one, read.Value) and equal(many.items[0], one, decimals)
-    if isinstance(one, read.Value) and one.node[0] == "matrix":
+        return isinstance(one, readings.Value) and equal(many.items[0], one, decimals)
+    if isinstance(one, readings.Value) and one.node[0] == "matrix":
         return _as_vector(many, one, decimals)
     return False
 
 
-def _as_vector(many: read.Bracket, one: read.Value, decimals) -> bool:
+def _as_vector(many: readings.Bracket, one: readings.Value, decimals) -> bool:
     """A column written as a point."""
     rows = one.node[1]
     if any(len(row) != 1 for row in rows) or len(rows) != len(many.items):
         return False
     if many.opened + many.closed not in ("()", "[]"):
         return False
-    return _in_order(tuple(read.Value(row[0]) for row in rows), many.items, decimals)
+    return _in_order(tuple(readings.Value(row[0]) for row in rows), many.items, decimals)
 
 
 def _in_order(one: tuple, other: tuple, decimals) -> bool:
@@ -209,7 +209,7 @@ def _in_order(one: tuple, other: tuple, decimals) -> bool:
 
 
 def _bare(item):
-    return item.item if isinstance(item, read.Assigned) else item
+    return item.item if isinstance(item, readings.Assigned) else item
 
 
 def _in_any_order(golds: tuple, answers: tuple, decimals) -> bool:
@@ -236,10 +236,10 @@ def _unique(items: tuple) -> tuple:
 
 
 def _texts(gold, answer) -> bool:
-    if isinstance(gold, read.Text) and isinstance(answer, read.Text):
+    if isinstance(gold, readings.Text) and isinstance(answer, readings.Text):
         return gold.words == answer.words
-    text, other = (gold, answer) if isinstance(gold, read.Text) else (answer, gold)
-    if text.node is None or not isinstance(other, read.Value) or other.unit:
+    text, other = (gold, answer) if isinstance(gold, readings.Text) else (answer, gold)
+    if text.node is None or not isinstance(other, readings.Value) or other.unit:
         return False
     try:
         return value.equal(text.node, other.node)
@@ -247,7 +247,7 @@ def _texts(gold, answer) -> bool:
         return False
 
 
-def _values(gold: read.Value, answer: read.Value, decimals) -> bool:
+def _values(gold: readings.Value, answer: readings.Value, decimals) -> bool:
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return False
     if same_value(gold.node, answer.node, decimals):
@@ -255,7 +255,7 @@ def _values(gold: read.Value, answer: read.Value, decimals) -> bool:
         risky = answer.unit == "%" and not gold.unit
         return not risky or not same_value(gold.node, gold.node, decimals) or _above_one(gold.node)
     if "%" in (gold.unit, answer.unit) and gold.unit != answer.unit:
-        share = [("div", r.node, expression.integer(100)) if r.unit == "%" else r.node
+        share = [("div", r.node, tree.integer(100)) if r.unit == "%" else r.node
                  for r in (gold, answer)]  # fmt: skip
         return same_value(*share, decimals)
     return False
@@ -281,7 +281,7 @@ def same_value(gold: tuple, answer: tuple, decimals: int) -> bool:
     try:
         if value.equal(gold, answer):
             return True
-        if expression.symbols(gold) or expression.symbols(answer):
+        if tree.symbols(gold) or tree.symbols(answer):
             return False
         return value.rounds_to(answer, gold, decimals) or value.rounds_to(gold, answer, decimals)
     except value.Undefined:

@@ -12,7 +12,7 @@ import resource
 import signal
 from collections.abc import Sequence
 
-from aster_jax.reward import compare, limits, prose, read
+from aster_jax.reward import compare, limits, prose, read, readings
 
 FAILED = "failed"  # an error of the reader itself, on this gold answer
 
@@ -50,7 +50,7 @@ def judge_gold(gold: str, decimals: int) -> str:
     """Why a gold answer cannot be compared with what is spelled otherwise, or ""."""
     try:
         reading = read.read(gold)[0]
-        if isinstance(reading, read.Opaque) and not reading.calculus:
+        if isinstance(reading, readings.Opaque) and not reading.calculus:
             return "it is not read as mathematics: only its own spelling will be right"
         verdict = compare.compare(gold, gold, decimals)
     except Exception as error:

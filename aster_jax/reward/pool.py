@@ -14,6 +14,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import re
 import threading
@@ -169,9 +170,9 @@ class Pool:
             seat = None
         if seat is None:
             seat = Seat(executor, executor.open(seed=0))
-        process_s = max(1, round(limit_s)) if alone else LAST_S
+        process_s = math.ceil(limit_s) if alone else LAST_S
         code = "from aster_jax.reward import judge\njudge.run({!r}, {!r}, {!r})".format(
-            [job.data for job in jobs], limit_s, process_s
+            [job.data for job in jobs], min(limit_s, process_s - 0.1), process_s
         )
         future = executor.submit(seat.session, code)
         try:
@@ -254,7 +255,7 @@ class Pool:
 def workers(places: int) -> int:
     """Processes at work at once for so many places (0: one for each processor)."""
     places = places or os.cpu_count() or 1
-    return places + max(1, places // 4)
+    return places + max(1, places // 2)
 
 
 def looks_costly(text: str) -> bool:
@@ -279,7 +280,7 @@ def blame(result: tools.ToolResult, cpu_limit_s: float) -> str:
     if result.status == "timeout":  # wall time decides nothing, unless it was all used
         return COSTLY if result.cpu_s > cpu_limit_s else TIMEOUT
     if result.status == "crashed" and result.error_message not in FAULTS:
-        if result.error_message == "SIGKILL" and result.cpu_s > 0.9 * cpu_limit_s:
+        if result.error_message == "SIGKILL" and result.cpu_s > 0.8 * cpu_limit_s:
             return COSTLY  # by the kernel, at the limit
         return ERROR  # killed from outside (the host is out of memory), or ended
     if result.status == "ok":

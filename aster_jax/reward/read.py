@@ -1,91 +1,20 @@
 """An answer's text -> what kind of thing it is: the reader, in the comparison's process.
 
-A reading is one of the NamedTuples below. What cannot be read wholly as mathematics becomes
+A reading is one of the kinds in `readings.py`. What cannot be read wholly as mathematics is
 Opaque, which is equal to its own spelling and to nothing else: the reward fails closed.
 """
 
 import re
-from typing import NamedTuple
 
-from aster_jax.reward import expression, tokens as lexer, units
+from aster_jax.reward import cutting, expression, names, readings, tree, units, value
+from aster_jax.reward import tokens as lexer
 from aster_jax.reward.tokens import Refused, Token
-
-
-class Value(NamedTuple):
-    """An expression with the unit that stands beside it ("" for none)."""
-
-    node: tuple
-    unit: str = ""
-
-
-class Text(NamedTuple):
-    """Words. `node`: what they are as a product of names (`xy`), or None."""
-
-    words: str
-    node: tuple | None = None
-
-
-class List(NamedTuple):
-    """Items beside each other without a bracket."""
-
-    items: tuple
-
-
-class Bracket(NamedTuple):
-    """Items in brackets: a point, an interval, a list, a set ("{")."""
-
-    opened: str
-    closed: str
-    items: tuple
-
-
-class Assigned(NamedTuple):
-    """`name` = the thing."""
-
-    name: str
-    item: tuple
-
-
-class Relation(NamedTuple):
-    """Sides with relations between them, outside of an assignment."""
-
-    sides: tuple
-    signs: tuple
-
-
-class SetOf(NamedTuple):
-    """Sets joined: "cup", "cap", "setminus"; or a named set ("R", no parts)."""
-
-    sign: str
-    parts: tuple
-
-
-class Ratio(NamedTuple):
-    """a:b:c, or a time."""
-
-    parts: tuple
-
-
-class Based(NamedTuple):
-    """Digits in a base other than ten."""
-
-    digits: str
-    base: int
-
-
-class Opaque(NamedTuple):
-    """A text that is not read: its tokens. `calculus`: sums, integrals, limits and the like."""
-
-    text: str
-    calculus: bool
-
 
 RELATIONS = {
     "=": "=", "==": "=", ":=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=",
     "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "equiv",
     "sim": "equiv", "to": "equiv", "implies": "equiv", "Rightarrow": "equiv", "cong": "equiv",
 }  # fmt: skip
-OPENERS, CLOSERS = {"(", "[", "{", "\\{", "lfloor", "lceil"}, {")", "]", "}", "\\}", "rfloor", "rceil"}
 SETS = {"R", "Z", "N", "Q", "C", "emptyset"}
 ASKED_FOR = set("mnpqrs")  # competitions ask for sums such as m+n
 _BASED = re.compile(r"\(?([0-9A-Z]+)\)?_\{?(\d+)\}?")
@@ -93,34 +22,29 @@ _BASED = re.compile(r"\(?([0-9A-Z]+)\)?_\{?(\d+)\}?")
 
 def read(text: str) -> list:
     """The readings of an answer, one or two: "1,234" is a number or a list of two."""
-    readings = []
+    found = []
     for thousands in lexer.ways(text):
         try:
-            found = lexer.tokenise(text, thousands)
-            reading = read_tokens(found)
-        except Refused:
-            reading = None
-        except RecursionError:
-            reading = None
-        if reading is not None:
-            readings.append(reading)
-    return readings or [opaque(text)]
+            found.append(read_tokens(lexer.tokenise(text, thousands)))
+        except (Refused, RecursionError):
+            continue
+    return found or [opaque(text)]
 
 
-def opaque(text: str) -> Opaque:
+def opaque(text: str) -> readings.Opaque:
     """The reading of what is not read."""
     try:
         found = lexer.tokenise(text, False)
     except Refused:
-        return Opaque(" ".join(text.split()), False)
-    calculus = any(t.kind == "command" and t.text in expression.CALCULUS for t in found)
+        return readings.Opaque(" ".join(text.split()), False)
+    calculus = any(t.kind == "command" and t.text in names.CALCULUS for t in found)
     plain = all(t.kind != "word" and t.text not in RELATIONS and t.text not in ",;" or
                 t.text == "=" for t in found)  # fmt: skip
     spelled = " ".join(t.text for t in found)
-    return Opaque(re.sub(r"\{ (\S+) \}", r"\1", spelled), calculus and plain)
+    return readings.Opaque(re.sub(r"\{ (\S+) \}", r"\1", spelled), calculus and plain)
 
 
-def read_based(found: list[Token]) -> Based | Value | None:
+def read_based(found: list[Token]) -> readings.Based | readings.Value | None:
     """52_8, (2031)_5, A3_{16}; base ten is no base."""
     match = _BASED.fullmatch("".join(t.text for t in found))
     if not match or not any(c.isdigit() for c in match[1]):
@@ -129,8 +53,8 @@ def read_based(found: list[Token]) -> Based | Value | None:
     if match[1][0].isalpha() and base <= 10:
         return None
     if base == 10 and match[1].isdigit():
-        return Value(expression.number(match[1]))
-    return Based(match[1].lstrip("0") or "0", base)
+        return readings.Value(tree.number(match[1]))
+    return readings.Based(match[1].lstrip("0") or "0", base)
 
 
 # From the outside to the inside: lists, relations, sets, ratios, values.
@@ -138,10 +62,10 @@ def read_based(found: list[Token]) -> Based | Value | None:
 
 def read_tokens(found: list[Token]):
     """A whole answer."""
-    found = units.without_label(stripped(found))
+    found = units.without_label(cutting.stripped(found))
     if not found:
         raise Refused("nothing")
-    parts, joins = split(found, is_separator)
+    parts, joins = cutting.split(found, cutting.is_separator)
     if len(parts) == 1:
         return read_item(found)
     if is_words(found) and not joins & {"or", "and", ",", ";"}:
@@ -152,28 +76,28 @@ def read_tokens(found: list[Token]):
     items = tuple(map(read_item, parts))
     if "or" in joins or "lor" in joins or "|" in joins:
         if all(is_condition(item) for item in items):
-            return SetOf("cup", items)
+            return readings.SetOf("cup", items)
     elif joins <= {"and", "land"} and all(is_condition(item) for item in items):
-        return SetOf("cap", items)
-    return List(shared_name(items))
+        return readings.SetOf("cap", items)
+    return readings.List(shared_name(items))
 
 
 def is_condition(item) -> bool:
     """Whether it says which numbers are meant."""
-    return isinstance(item, Relation) or isinstance(item, SetOf)
+    return isinstance(item, readings.Relation) or isinstance(item, readings.SetOf)
 
 
 def shared_name(items: tuple) -> tuple:
     """n = 3, 5, 9 names all of them: the first name is dropped."""
     first, rest = items[0], items[1:]
-    if isinstance(first, Assigned) and not any(isinstance(i, Assigned | Relation) for i in rest):
+    if isinstance(first, readings.Assigned) and not any(isinstance(i, readings.Assigned | readings.Relation) for i in rest):
         return (first.item, *rest)
     return items
 
 
 def read_item(found: list[Token]):
     """What stands between two separators."""
-    found = stripped(found)
+    found = cutting.stripped(found)
     if not found:
         raise Refused("an empty place in a list")
     based = read_based(found)
@@ -181,23 +105,23 @@ def read_item(found: list[Token]):
         return based
     if is_words(found):
         return read_text(found)
-    sides, signs = split(found, lambda t: t.kind in ("sign", "command") and t.text in RELATIONS,
+    sides, signs = cutting.split(found, lambda t: t.kind in ("sign", "command") and t.text in RELATIONS,
                          ordered=True)  # fmt: skip
     if signs:
         return read_relation(sides, [RELATIONS[s] for s in signs])
     for sign in ("setminus", "cup", "cap"):
-        parts, joins = split(found, lambda t: t.kind == "command" and t.text == sign)
+        parts, joins = cutting.split(found, lambda t: t.kind == "command" and t.text == sign)
         if joins:
-            return SetOf(sign, tuple(map(read_item, parts)))
-    parts, joins = split(found, lambda t: t.kind == "sign" and t.text == ":")
+            return readings.SetOf(sign, tuple(map(read_item, parts)))
+    parts, joins = cutting.split(found, lambda t: t.kind == "sign" and t.text == ":")
     if joins:
-        return Ratio(tuple(read_value(p) for p in parts))
+        return readings.Ratio(tuple(read_value(p) for p in parts))
     if len(found) == 1 and found[0].kind == "command" and found[0].text in SETS:
-        return SetOf(found[0].text, ())
+        return readings.SetOf(found[0].text, ())
     called = read_constructor(found)
     if called is not None:
         return called
-    outer = enclosed(found)
+    outer = cutting.enclosed(found)
     if outer is not None:
         return read_bracket(found[0].text, found[-1].text, found[1:-1])
     return read_value(found)
@@ -207,26 +131,26 @@ def read_bracket(opened: str, closed: str, inner: list[Token]):
     """(a, b), [a, b), \\{a, b\\}, {a | condition}."""
     if opened == "{" or opened == "\\{":
         opened, closed = "{", "}"
-    parts, joins = split(inner, lambda t: t.kind == "sign" and t.text in (",", ";"))
+    parts, joins = cutting.split(inner, lambda t: t.kind == "sign" and t.text in (",", ";"))
     if opened == "{" and not inner:
-        return SetOf("emptyset", ())
+        return readings.SetOf("emptyset", ())
     if opened == "{" and not joins:
-        builder, bars = split(inner, lambda t: t.text in ("mid", ":", "|") and t.kind != "letters")
+        builder, bars = cutting.split(inner, lambda t: t.text in ("mid", ":", "|") and t.kind != "letters")
         if bars and len(builder) == 2:
             condition = read_tokens(builder[1])
             if is_condition(condition):
                 return condition
     if len(parts) == 1 and (opened, closed) in (("(", ")"), ("{", "}"), ("[", "]")):
         item = read_item(inner)
-        if opened == "(" or isinstance(item, SetOf):
+        if opened == "(" or isinstance(item, readings.SetOf):
             return item
-        return Bracket(opened, closed, (item,))
+        return readings.Bracket(opened, closed, (item,))
     items = tuple(map(read_item, parts))
-    rows = [item.items for item in items if isinstance(item, Bracket) and item.opened == "["]
+    rows = [item.items for item in items if isinstance(item, readings.Bracket) and item.opened == "["]
     if opened == "[" and len(rows) == len(items) and len({len(r) for r in rows}) == 1:
-        if all(isinstance(v, Value) for row in rows for v in row):
-            return Value(expression.matrix([[v.node for v in row] for row in rows]))
-    return Bracket(opened, closed, items)
+        if all(isinstance(v, readings.Value) for row in rows for v in row):
+            return readings.Value(tree.matrix([[v.node for v in row] for row in rows]))
+    return readings.Bracket(opened, closed, items)
 
 
 def read_constructor(found: list[Token]):
@@ -235,9 +159,9 @@ def read_constructor(found: list[Token]):
     at = next((i for i, t in enumerate(found) if t.text == "("), None)
     if not names or found[0].text not in CONSTRUCTORS or at is None or at > 3:
         return None
-    if enclosed(found[at:]) is None:
+    if cutting.enclosed(found[at:]) is None:
         return None
-    parts, _ = split(found[at + 1 : -1], lambda t: t.kind == "sign" and t.text == ",")
+    parts, _ = cutting.split(found[at + 1 : -1], lambda t: t.kind == "sign" and t.text == ",")
     return CONSTRUCTORS[found[0].text](found[2].text if at == 3 else "", parts)
 
 
@@ -246,7 +170,7 @@ def _interval(variant: str, parts: list):
     flags = [bool(p) and p[0].text == "True" for p in parts[2:4]] + [False, False]
     left = variant in ("open", "Lopen") or flags[0]
     right = variant in ("open", "Ropen") or flags[1]
-    return Bracket("([" [not left], ")]" [not right], tuple(map(read_item, ends)))
+    return readings.Bracket("([" [not left], ")]" [not right], tuple(map(read_item, ends)))
 
 
 def _matrix(variant: str, parts: list):
@@ -255,10 +179,10 @@ def _matrix(variant: str, parts: list):
 
 
 def _as_matrix(item):
-    if isinstance(item, Bracket) and item.opened == "[":
-        if all(isinstance(i, Value) for i in item.items):
-            return Value(expression.matrix([[i.node] for i in item.items]))
-    if isinstance(item, Value) and item.node[0] == "matrix":
+    if isinstance(item, readings.Bracket) and item.opened == "[":
+        if all(isinstance(i, readings.Value) for i in item.items):
+            return readings.Value(tree.matrix([[i.node] for i in item.items]))
+    if isinstance(item, readings.Value) and item.node[0] == "matrix":
         return item
     raise Refused("not a matrix")
 
@@ -272,23 +196,23 @@ def _equation(variant: str, parts: list):
 CONSTRUCTORS = {
     "Interval": _interval, "Matrix": _matrix, "array": _matrix, "ImmutableMatrix": _matrix,
     "Eq": _equation,
-    "FiniteSet": lambda variant, parts: Bracket("{", "}", tuple(map(read_item, parts))),
+    "FiniteSet": lambda variant, parts: readings.Bracket("{", "}", tuple(map(read_item, parts))),
     "set": lambda variant, parts: _listed(parts, "{", "}"),
     "list": lambda variant, parts: _listed(parts, "[", "]"),
     "tuple": lambda variant, parts: _listed(parts, "(", ")"),
-    "Tuple": lambda variant, parts: Bracket("(", ")", tuple(map(read_item, parts))),
-    "Point": lambda variant, parts: Bracket("(", ")", tuple(map(read_item, parts))),
-    "Union": lambda variant, parts: SetOf("cup", tuple(map(read_item, parts))),
-    "Intersection": lambda variant, parts: SetOf("cap", tuple(map(read_item, parts))),
-    "Complement": lambda variant, parts: SetOf("setminus", tuple(map(read_item, parts))),
+    "Tuple": lambda variant, parts: readings.Bracket("(", ")", tuple(map(read_item, parts))),
+    "Point": lambda variant, parts: readings.Bracket("(", ")", tuple(map(read_item, parts))),
+    "Union": lambda variant, parts: readings.SetOf("cup", tuple(map(read_item, parts))),
+    "Intersection": lambda variant, parts: readings.SetOf("cap", tuple(map(read_item, parts))),
+    "Complement": lambda variant, parts: readings.SetOf("setminus", tuple(map(read_item, parts))),
 }  # fmt: skip
 
 
 def _listed(parts: list, opened: str, closed: str):
     item = read_item(parts[0]) if len(parts) == 1 else None
-    if not isinstance(item, Bracket):
+    if not isinstance(item, readings.Bracket):
         raise Refused("not a list")
-    return Bracket(opened, closed, item.items)
+    return readings.Bracket(opened, closed, item.items)
 
 
 def read_relation(sides: list, signs: list):
@@ -303,8 +227,8 @@ def read_relation(sides: list, signs: list):
             if name is not None:
                 rest = sides[1:] if name_at == 0 else sides[:-1]
                 items = tuple(map(read_item, rest))
-                return Assigned(name, items[-1] if name_at == 0 else items[0]) if (
-                    len(items) == 1) else Assigned(name, Same(items))
+                return readings.Assigned(name, items[-1] if name_at == 0 else items[0]) if (
+                    len(items) == 1) else readings.Assigned(name, readings.Same(items))
     if signs == ["in"]:
         if read_name(sides[0]) is None:
             raise Refused("a membership of something")
@@ -314,13 +238,7 @@ def read_relation(sides: list, signs: list):
     values = [read_value(side) for side in sides]
     if any(v.unit for v in values):
         raise Refused("units in a relation")
-    return Relation(tuple(v.node for v in values), tuple(signs))
-
-
-class Same(NamedTuple):
-    """x = 5+5+1 = 11: all of them have to be equal to what they are compared with."""
-
-    items: tuple
+    return readings.Relation(tuple(v.node for v in values), tuple(signs))
 
 
 def read_approximation(sides: list, signs: list):
@@ -330,19 +248,17 @@ def read_approximation(sides: list, signs: list):
         raise Refused("an approximation in a chain")
     about = read_value(sides[-1])
     if cut == 1 and read_name(sides[0]) is not None:
-        return Assigned(read_name(sides[0]), about)
+        return readings.Assigned(read_name(sides[0]), about)
     exact = read_relation(sides[:cut], signs[:-1]) if cut > 1 else read_value(sides[0])
-    value = exact.item if isinstance(exact, Assigned) else exact
-    if not isinstance(value, Value) or not near(value.node, about.node):
+    value = exact.item if isinstance(exact, readings.Assigned) else exact
+    if not isinstance(value, readings.Value) or not near(value.node, about.node):
         raise Refused("an approximation of something else")
     return exact
 
 
 def near(one: tuple, other: tuple) -> bool:
     """Whether two constants are within a hundredth of each other."""
-    from aster_jax.reward import value
-
-    if expression.symbols(one) | expression.symbols(other):
+    if tree.symbols(one) | tree.symbols(other):
         return False
     try:
         return value.agree(value.constant(one, {})[0], value.constant(other, {})[0], 2)
@@ -352,7 +268,7 @@ def near(one: tuple, other: tuple) -> bool:
 
 def read_name(side: list[Token]) -> str | None:
     """The name that a side is, if it may stand for a value: x, S_{10}, f(3), AB, m+n, |AB|."""
-    side = stripped(side)
+    side = cutting.stripped(side)
     text = " ".join(t.text for t in side)
     if not side or len(text) > 60:
         return None
@@ -362,9 +278,9 @@ def read_name(side: list[Token]) -> str | None:
     if any(t.kind == "sign" and t.text in "*/^!" for t in side):
         return None
     commands = {t.text for t in side if t.kind == "command"}
-    if commands - expression.DECORATIONS - expression.GREEK:
+    if commands - names.DECORATIONS - names.GREEK:
         return None
-    functions = set(expression.FUNCTIONS) - expression.CALLED_ONLY
+    functions = set(names.FUNCTIONS) - names.CALLED_ONLY
     if len(side) > 1 and any(t.kind == "letters" and t.text in functions for t in side):
         return None
     compact = "".join(t.text for t in side)
@@ -381,7 +297,7 @@ def read_name(side: list[Token]) -> str | None:
     return None
 
 
-def read_text(found: list[Token]) -> Text:
+def read_text(found: list[Token]) -> readings.Text:
     """Words as one text; a single lower-case run is a product of names too."""
     words = " ".join(t.text for t in found if t.text not in ".()")
     node = None
@@ -391,7 +307,7 @@ def read_text(found: list[Token]) -> Text:
             node = expression.parse(run)
         except Refused:
             node = None
-    return Text(words.casefold().replace(" - ", " ").strip(), node)
+    return readings.Text(words.casefold().replace(" - ", " ").strip(), node)
 
 
 def is_words(found: list[Token]) -> bool:
@@ -402,8 +318,8 @@ def is_words(found: list[Token]) -> bool:
             starts = found[0].kind == "word" and len(found[0].text) > 1
             if not (token.kind == "number" and starts):
                 return False
-        if token.kind in ("letters", "word") and token.text not in expression.CONSTANTS:
-            if token.text in expression.FUNCTIONS or token.text in expression.GREEK:
+        if token.kind in ("letters", "word") and token.text not in names.CONSTANTS:
+            if token.text in names.FUNCTIONS or token.text in names.GREEK:
                 if len(found) > 1:
                     return False
             longest = max(longest, len(token.text))
@@ -412,75 +328,12 @@ def is_words(found: list[Token]) -> bool:
     return longest > 1
 
 
-def read_value(found: list[Token]) -> Value:
+def read_value(found: list[Token]) -> readings.Value:
     """An expression with at most one unit behind it, or a currency before it."""
-    found = stripped(found)
+    found = cutting.stripped(found)
     if is_words(found):
         raise Refused("words where a value should stand")
     inner, unit = units.split(found)
     if not inner:
         raise Refused("a unit without a number")
-    return Value(expression.parse(inner), unit)
-
-
-# Cutting lists of tokens.
-
-
-def is_separator(token: Token) -> bool:
-    """What stands between the items of an answer."""
-    if token.kind == "sign":
-        return token.text in (",", ";", "&", "|") and token.text != "|" or token.text == "and"
-    if token.kind in ("letters", "word"):
-        return token.text in ("and", "or")
-    return token.kind == "command" and token.text in ("lor", "land")
-
-
-def split(found: list[Token], is_cut, ordered: bool = False):
-    """(parts, cuts): where `is_cut` holds outside of all brackets."""
-    parts, cuts, depth = [[]], [], 0
-    for token in found:
-        structural = token.kind in ("sign", "command")
-        if structural and (token.text in OPENERS or token.text.startswith("begin:")):
-            depth += 1
-        elif structural and (token.text in CLOSERS or token.text.startswith("end:")):
-            depth -= 1
-            if depth < 0:
-                raise Refused("a bracket that was never opened")
-        if depth == 0 and is_cut(token):
-            parts.append([])
-            cuts.append(token.text)
-        else:
-            parts[-1].append(token)
-    if depth:
-        raise Refused("a bracket that is never closed")
-    return parts, cuts if ordered else set(cuts)
-
-
-def enclosed(found: list[Token]):
-    """The tokens inside, if the first and the last are brackets of each other, else None."""
-    if len(found) < 2 or found[0].text not in OPENERS or found[-1].text not in CLOSERS:
-        return None
-    if found[0].kind != "sign" or found[-1].kind != "sign":
-        return None
-    depth = 0
-    for i, token in enumerate(found):
-        if token.kind == "sign":
-            depth += (token.text in OPENERS) - (token.text in CLOSERS)
-        if depth == 0 and i < len(found) - 1:
-            return None
-    return found[1:-1]
-
-
-def stripped(found: list[Token]) -> list[Token]:
-    """Without braces around the whole, and without a full stop at the end."""
-    while found and found[-1].kind == "sign" and found[-1].text == "." and (
-        len(found) < 3 or found[-2].text != "."):
-        found = found[:-1]
-    while found and found[0].text == "{" and enclosed(found) is not None:
-        parts, joins = split(found[1:-1], lambda t: t.text in (",", ";"))
-        if joins or not found[1:-1] or any(t.text == "choose" for t in found):
-            break
-        found = found[1:-1]
-    if len(found) == 1 and found[0].kind == "word" and len(found[0].text) == 1:
-        return [found[0]._replace(kind="letters")]
-    return found
+    return readings.Value(expression.parse(inner), unit)

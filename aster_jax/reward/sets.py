@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mpmath import mp
 
-from aster_jax.reward import expression, read, value
+from aster_jax.reward import readings, tree, value
 
 
 class RealSet(NamedTuple):
@@ -28,11 +28,11 @@ MOST_POINTS = 200
 
 def real_set(reading) -> RealSet | None:
     """The set of a reading, or None where it is not one of real numbers."""
-    if isinstance(reading, read.Relation):
+    if isinstance(reading, readings.Relation):
         return _relation(reading)
-    if isinstance(reading, read.Bracket):
+    if isinstance(reading, readings.Bracket):
         return _finite(reading.items) if reading.opened == "{" else _interval(reading)
-    if not isinstance(reading, read.SetOf):
+    if not isinstance(reading, readings.SetOf):
         return None
     if reading.sign == "R":
         return RealSet([], lambda x: True, frozenset())
@@ -82,11 +82,11 @@ def order(a, b) -> int:
 def endpoint(node: tuple):
     """The value of a constant real expression, infinite ones too, or None."""
     sign = 1
-    while node[0] == "prod" and len(node[1]) == 2 and node[1][0] == expression.integer(-1):
+    while node[0] == "prod" and len(node[1]) == 2 and node[1][0] == tree.integer(-1):
         sign, node = -sign, node[1][1]
     if node == ("const", "oo"):
         return sign * math.inf
-    if expression.symbols(node):
+    if tree.symbols(node):
         return None
     try:
         found = value.constant(node, {})[0]
@@ -102,8 +102,8 @@ def endpoint(node: tuple):
 def _finite(items: tuple) -> RealSet | None:
     points = []
     for item in items:
-        signs = expression.has_sign_choice(item)
-        if not isinstance(item, read.Value) or item.unit or signs:
+        signs = tree.has_sign_choice(item)
+        if not isinstance(item, readings.Value) or item.unit or signs:
             return None
         points.append(endpoint(item.node))
     if any(p is None or p in (math.inf, -math.inf) for p in points):
@@ -111,8 +111,8 @@ def _finite(items: tuple) -> RealSet | None:
     return RealSet(points, lambda x: any(order(x, p) == 0 for p in points), frozenset())
 
 
-def _interval(reading: read.Bracket) -> RealSet | None:
-    if len(reading.items) != 2 or not all(isinstance(i, read.Value) for i in reading.items):
+def _interval(reading: readings.Bracket) -> RealSet | None:
+    if len(reading.items) != 2 or not all(isinstance(i, readings.Value) for i in reading.items):
         return None
     low, high = (endpoint(item.node) for item in reading.items)
     if low is None or high is None or order(low, high) > 0:
@@ -127,9 +127,9 @@ def _interval(reading: read.Bracket) -> RealSet | None:
     return RealSet(points, holds, frozenset())
 
 
-def _relation(reading: read.Relation) -> RealSet | None:
+def _relation(reading: readings.Relation) -> RealSet | None:
     """Of a chain of inequalities that are linear in one name."""
-    names = expression.symbols(reading.sides)
+    names = tree.symbols(reading.sides)
     if len(names) != 1:
         return None
     (name,) = names
@@ -148,7 +148,7 @@ def _linear(left, sign, right, name):
     for side, infinite in ((left, right), (right, left)):
         if endpoint(infinite) in (math.inf, -math.inf) and side == ("sym", name):
             return ([], lambda x: True) if sign in ("<", ">") else None
-    difference = ("sum", (left, expression.negative(right)))
+    difference = ("sum", (left, tree.negative(right)))
     try:
         at = [value.constant(difference, {name: fractions.Fraction(t)})[0] for t in (0, 1, 2, 5)]
     except value.Undefined:

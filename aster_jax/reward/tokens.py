@@ -180,3 +180,31 @@ def _argument(text: str, i: int) -> tuple[str, int]:
         if depth == 0:
             return text[i + 1 : j - 1], j
     raise Refused("a brace that is never closed")
+
+
+class Cursor:
+    """A position in a list of tokens, which splitting a token may change."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens, self.i = list(tokens), 0
+
+    def peek(self, ahead: int = 0) -> Token:
+        """The next token, or one of no kind at the end."""
+        at = self.i + ahead
+        return self.tokens[at] if at < len(self.tokens) else Token("", "")
+
+    def is_sign(self, *texts: str, ahead: int = 0) -> bool:
+        """Whether the next token is one of these signs."""
+        token = self.peek(ahead)
+        return token.kind == "sign" and token.text in texts
+
+    def is_command(self, *names: str, ahead: int = 0) -> bool:
+        """Whether the next token is one of these commands."""
+        token = self.peek(ahead)
+        return token.kind == "command" and token.text in names
+
+    def expect(self, text: str) -> None:
+        """Takes a sign that has to stand here."""
+        if not self.is_sign(text):
+            raise Refused(f"{text!r} is missing")
+        self.i += 1

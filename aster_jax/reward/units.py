@@ -6,7 +6,7 @@ A unit may be missing on one side; two different ones differ. A word that change
 
 import re
 
-from aster_jax.reward import expression
+from aster_jax.reward import names
 from aster_jax.reward.tokens import Refused, Token
 
 NOT_UNITS = set(
@@ -77,7 +77,7 @@ def starts_unit(found: list[Token], i: int) -> bool:
     if depth or any(t.kind == "command" and t.text.startswith(("begin", "end")) for t in found[:i]):
         return False
     if token.kind == "word":
-        return token.text not in expression.FUNCTIONS
+        return token.text not in names.FUNCTIONS
     if token.kind == "command":
         if token.text == "frac":
             inner = [t for t in found[i + 1 :] if t.text not in "{}"]
@@ -88,9 +88,9 @@ def starts_unit(found: list[Token], i: int) -> bool:
         return token.text in ("pmod", "euro", "pounds")
     if token.kind == "sign":
         return token.text in ("%", "\\%", "\\$")
-    if token.kind != "letters" or len(token.text) < 2 or token.text in expression.FUNCTIONS:
+    if token.kind != "letters" or len(token.text) < 2 or token.text in names.FUNCTIONS:
         return False
-    if token.text in expression.CONSTANTS or token.text in expression.GREEK:
+    if token.text in names.CONSTANTS or token.text in names.GREEK:
         return False
     is_number = found[i - 1].kind == "number" or found[i - 1].text in (")", "}", "]")
     return token.text.casefold() in SHORT and is_number or token.spaced and len(token.text) > 3
