@@ -31,8 +31,12 @@ _INTEGER = re.compile(r"([+-]?)(\d+)(?:\.0*)?")
 _NAMED = re.compile(r"\s*\$?\s*([a-zA-Z])\s*=(?!=)")
 _DEGREES = re.compile(r"(?:\^\{?\\circ\}?|\\degree)$")
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
-_JOINED = re.compile(r",?\\(?:text|mathrm|mbox)\{,?(?:and|or)\}|,?(?<=[\d})])(?:and|or)(?=[-\\\d({])")
-_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,2})|\\times10\^\{?(-?\d{1,2})\}?)?")
+_JOINED = re.compile(
+    r",?\\(?:text|mathrm|mbox)\{,?(?:and|or)\}|,?(?<=[\d})])(?:and|or)(?=[-\\\d({])"
+)
+_DECIMAL = re.compile(
+    r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,2})|\\times10\^\{?(-?\d{1,2})\}?)?"
+)
 _FRACTION = re.compile(
     r"([+-]?)(\d*) ?\\frac ?(?:\{([+-]?\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))"
 )

@@ -140,7 +140,8 @@ def _is_set(reading) -> bool:
 
 
 def _sets(gold, answer, decimals) -> bool:
-    if any(isinstance(r, readings.Value | readings.Text | readings.Ratio | readings.Based) for r in (gold, answer)):
+    single = readings.Value | readings.Text | readings.Ratio | readings.Based
+    if isinstance(gold, single) or isinstance(answer, single):
         return False
     one, other = sets.real_set(gold), sets.real_set(answer)
     if one is not None and other is not None:

@@ -171,7 +171,8 @@ class Parser:
         """A number: plain, repeating, or mixed."""
         text = self.at.peek().text
         self.at.i += 1
-        if self.at.is_sign(".") and not self.at.peek().spaced and self.at.is_command("overline", "dot", ahead=1):
+        behind = self.at.is_command("overline", "dot", ahead=1)
+        if self.at.is_sign(".") and not self.at.peek().spaced and behind:
             self.at.i += 1
             return self.repeating(text + ".")
         if self.at.is_command("overline", "dot") and "." in text:
@@ -224,7 +225,8 @@ class Parser:
         """A name: a function, a constant, or symbols."""
         token = self.at.peek()
         run = token.text
-        if run in names.MODULES and self.at.is_sign(".", ahead=1) and self.at.peek(2).kind == "letters":
+        dotted = self.at.is_sign(".", ahead=1) and self.at.peek(2).kind == "letters"
+        if run in names.MODULES and dotted:
             self.at.i += 2
             return self.letters()
         called = self.at.is_sign("(", ahead=1)
@@ -273,11 +275,9 @@ class Parser:
         """A command's argument: a group, one digit, or one atom."""
         token = self.at.peek()
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
-            first, rest = token.text[0], token.text[1:]
-            self.at.tokens[self.at.i : self.at.i + 1] = [Token("number", first), Token("number", rest)]
+            self.at.cut_first()
         elif token.kind == "letters" and len(token.text) > 1 and token.text not in names.CONSTANTS:
-            first, rest = token.text[0], token.text[1:]
-            self.at.tokens[self.at.i : self.at.i + 1] = [Token("letters", first), Token("letters", rest)]
+            self.at.cut_first()
         if self.at.peek().kind == "number":
             self.at.i += 1
             return tree.number(self.at.tokens[self.at.i - 1].text)

@@ -25,8 +25,12 @@ CALLED_ONLY = {  # a name of these is a function only before a parenthesis
 }  # fmt: skip
 COMMANDS = set(FUNCTIONS) - {"gamma", "S", "int", "root", "sqrt", "binom", "float"}
 MODULES = {"math", "np", "numpy", "sp", "sympy", "mp", "mpmath", "cmath"}
-MATRICES = {"pmatrix", "bmatrix", "matrix", "vmatrix", "array", "Bmatrix", "smallmatrix"}
+MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "Bmatrix", "smallmatrix"}
 CALCULUS = {"sum", "prod", "int", "lim"}
+CALCULUS_COMMANDS = CALCULUS | {
+    "frac", "sqrt", "infty", "pi", "sin", "cos", "tan", "ln", "log", "exp", "arctan", "arcsin",
+    "cdot", "times", "to", "binom",
+}  # fmt: skip
 ENDS = {"rfloor", "rceil", "rangle", "cdot", "times", "div", "pm", "mp", "choose", "cup",
          "cap", "degree", "pmod", "mod", "bmod"}  # fmt: skip
 DECORATIONS = {"overline", "vec", "hat", "angle", "triangle", "tilde"}

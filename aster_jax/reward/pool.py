@@ -108,7 +108,9 @@ class Pool:
             self._changed.notify_all()
         for job in waiting:
             job.future.set_result(ERROR)
-        self._drop(self._executor)
+        executor = self._executor
+        if self._detach(executor):
+            executor.close()
         for thread in threads:
             thread.join()
 
@@ -179,7 +181,8 @@ class Pool:
             result = future.result(self._timeout_s + BACKSTOP_S)
         except concurrent.futures.TimeoutError:
             self._trouble("the comparison's supervisor does not answer; a new one is started")
-            self._drop(executor)
+            if self._detach(executor):  # ending it takes seconds: not while others wait
+                threading.Thread(target=executor.close, daemon=True).start()
             return None, tools.ToolResult("timeout", "", "lost")
         if result.is_infra:
             self._trouble(f"{result.status}: {result.error_message}")
@@ -241,12 +244,13 @@ class Pool:
         if seat is not None and seat.executor is self._executor:
             seat.executor.close(seat.session)
 
-    def _drop(self, executor) -> None:
+    def _detach(self, executor) -> bool:
+        """The next job starts another executor; whether this one was still in use."""
         with self._starting:
             if executor is None or executor is not self._executor:
-                return
+                return False
             self._executor = None
-        executor.close()
+            return True
 
     def _trouble(self, text: str) -> None:
         self.troubles.append(text)

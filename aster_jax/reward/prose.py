@@ -43,10 +43,9 @@ def same_calculus(gold: str, answer: str) -> bool:
     there is no list, no word and no inequality in them.
     """
     config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
-    parsed = [
-        math_verify.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None, fallback_mode="no_fallback")
-        for text in (gold, answer)
-    ]
+    how = {"parsing_timeout": None, "fallback_mode": "no_fallback"}
+    parsed = [math_verify.parse(f"\\boxed{{{text}}}", config, **how) for text in (gold, answer)]
     if not all(parsed):
         return False
-    return math_verify.verify(*parsed, float_rounding=50, numeric_precision=50, timeout_seconds=None)
+    exactly = {"float_rounding": 50, "numeric_precision": 50, "timeout_seconds": None}
+    return math_verify.verify(*parsed, **exactly)

@@ -38,10 +38,27 @@ def opaque(text: str) -> readings.Opaque:
     except Refused:
         return readings.Opaque(" ".join(text.split()), False)
     calculus = any(t.kind == "command" and t.text in names.CALCULUS for t in found)
-    plain = all(t.kind != "word" and t.text not in RELATIONS and t.text not in ",;" or
-                t.text == "=" for t in found)  # fmt: skip
+    plain = calculus and is_plain(found)
     spelled = " ".join(t.text for t in found)
-    return readings.Opaque(re.sub(r"\{ (\S+) \}", r"\1", spelled), calculus and plain)
+    return readings.Opaque(re.sub(r"\{ (\S+) \}", r"\1", spelled), plain)
+
+
+def is_plain(found: list[Token]) -> bool:
+    """Whether it is one expression in the common notation of calculus, and nothing else:
+    relations only where a sum's index starts, no words, no list, no numbers side by side."""
+    depth, last = 0, Token("", "")
+    for token in found:
+        depth += token.kind == "sign" and (token.text in "({") - (token.text in ")}")
+        known = {
+            "number": last.kind not in ("number", "letters") or last.text == "d",
+            "letters": len(token.text) <= 2,
+            "command": token.text in names.CALCULUS_COMMANDS,
+            "sign": token.text in "+-*/^_(){}!" or token.text == "=" and depth > 0,
+        }
+        if token.kind not in known or not known[token.kind]:
+            return False
+        last = token
+    return depth == 0
 
 
 def read_based(found: list[Token]) -> readings.Based | readings.Value | None:
@@ -82,6 +99,11 @@ def read_tokens(found: list[Token]):
     return readings.List(shared_name(items))
 
 
+def is_relation(token: Token) -> bool:
+    """A sign of a relation."""
+    return token.kind in ("sign", "command") and token.text in RELATIONS
+
+
 def is_condition(item) -> bool:
     """Whether it says which numbers are meant."""
     return isinstance(item, readings.Relation) or isinstance(item, readings.SetOf)
@@ -90,7 +112,8 @@ def is_condition(item) -> bool:
 def shared_name(items: tuple) -> tuple:
     """n = 3, 5, 9 names all of them: the first name is dropped."""
     first, rest = items[0], items[1:]
-    if isinstance(first, readings.Assigned) and not any(isinstance(i, readings.Assigned | readings.Relation) for i in rest):
+    related = readings.Assigned | readings.Relation
+    if isinstance(first, readings.Assigned) and not any(isinstance(i, related) for i in rest):
         return (first.item, *rest)
     return items
 
@@ -105,8 +128,7 @@ def read_item(found: list[Token]):
         return based
     if is_words(found):
         return read_text(found)
-    sides, signs = cutting.split(found, lambda t: t.kind in ("sign", "command") and t.text in RELATIONS,
-                         ordered=True)  # fmt: skip
+    sides, signs = cutting.split(found, is_relation, ordered=True)
     if signs:
         return read_relation(sides, [RELATIONS[s] for s in signs])
     for sign in ("setminus", "cup", "cap"):
@@ -122,7 +144,7 @@ def read_item(found: list[Token]):
     if called is not None:
         return called
     outer = cutting.enclosed(found)
-    if outer is not None:
+    if outer is not None and not any(t.text == "choose" for t in outer):
         return read_bracket(found[0].text, found[-1].text, found[1:-1])
     return read_value(found)
 
@@ -135,7 +157,7 @@ def read_bracket(opened: str, closed: str, inner: list[Token]):
     if opened == "{" and not inner:
         return readings.SetOf("emptyset", ())
     if opened == "{" and not joins:
-        builder, bars = cutting.split(inner, lambda t: t.text in ("mid", ":", "|") and t.kind != "letters")
+        builder, bars = cutting.split(inner, lambda t: t.text in ("mid", ":", "|"))
         if bars and len(builder) == 2:
             condition = read_tokens(builder[1])
             if is_condition(condition):
@@ -146,7 +168,8 @@ def read_bracket(opened: str, closed: str, inner: list[Token]):
             return item
         return readings.Bracket(opened, closed, (item,))
     items = tuple(map(read_item, parts))
-    rows = [item.items for item in items if isinstance(item, readings.Bracket) and item.opened == "["]
+    lists = [item for item in items if isinstance(item, readings.Bracket)]
+    rows = [item.items for item in lists if item.opened == "["]
     if opened == "[" and len(rows) == len(items) and len({len(r) for r in rows}) == 1:
         if all(isinstance(v, readings.Value) for row in rows for v in row):
             return readings.Value(tree.matrix([[v.node for v in row] for row in rows]))
@@ -315,13 +338,13 @@ def is_words(found: list[Token]) -> bool:
     longest = 0
     for token in found:
         if token.kind not in ("letters", "word") and token.text not in (".", "-", "'", "(", ")"):
-            starts = found[0].kind == "word" and len(found[0].text) > 1
-            if not (token.kind == "number" and starts):
+            starts = found[0].kind in ("word", "letters") and len(found[0].text) > 1
+            if not (token.kind == "number" and starts):  # "June 20"
                 return False
-        if token.kind in ("letters", "word") and token.text not in names.CONSTANTS:
-            if token.text in names.FUNCTIONS or token.text in names.GREEK:
-                if len(found) > 1:
-                    return False
+        if token.kind in ("letters", "word"):
+            known = token.text in names.FUNCTIONS or token.text in names.GREEK
+            if token.text in names.CONSTANTS or known and len(found) > 1:
+                return False
             longest = max(longest, len(token.text))
     if any(t.text == "-" and not found[i].kind for i, t in enumerate(found)):
         return False

@@ -30,7 +30,9 @@ _SIZES = re.compile(
     r"itshape|rmfamily|centering|protect|relax|boldmath)(?![a-zA-Z])"
 )
 _GLUED = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!)\s*(?=\d{3}(?!\d))")
-_BLANKS = re.compile(r"(\\\\)|(\\!)|\\[,;:> ]|\\q?quad(?![a-zA-Z])|~|\\(?:hspace|vspace)\*?\{[^{}]*\}")
+_BLANKS = re.compile(
+    r"(\\\\)|(\\!)|\\[,;:> ]|\\q?quad(?![a-zA-Z])|~|\\[hv]space\*?\{[^{}]*\}"
+)
 _GROUPED = re.compile(r"(?<![\w.,^}])\d{1,3}(?: \d{3})+(?! ?\d|\s*[/_])")
 _THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _TOKEN = re.compile(
@@ -208,3 +210,9 @@ class Cursor:
         if not self.is_sign(text):
             raise Refused(f"{text!r} is missing")
         self.i += 1
+
+    def cut_first(self) -> None:
+        """Splits the next token behind its first sign: \\frac12 has the arguments 1 and 2."""
+        token = self.tokens[self.i]
+        parts = [token._replace(text=token.text[0]), Token(token.kind, token.text[1:])]
+        self.tokens[self.i : self.i + 1] = parts

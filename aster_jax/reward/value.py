@@ -7,8 +7,9 @@ is visited once per point. What would still cost too much raises Costly.
 """
 
 import fractions
+import functools
+import hashlib
 import math
-import zlib
 
 import mpmath
 from mpmath import mp
@@ -211,9 +212,11 @@ def equal(one: tuple, other: tuple) -> bool:
     return False
 
 
+@functools.lru_cache(4096)
 def point(name: str, k: int) -> fractions.Fraction:
     """The k-th value of a name: rational, of either sign, between 1/4 and 3 in size."""
-    drawn = zlib.crc32(f"{name} {k}".encode())
+    hashed = hashlib.blake2b(f"{name} {k}".encode("utf-8", "replace"), digest_size=6).digest()
+    drawn = int.from_bytes(hashed, "big")  # of one name nothing follows about another
     size = fractions.Fraction(drawn % 997 + 250, 500 + drawn // 997 % 89)
     minus = k == 1 or k > 1 and drawn >> 20 & 1  # all positive, all negative, then mixed
     return -size if minus else size
@@ -259,7 +262,9 @@ def rounds_to(node: tuple, other: tuple, digits: int) -> bool:
         difference = abs(real(exact) - real(decimal))
         finite = isinstance(exact, fractions.Fraction) and terminates(exact)
         noise = abs(real(exact)) * (FLOAT_NOISE if finite else 5 * FLOAT_NOISE)
-        if shown in FLOAT_DIGITS and difference <= noise:
+        if finite:  # so near that the float can mean no other number as short
+            noise = min(noise, real(fractions.Fraction(1, 1000 * exact.denominator)))
+        if shown in FLOAT_DIGITS and decimal.denominator != 1 and difference <= noise:
             return not (other[0] == "num" and other[2] >= FLOAT_DIGITS[0])
         if shown < digits or finite:
             return False
