@@ -80,7 +80,8 @@ def normalise(answer: str) -> str:
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     wrapped = _WRAPPED.fullmatch(text.strip())
     text = wrapped[1] if wrapped else text
-    text = re.sub(r"(?<!\d) | (?!\d)", "", re.sub(r"\s+", " ", text)).rstrip(".")
+    text = re.sub(r"(?<!\d) | (?!\d)", "", re.sub(r"\s+", " ", text))
+    text = _without_stop(text)
     text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
     text = re.sub(r"^[a-zA-Z]=(?=[^=])", "", text)
     text = _DEGREES.sub("", text)
@@ -220,7 +221,7 @@ def _last_boxed(text: str) -> str | None:
 
 def _strip_delimiters(text: str) -> str:
     """Without a pair of math delimiters around the whole, and without a full stop."""
-    text = text.rstrip(".").rstrip()
+    text = _without_stop(text).rstrip()
     for start, stop in _DELIMITERS:
         inner = text[len(start) : len(text) - len(stop)]
         if (
@@ -232,3 +233,8 @@ def _strip_delimiters(text: str) -> str:
         ):
             return inner.strip()
     return text
+
+
+def _without_stop(text: str) -> str:
+    """Without a full stop at the end; dots in a row are none."""
+    return text[:-1] if text.endswith(".") and not text.endswith("..") else text

@@ -6,7 +6,9 @@ Opaque, which is equal to its own spelling and to nothing else: the reward fails
 
 import re
 
-from aster_jax.reward import cutting, expression, names, readings, tree, units, value
+from aster_jax.reward import (
+    assigned, cutting, expression, names, readings, tree, units, value,
+)  # fmt: skip
 from aster_jax.reward import tokens as lexer
 from aster_jax.reward.tokens import Refused, Token
 
@@ -16,7 +18,6 @@ RELATIONS = {
     "sim": "equiv", "to": "equiv", "implies": "equiv", "Rightarrow": "equiv", "cong": "equiv",
 }  # fmt: skip
 SETS = {"R", "Z", "N", "Q", "C", "emptyset"}
-ASKED_FOR = set("mnpqrs")  # competitions ask for sums such as m+n
 _BASED = re.compile(r"\(?([0-9A-Z]+)\)?_\{?(\d+)\}?")
 
 
@@ -246,14 +247,14 @@ def read_relation(sides: list, signs: list):
         return read_approximation(sides, signs)
     if set(signs) == {"="}:
         for name_at, value_at in ((0, 1), (len(sides) - 1, 0)):
-            name = read_name(sides[name_at])
+            name = assigned.name(sides[name_at])
             if name is not None:
                 rest = sides[1:] if name_at == 0 else sides[:-1]
                 items = tuple(map(read_item, rest))
                 return readings.Assigned(name, items[-1] if name_at == 0 else items[0]) if (
                     len(items) == 1) else readings.Assigned(name, readings.Same(items))
     if signs == ["in"]:
-        if read_name(sides[0]) is None:
+        if assigned.name(sides[0]) is None:
             raise Refused("a membership of something")
         return read_item(sides[1])
     if "in" in signs:
@@ -270,8 +271,8 @@ def read_approximation(sides: list, signs: list):
     if signs.count("approx") > 1 or len(sides) != cut + 1:
         raise Refused("an approximation in a chain")
     about = read_value(sides[-1])
-    if cut == 1 and read_name(sides[0]) is not None:
-        return readings.Assigned(read_name(sides[0]), about)
+    if cut == 1 and assigned.name(sides[0]) is not None:
+        return readings.Assigned(assigned.name(sides[0]), about)
     exact = read_relation(sides[:cut], signs[:-1]) if cut > 1 else read_value(sides[0])
     value = exact.item if isinstance(exact, readings.Assigned) else exact
     if not isinstance(value, readings.Value) or not near(value.node, about.node):
@@ -287,37 +288,6 @@ def near(one: tuple, other: tuple) -> bool:
         return value.agree(value.constant(one, {})[0], value.constant(other, {})[0], 2)
     except value.Undefined:
         return False
-
-
-def read_name(side: list[Token]) -> str | None:
-    """The name that a side is, if it may stand for a value: x, S_{10}, f(3), AB, m+n, |AB|."""
-    side = cutting.stripped(side)
-    text = " ".join(t.text for t in side)
-    if not side or len(text) > 60:
-        return None
-    if all(t.kind == "word" for t in side) and text not in units.NOT_UNITS:
-        return text
-    kinds = {t.kind for t in side}
-    if any(t.kind == "sign" and t.text in "*/^!" for t in side):
-        return None
-    commands = {t.text for t in side if t.kind == "command"}
-    if commands - names.DECORATIONS - names.GREEK:
-        return None
-    functions = set(names.FUNCTIONS) - names.CALLED_ONLY
-    if len(side) > 1 and any(t.kind == "letters" and t.text in functions for t in side):
-        return None
-    compact = "".join(t.text for t in side)
-    if re.fullmatch(r"[a-zA-Z](\+[a-zA-Z]){1,4}", compact) and set(compact) <= ASKED_FOR | {"+"}:
-        return compact
-    if re.fullmatch(r"(angle|triangle|overline|vec|hat)?\{?[A-Za-z]+\}?", compact):
-        return compact if len(compact) < 20 else None
-    if re.fullmatch(r"\(?[a-zA-Z](,[a-zA-Z])+\)?", compact):
-        return compact
-    if re.fullmatch(r"\|?[A-Za-z]+\|?(_\{?\w+\}?)?", compact):
-        return compact
-    if re.fullmatch(r"[A-Za-z]+(_\{?\w+\}?)?\([-\w.,/+]*\)", compact) and "command" not in kinds:
-        return compact
-    return None
 
 
 def read_text(found: list[Token]) -> readings.Text:

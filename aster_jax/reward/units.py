@@ -98,6 +98,8 @@ def starts_unit(found: list[Token], i: int) -> bool:
 
 def unit_text(found: list[Token]) -> str:
     """One spelling of a unit's tokens."""
+    if any(a.text == b.text == "." for a, b in zip(found, found[1:])):
+        raise Refused("dots behind a number")
     words = [t for t in found if not (t.kind == "sign" and t.text in "{}.")]
     parts = []
     if words and words[0].kind == "command" and words[0].text == "frac":
