@@ -37,9 +37,7 @@ _JOINED = re.compile(
 _DECIMAL = re.compile(
     r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,2})|\\times10\^\{?(-?\d{1,2})\}?)?"
 )
-_FRACTION = re.compile(
-    r"([+-]?)(\d*) ?\\frac ?(?:\{([+-]?\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))"
-)
+_FRACTION = re.compile(r"([+-]?)(\d*) ?\\frac ?(?:\{([+-]?\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))")
 _SLASHED = re.compile(r"([+-]?)(?:(\d+) )?(\d+)/(\d+)")
 MOST_DIGITS = 400  # of a number that votes compare by value
 PAPER_WINDOW = 100  # characters that the paper's public scorer looks at

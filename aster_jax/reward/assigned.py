@@ -41,7 +41,8 @@ def name(side: list[Token]) -> str | None:
         return compact if compact in names.GREEK else None
     if set(commands) - names.DECORATIONS - _TWO_ARGUMENTS - {"frac"}:
         return None
-    if any(t.text in names.FUNCTIONS and len(t.text) > 1 for t in side):
+    before = side[: next((i for i, t in enumerate(side) if t.text == "_"), len(side))]
+    if any(t.text in names.FUNCTIONS and len(t.text) > 1 for t in before):
         head = side[0].text in _TWO_ARGUMENTS and re.fullmatch(r"[a-z]+\(\w+(?:,\w+)+\)", compact)
         return compact if head else None
     if any(pattern.fullmatch(compact) for pattern in _PATTERNS):

@@ -168,8 +168,11 @@ def _lists(gold, answer, decimals) -> bool:
     if isinstance(gold, readings.Bracket):
         if gold.opened == "{":
             return _in_any_order(_unique(gold.items), _unique(answer.items), decimals)
-        return gold.opened == "(" and gold.closed == ")" and (
-            _in_order(gold.items, answer.items, decimals))
+        return (
+            gold.opened == "("
+            and gold.closed == ")"
+            and (_in_order(gold.items, answer.items, decimals))
+        )
     if isinstance(answer, readings.Bracket) and isinstance(gold, readings.List):
         if answer.opened == "(" and answer.closed == ")":
             return _in_order(gold.items, answer.items, decimals)

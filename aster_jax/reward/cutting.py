@@ -53,8 +53,12 @@ def enclosed(found: list[Token]):
 
 def stripped(found: list[Token]) -> list[Token]:
     """Without braces around the whole, and without a full stop at the end."""
-    while found and found[-1].kind == "sign" and found[-1].text == "." and (
-        len(found) < 3 or found[-2].text != "."):
+    while (
+        found
+        and found[-1].kind == "sign"
+        and found[-1].text == "."
+        and (len(found) < 3 or found[-2].text != ".")
+    ):
         found = found[:-1]
     while found and found[0].text == "{" and enclosed(found) is not None:
         parts, joins = split(found[1:-1], lambda t: t.text in (",", ";"))

@@ -4,9 +4,7 @@ LaTeX and Python differ in spelling only (`\\frac{1}{2}`, `1/2`, `Rational(1, 2)
 grammar reads both. Where they are ambiguous (`1/2x`) products go from left to right.
 """
 
-import fractions
-
-from aster_jax.reward import names, tree
+from aster_jax.reward import names, numerals, tree
 from aster_jax.reward.tokens import Cursor, Refused, Token
 
 DEPTH = 80
@@ -138,7 +136,7 @@ class Parser:
         """A number, a name, a group, or a command with its arguments."""
         token = self.at.peek()
         if token.kind == "number":
-            return self.digits()
+            return numerals.number(self.at, self.argument)
         if token.kind == "letters" or token.kind == "word" and token.text in names.FUNCTIONS:
             return self.letters()
         if token.kind == "command":
@@ -166,60 +164,6 @@ class Parser:
         self.bars = bars
         self.at.expect(CLOSING[opened])
         return node
-
-    def digits(self) -> tuple:
-        """A number: plain, repeating, or mixed."""
-        text = self.at.peek().text
-        self.at.i += 1
-        behind = self.at.is_command("overline", "dot", ahead=1)
-        if self.at.is_sign(".") and not self.at.peek().spaced and behind:
-            self.at.i += 1
-            return self.repeating(text + ".")
-        if self.at.is_command("overline", "dot") and "." in text:
-            return self.repeating(text)
-        if self.at.is_command("ldots") and "." in text or [
-            self.at.peek(a).text for a in range(3)] == [".", ".", "."] and "." in text:
-            self.at.i += 1 if self.at.is_command("ldots") else 3
-            return tree.going_on(text)
-        if "." in text and self.at.is_sign("(") and self.at.peek(1).kind == "number":
-            raise Refused("a decimal with a bracket may repeat or be a product")
-        return self.mixed(text) or tree.number(text)
-
-    def repeating(self, text: str) -> tuple:
-        """0.1\\overline{6}: digits, then the block under the line."""
-        self.at.i += 1
-        self.at.expect("{")
-        block = self.at.peek()
-        if block.kind != "number" or not block.text.isdigit():
-            raise Refused("digits are missing under the line")
-        self.at.i += 1
-        self.at.expect("}")
-        if self.at.peek().kind == "number":
-            raise Refused("digits behind a repeating block")
-        return tree.repeated(text, block.text)
-
-    def mixed(self, text: str) -> tuple | None:
-        """3\\frac{1}{2} or 3 1/2: a whole number and a proper fraction, or None."""
-        if not text.isdigit():
-            return None
-        here = self.at.i
-        if self.at.is_command("frac"):
-            self.at.i += 1
-            parts = [self.argument(), self.argument()]
-        elif self.at.peek().kind == "number" and self.at.is_sign("/", ahead=1):
-            if not self.at.peek().spaced or self.at.peek(2).kind != "number":
-                return None
-            parts = [tree.number(self.at.peek().text), tree.number(self.at.peek(2).text)]
-            self.at.i += 3
-        else:
-            return None
-        if all(part[0] == "num" and not part[2] for part in parts):
-            top, bottom = parts[0][1], parts[1][1]
-            if 0 < top < bottom:
-                return ("num", fractions.Fraction(int(text)) + top / bottom, 0, 0)
-            raise Refused("a number beside an improper fraction")
-        self.at.i = here
-        return None
 
     def letters(self) -> tuple:
         """A name: a function, a constant, or symbols."""

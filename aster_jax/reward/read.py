@@ -194,12 +194,13 @@ def _interval(variant: str, parts: list):
     flags = [bool(p) and p[0].text == "True" for p in parts[2:4]] + [False, False]
     left = variant in ("open", "Lopen") or flags[0]
     right = variant in ("open", "Ropen") or flags[1]
-    return readings.Bracket("([" [not left], ")]" [not right], tuple(map(read_item, ends)))
+    return readings.Bracket("(["[not left], ")]"[not right], tuple(map(read_item, ends)))
 
 
 def _matrix(variant: str, parts: list):
-    return _as_matrix(read_item([t for i, p in enumerate(parts) for t in (
-        [Token("sign", ",")] if i else []) + p]))
+    return _as_matrix(
+        read_item([t for i, p in enumerate(parts) for t in ([Token("sign", ",")] if i else []) + p])
+    )
 
 
 def _as_matrix(item):
@@ -251,8 +252,11 @@ def read_relation(sides: list, signs: list):
             if name is not None:
                 rest = sides[1:] if name_at == 0 else sides[:-1]
                 items = tuple(map(read_item, rest))
-                return readings.Assigned(name, items[-1] if name_at == 0 else items[0]) if (
-                    len(items) == 1) else readings.Assigned(name, readings.Same(items))
+                return (
+                    readings.Assigned(name, items[-1] if name_at == 0 else items[0])
+                    if (len(items) == 1)
+                    else readings.Assigned(name, readings.Same(items))
+                )
     if signs == ["in"]:
         if assigned.name(sides[0]) is None:
             raise Refused("a membership of something")

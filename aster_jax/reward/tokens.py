@@ -30,9 +30,7 @@ _SIZES = re.compile(
     r"itshape|rmfamily|centering|protect|relax|boldmath)(?![a-zA-Z])"
 )
 _GLUED = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!)\s*(?=\d{3}(?!\d))")
-_BLANKS = re.compile(
-    r"(\\\\)|(\\!)|\\[,;:> ]|\\q?quad(?![a-zA-Z])|~|\\[hv]space\*?\{[^{}]*\}"
-)
+_BLANKS = re.compile(r"(\\\\)|(\\!)|\\[,;:> ]|\\q?quad(?![a-zA-Z])|~|\\[hv]space\*?\{[^{}]*\}")
 _GROUPED = re.compile(r"(?<![\w.,^}])\d{1,3}(?: \d{3})+(?! ?\d|\s*[/_])")
 _THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _TOKEN = re.compile(
@@ -125,8 +123,9 @@ def _command(word, text, i, spaced, prose, found) -> int:
     """Appends what a command stands for; returns where to go on."""
     if word in _FONTS:
         inner, end = _argument(text, i)
-        alone = sum(map(str.isalpha, inner)) == 1 and (not found or (
-            found[-1].kind == "sign" and found[-1].text not in ")]}{"))
+        alone = sum(map(str.isalpha, inner)) == 1 and (
+            not found or (found[-1].kind == "sign" and found[-1].text not in ")]}{")
+        )
         inside = _scan(inner, (prose or word in _PROSE) and not alone)
         if inside:
             wide = spaced or inner[:1] == " "

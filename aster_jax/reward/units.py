@@ -81,8 +81,11 @@ def starts_unit(found: list[Token], i: int) -> bool:
     if token.kind == "command":
         if token.text == "frac":
             inner = [t for t in found[i + 1 :] if t.text not in "{}"]
-            return len(inner) == 2 and all(t.kind in ("word", "letters") for t in inner) and (
-                all(t.kind == "word" or len(t.text) > 1 for t in inner))
+            return (
+                len(inner) == 2
+                and all(t.kind in ("word", "letters") for t in inner)
+                and (all(t.kind == "word" or len(t.text) > 1 for t in inner))
+            )
         if token.text == "degree":
             return not any(t.text in TRIGONOMETRIC for t in found[:i])
         return token.text in ("pmod", "euro", "pounds")

@@ -132,7 +132,7 @@ class Evaluator:
         raise Undefined("a matrix")
 
 
-def constant(node: tuple, names: dict) -> tuple:
+def constant(node: tuple, names: dict, digits: int = DIGITS) -> tuple:
     """(value, digits that are right); asks again with more digits until two answers agree.
 
     Raises Undefined, or Costly where no precision settles it.
@@ -142,7 +142,6 @@ def constant(node: tuple, names: dict) -> tuple:
             value = Evaluator(names)(node)
         if isinstance(value, fractions.Fraction):
             return value, math.inf
-    digits = DIGITS
     for _ in range(4):
         try:
             found = []
@@ -167,8 +166,12 @@ def rational(node) -> bool:
     """Whether a tree holds nothing but arithmetic with rationals."""
     if not isinstance(node, tuple) or not node:
         return True
-    if node[0] == "const" or node[0] == "root" or node[0] == "call" and node[1] not in (
-        "factorial", "binomial", "ratio", "same", "abs", "gcd", "lcm"):
+    if (
+        node[0] == "const"
+        or node[0] == "root"
+        or node[0] == "call"
+        and node[1] not in ("factorial", "binomial", "ratio", "same", "abs", "gcd", "lcm")
+    ):
         return False
     if node[0] == "pow" and not (node[2][0] == "num" and node[2][1].denominator == 1):
         return False
@@ -186,6 +189,18 @@ def agree(a, b, digits: float) -> bool:
         return bool(abs(x - y) <= max(abs(x), abs(y)) * mpmath.mpf(10) ** -int(digits))
 
 
+def both(one: tuple, other: tuple, names: dict) -> tuple:
+    """(value, value, digits to which they can be compared): those of the more delicate one."""
+    a, right_a = constant(one, names)
+    b, right_b = constant(other, names)
+    if right_a < right_b < math.inf:
+        a, right_a = constant(one, names, right_b)
+    elif right_b < right_a < math.inf:
+        b, right_b = constant(other, names, right_a)
+    right = min(right_a, right_b)
+    return a, b, right if right < math.inf else DIGITS
+
+
 def equal(one: tuple, other: tuple) -> bool:
     """Whether two expressions are the same: constants by value, others as identities.
 
@@ -193,18 +208,16 @@ def equal(one: tuple, other: tuple) -> bool:
     """
     names = sorted(tree.symbols(one) | tree.symbols(other))
     if not names:
-        a, right_a = constant(one, {})
-        b, right_b = constant(other, {})
-        right = min(right_a, right_b)
-        return agree(a, b, right if right < math.inf else DIGITS)
+        a, b, right = both(one, other, {})
+        return agree(a, b, right)
     agreed = 0
     for k in range(TRIES):
         values = {name: point(name, k) for name in names}
         try:
-            a, b = constant(one, values)[0], constant(other, values)[0]
+            a, b, right = both(one, other, values)
         except Undefined:
             continue
-        if not agree(a, b, 50):
+        if not agree(a, b, right):
             return False
         agreed += 1
         if agreed == POINTS:
@@ -229,17 +242,17 @@ def multiple(one: tuple, other: tuple) -> int:
     for k in range(TRIES):
         values = {name: point(name, k) for name in names}
         try:
-            a, b = constant(one, values)[0], constant(other, values)[0]
+            a, b, right = both(one, other, values)
         except Undefined:
             continue
         if not a or not b:
             if bool(a) != bool(b):
                 return 0
             continue
-        with mp.workdps(DIGITS):
-            both = isinstance(a, fractions.Fraction) and isinstance(b, fractions.Fraction)
-            ratios.append(a / b if both else real(a) / real(b))
-        if not agree(ratios[0], ratios[-1], 50) or mpmath.im(real(ratios[-1])):
+        with mp.workdps(right + 10):
+            exact = isinstance(a, fractions.Fraction) and isinstance(b, fractions.Fraction)
+            ratios.append(a / b if exact else real(a) / real(b))
+        if not agree(ratios[0], ratios[-1], right - 10) or mpmath.im(real(ratios[-1])):
             return 0
         if len(ratios) == POINTS:
             return 1 if real(ratios[0]) > 0 else -1

@@ -68,8 +68,13 @@ def negated(gold: str) -> str:
 
 def is_nonzero_value(gold: str) -> bool:
     """What the other sign changes."""
-    return is_value(gold) and gold.strip("-0.") != "" and "pm" not in gold and "_" not in gold and (
-        not gold.startswith(("(", "[", "{", "\\{")) and "circ" not in gold)
+    return (
+        is_value(gold)
+        and gold.strip("-0.") != ""
+        and "pm" not in gold
+        and "_" not in gold
+        and (not gold.startswith(("(", "[", "{", "\\{")) and "circ" not in gold)
+    )
 
 
 def reversed_word(gold: str) -> str:
@@ -96,13 +101,20 @@ def in_python(gold: str) -> str:
 def python_can(gold: str) -> bool:
     """Only what `in_python` can spell."""
     rest = re.sub(r"\\d?frac\{\d+\}\{\d+\}|\\sqrt\{\d+\}|\\pi|\\cdot", "", gold)
-    return (is_value(gold) and not MIXED.search(gold) and "\\" not in rest and "_" not in rest
-            and not re.search("[a-z]{2}", rest))
+    return (
+        is_value(gold)
+        and not MIXED.search(gold)
+        and "\\" not in rest
+        and "_" not in rest
+        and not re.search("[a-z]{2}", rest)
+    )
 
 
 def unicode_signs(gold: str) -> str:
     """Signs, superscripts and roots as Unicode has them."""
-    text = gold.replace("-", "−").replace("\\cdot", "·").replace("\\pi", "π").replace("^\\circ", "°")
+    text = (
+        gold.replace("-", "−").replace("\\cdot", "·").replace("\\pi", "π").replace("^\\circ", "°")
+    )
     text = re.sub(r"\\sqrt\{(\d+)\}", r"√\1", text).replace("\\cup", "∪").replace("\\infty", "∞")
     text = re.sub(r"\^([0-9])(?!\d)", lambda m: "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(m[1])], text)
     return text.replace("\\pm", "±")
@@ -139,7 +151,7 @@ HARMLESS = {
     "\\dfrac": (lambda g: "frac" in g, lambda g: g.replace("\\frac", "\\dfrac")),
     "spaces": (always, lambda g: re.sub(r"(?<=[-+=,(])|(?=[-+=,)])", " ", f" {g} ")
                if not re.search(r"\d,\\?!?\s*\d{3}|text|mbox|begin", g) else f"  {g} "),
-    "\\left \\right": (lambda g: re.fullmatch(r"[(\[].*[)\]]", g) and "cup" not in g and "left" not in g,
+    "\\left \\right": (lambda g: re.fullmatch(r"[(\[].*[)\]]", g) and not re.search("cup|left", g),
                        lambda g: f"\\left{g[:-1]}\\right{g[-1]}"),
     "dollars around": (always, lambda g: f"${g}$"),
     "brackets around": (always, lambda g: f"\\( {g} \\)"),
@@ -216,7 +228,8 @@ def timed(verifier: verify.Verifier, golds: list[str]) -> None:
         began = time.perf_counter()
         verifier.score([(text.replace("+", "+0+", 1), gold)])
         times.append(time.perf_counter() - began)
-    print(f"one answer: median {1e3 * statistics.median(times):.2f} ms, longest {1e3 * max(times):.0f} ms")
+    median, longest = 1e3 * statistics.median(times), 1e3 * max(times)
+    print(f"one answer: median {median:.2f} ms, longest {longest:.0f} ms")
     began = time.perf_counter()
     verdicts = collections.Counter(verdict for _, verdict in verifier.score(mixed))
     print(f"1,000 mixed answers: {time.perf_counter() - began:.2f} s {dict(verdicts)}")

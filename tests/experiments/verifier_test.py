@@ -1,11 +1,24 @@
 """The rewriting rules of `benchmarks.verifier`, by hand and on a few real gold answers."""
 
+import json
+
 import pytest
 
 from aster_jax.reward import verify
 from experiments.benchmarks import verifier
 
-GOLDS = ["34", "-7", "2.5", "\\frac{3}{4}", "52_8", "\\text{Evelyn}", "2\\sqrt{3}", "(3,4]", "x^2-3x", "58,500"]
+GOLDS = [
+    "34",
+    "-7",
+    "2.5",
+    "\\frac{3}{4}",
+    "52_8",
+    "\\text{Evelyn}",
+    "2\\sqrt{3}",
+    "(3,4]",
+    "x^2-3x",
+    "58,500",
+]
 
 
 def test_rules_spell_what_they_say():
@@ -20,8 +33,9 @@ def test_rules_spell_what_they_say():
 
 
 def test_golds_are_distinct_and_few(tmp_path):
-    rows = '{"question": "a", "answer": 5}\n{"question": "b", "answer": "5"}\n{"question": "c", "answer": "6"}\n'
-    (tmp_path / "rows.jsonl").write_text(rows + '{"question": "d", "answer": "x^2"}\n')
+    answers = {"a": 5, "b": "5", "c": "6", "d": "x^2"}
+    rows = [json.dumps({"question": q, "answer": said}) for q, said in answers.items()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     (tmp_path / "notes.txt").write_text("none")
     assert verifier.golds_of(tmp_path, each=1) == ["5", "x^2"]
 

@@ -145,7 +145,8 @@ def test_votes_for_one_answer_have_one_key(votes):
 
 
 def test_votes_for_different_answers_have_different_keys():
-    votes = ("(1,2)", "(2,1)", "[1,2]", "[1,2)", "1,2", "12", "1.2", "1/2", "2", "x", "X", "", "5, 125",
+    votes = ("(1,2)", "(2,1)", "[1,2]",
+             "[1,2)", "1,2", "12", "1.2", "1/2", "2", "x", "X", "", "5, 125",
              "5125", "31/2", "3 1/2", "1/0", "\\frac{a}{b}")  # fmt: skip
     assert len({answer.vote_key(vote) for vote in votes}) == len(votes)
 
@@ -161,11 +162,17 @@ def test_any_text_has_a_vote_key_of_its_own_kind(text):
 @hypothesis.given(strategies.fractions(max_denominator=1000))
 def test_votes_are_counted_by_value(q):
     sign, top = "-" if q < 0 else "", abs(q.numerator)
-    for vote in (f"{q}", f"{sign}\\frac{{{top}}}{{{q.denominator}}}", f"{sign}{3 * top}/{3 * q.denominator}"):
+    for vote in (
+        f"{q}",
+        f"{sign}\\frac{{{top}}}{{{q.denominator}}}",
+        f"{sign}{3 * top}/{3 * q.denominator}",
+    ):
         assert answer.vote_key(vote) == str(q)
 
 
-@pytest.mark.parametrize("shape", ["0", "00.", "1 ", "123 ", "1,", ",", "(", "\\boxed", "\\, ", "\\frac1"])
+@pytest.mark.parametrize(
+    "shape", ["0", "00.", "1 ", "123 ", "1,", ",", "(", "\\boxed", "\\, ", "\\frac1"]
+)
 def test_hostile_lengths_take_linear_time(shape):
     text = shape * (100_000 // len(shape)) + "x"
     began = time.process_time()

@@ -33,7 +33,10 @@ def test_whose_fault_a_comparison_without_a_word_is(values, verdict):
 
 def test_words_are_read_up_to_where_the_process_ended():
     said = '0 "equivalent"\n1 "wrong"\n2 "equi'
-    assert pool.answers(tools.ToolResult("crashed", "", stdout=said)) == {0: "equivalent", 1: "wrong"}
+    assert pool.answers(tools.ToolResult("crashed", "", stdout=said)) == {
+        0: "equivalent",
+        1: "wrong",
+    }
 
 
 def test_what_looks_costly_waits_elsewhere():
@@ -56,7 +59,9 @@ def test_a_job_that_uses_up_its_time_ends_the_process_and_keeps_the_words_before
 
 
 def test_the_kernel_ends_a_process_that_is_lost_inside_one_step():
-    code = "from aster_jax.reward import judge; judge.KINDS['answer'] = lambda: sum(range(10 ** 12)); "
+    code = (
+        "from aster_jax.reward import judge; judge.KINDS['answer'] = lambda: sum(range(10 ** 12)); "
+    )
     code += "judge.run([('answer',)], 0.2, 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
     assert done.returncode == -9

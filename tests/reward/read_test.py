@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies
 
 from aster_jax.reward import (
-    compare, cutting, expression, functions, names, read, readings, sets, spelling, tokens, tree,
+    assigned, compare, cutting, expression, functions, names, numerals, read, readings, sets,
+    spelling, tokens, tree,
     units, value,
 )  # fmt: skip
 
@@ -169,3 +170,20 @@ def test_any_text_has_a_reading_and_is_no_other_answer(text):
     if isinstance(found[0], readings.Opaque):
         assert compare.compare("5", text, 10) != compare.EQUIVALENT
     compare.compare(text, text, 10)
+
+
+def test_names_of_values():
+    for text, name in (("S_{10}", "S_{10}"), ("f(3)", "f(3)"), ("m+n", "m+n"), ("x+y", None)):
+        assert assigned.name(tokens.tokenise(text, thousands=False)) == name
+
+
+def test_numbers_as_they_are_written():
+    at = tokens.Cursor(tokens.tokenise("0.1\\overline{6} + 1", thousands=False))
+    assert numerals.number(at, None) == ("num", fractions.Fraction(1, 6), 0, 0)
+    assert at.peek().text == "+"
+
+
+def test_both_sides_have_the_digits_of_the_more_delicate_one():
+    assert not value.equal(parsed("(2^{3000}+1)^{1/3}\\pi"), parsed("2^{1000}\\pi"))
+    assert value.equal(parsed("(2^{3000})^{1/3}\\pi"), parsed("2^{1000}\\pi"))
+    assert not value.equal(parsed("10^{80}\\sqrt3+x"), parsed("10^{80}\\sqrt3+y"))

@@ -45,7 +45,9 @@ def test_2_small_and_close_numbers_are_told_apart(verifier):
     check(verifier, "3.0\\times10^{-12}", ["3e-12"], ["4.0\\times10^{-12}", "0.000001"])
     check(verifier, "\\sqrt{10^{60}+3}", [], ["\\sqrt{10^{60}+4}", "10^{30}"])
     check(verifier, "1-\\frac{1}{3^{80}}", ["1-3^{-80}"], ["1", "1-\\frac{1}{3^{81}}"])
-    check(verifier, "\\frac{3}{7}", ["0.4285714286", "0.42857142857142855"], ["0.43", "0.4285714287"])
+    check(
+        verifier, "\\frac{3}{7}", ["0.4285714286", "0.42857142857142855"], ["0.43", "0.4285714287"]
+    )
 
 
 def test_3_what_is_not_wholly_read_is_not_equal(verifier):
@@ -53,8 +55,9 @@ def test_3_what_is_not_wholly_read_is_not_equal(verifier):
         verifier, "41",
         ["\\large 41", "{\\bf 41}"],
         ["40 \\land 41", "13 \\mid 41", "2, 3, \\ldots, 41", "13 \\\\ 41", "\\lnot 41", "41?",
-         "? 41", "40 \\to 41", "\\cancel{4} 41", "\\begin{cases} 41 & x>0 \\\\ 1 & x \\le 0\\end{cases}",
-         "41'", "n \\equiv 2 \\pmod{41}", "\\text{perhaps } 41"],
+         "? 41", "40 \\to 41", "\\cancel{4} 41", "41'",
+         "\\begin{cases} 41 & x>0 \\\\ 1 & x \\le 0\\end{cases}",
+         "n \\equiv 2 \\pmod{41}", "\\text{perhaps } 41"],
     )  # fmt: skip
     check(verifier, "\\frac{\\partial g}{\\partial u}", [], ["\\frac{\\partial g}{\\partial v}"])
 
@@ -62,12 +65,17 @@ def test_3_what_is_not_wholly_read_is_not_equal(verifier):
 def test_4_words_beside_a_number_are_compared(verifier):
     check(
         verifier, "12",
-        ["12\\text{ cm}", "12 apples", "12\\frac{\\text{m}}{\\text{s}}", "\\$12", "12 \\text{ m}^2"],
+        ["12\\text{ cm}", "12 apples", "\\$12",
+         "12\\frac{\\text{m}}{\\text{s}}", "12 \\text{ m}^2"],
         ["12\\text{ billion}", "12 hundred", "12\\text{ or less}", "at least 12", "12k", "12y",
          "12\\text{ dozen}", "12\\text{ if } x>0"],
     )  # fmt: skip
-    check(verifier, "9\\text{ km}", ["9", "9\\text{ kilometers}"], ["9\\text{ m}", "9\\text{ km}^2"])
-    check(verifier, "4\\text{ hours }10\\text{ minutes}", [], ["4\\text{ hours }20\\text{ minutes}"])
+    check(
+        verifier, "9\\text{ km}", ["9", "9\\text{ kilometers}"], ["9\\text{ m}", "9\\text{ km}^2"]
+    )
+    check(
+        verifier, "4\\text{ hours }10\\text{ minutes}", [], ["4\\text{ hours }20\\text{ minutes}"]
+    )
 
 
 def test_5_an_index_on_a_number_is_its_base(verifier):
@@ -83,7 +91,12 @@ def test_6_letters_in_a_row_are_a_word(verifier):
 
 
 def test_7_indices_exponents_and_mixed_numbers(verifier):
-    check(verifier, "\\log_5 7", ["\\log_{5}7", "\\frac{\\ln 7}{\\ln 5}", "log(7)/log(5)"], ["\\log_7 5"])
+    check(
+        verifier,
+        "\\log_5 7",
+        ["\\log_{5}7", "\\frac{\\ln 7}{\\ln 5}", "log(7)/log(5)"],
+        ["\\log_7 5"],
+    )
     check(verifier, "\\frac{19}{4}", ["4 3/4", "4\\frac34", "4.75"], ["43/4", "4 \\cdot 3/4"])
     check(verifier, "\\sqrt[5] 3", ["3^{1/5}", "\\sqrt[5]{3}"], ["\\sqrt{3}"])
     check(verifier, "y^4 7", ["7y^4"], ["y^{47}"])
@@ -97,7 +110,9 @@ def test_8_lists_of_three_digit_numbers(verifier):
 
 def test_9_an_inequality_for_an_interval(verifier):
     check(verifier, "(-\\infty,5]", ["t \\le 5", "5 \\ge t", "-t \\ge -5"], ["t<5", "t \\ge 5"])
-    check(verifier, "s<1 \\text{ or } s>4", ["(-\\infty,1)\\cup(4,\\infty)"], ["(1,4)", "(4,\\infty)"])
+    check(
+        verifier, "s<1 \\text{ or } s>4", ["(-\\infty,1)\\cup(4,\\infty)"], ["(1,4)", "(4,\\infty)"]
+    )
     check(verifier, "\\mathbb{R}\\setminus\\{6\\}", ["t \\ne 6"], ["t=6", "t>6"])
 
 
@@ -113,7 +128,9 @@ def test_10_what_python_and_sympy_print(verifier):
 
 
 def test_11_spelling(verifier):
-    check(verifier, "\\frac{5}{11}", ["0.\\overline{45}", "0.4545..."], ["0.45", "0.\\overline{54}"])
+    check(
+        verifier, "\\frac{5}{11}", ["0.\\overline{45}", "0.4545..."], ["0.45", "0.\\overline{54}"]
+    )
     check(verifier, "77", ["\\texttt{77}", "\\Large{77}", "\\text{Answer: }77", "77^o"], ["-77"])
     check(verifier, "-6", ["–6", "—6", "−6"], ["6"])
     check(verifier, "\\frac{y^3}{4}", ["y³/4", "¼y³"], ["y²/4"])

@@ -11,12 +11,33 @@ DIGITS = 150  # exact integers of 80 digits are among them
 
 
 def draw(rng: random.Random, depth: int) -> tuple:
-    """A random constant expression."""
-    kinds = ("int", "int", "dec", "frac", "pi", "sqrt") if depth == 0 else (
-        "sum", "sub", "mul", "div", "pow", "neg", "fact", "binom", "log", "sin", "sqrt", "int")
+    """A random expression, with the names in it for which `value` takes numbers."""
+    if rng.random() < 0.1:
+        return ("name", rng.choice("xyn"))
+    kinds = (
+        ("int", "int", "dec", "frac", "pi", "sqrt")
+        if depth == 0
+        else (
+            "sum",
+            "sub",
+            "mul",
+            "div",
+            "pow",
+            "neg",
+            "fact",
+            "binom",
+            "log",
+            "sin",
+            "sqrt",
+            "int",
+        )
+    )
     kind = rng.choice(kinds)
     if kind == "int":
-        return ("int", rng.choice((rng.randint(1, 12), rng.randint(1, 9999), rng.randint(0, 10**18))))
+        return (
+            "int",
+            rng.choice((rng.randint(1, 12), rng.randint(1, 9999), rng.randint(0, 10**18))),
+        )
     if kind == "dec":
         return ("dec", f"{rng.randint(0, 99)}.{rng.randint(1, 9999)}")
     if kind == "frac":
@@ -40,16 +61,18 @@ def draw(rng: random.Random, depth: int) -> tuple:
     return (kind, draw(rng, depth - 1), draw(rng, depth - 1))
 
 
-def value(e: tuple):
+def value(e: tuple, names: dict):
     """Its value; None where it has none."""
     kind = e[0]
+    if kind == "name":
+        return names[e[1]]
     if kind in ("sum", "sub", "mul", "div"):
-        a, b = value(e[1]), value(e[2])
+        a, b = value(e[1], names), value(e[2], names)
         if a is None or b is None or kind == "div" and b == 0:
             return None
         return {"sum": a + b, "sub": a - b, "mul": a * b, "div": a / b if b else None}[kind]
     if kind in ("neg", "pow"):
-        a = value(e[1])
+        a = value(e[1], names)
         return None if a is None else -a if kind == "neg" else a ** e[2]
     return {
         "int": lambda n: mpmath.mpf(n), "dec": lambda t: mpmath.mpf(t),
@@ -74,6 +97,8 @@ def latex(e: tuple, rng: random.Random) -> str:
         a, b = e[1:]
         short = f"\\frac{a}{b}" if a < 10 and b < 10 else f"\\tfrac{{{a}}}{{{b}}}"
         return rng.choice((f"\\frac{{{a}}}{{{b}}}", f"\\dfrac{{{a}}}{{{b}}}", short, f"({a}/{b})"))
+    if kind == "name":
+        return e[1]
     if kind == "pi":
         return rng.choice(("\\pi", "π"))
     if kind == "sqrt":
@@ -83,10 +108,14 @@ def latex(e: tuple, rng: random.Random) -> str:
         return f"{e[1]}!"
     if kind == "binom":
         n, k = e[1:]
-        return rng.choice((f"\\binom{{{n}}}{{{k}}}", f"\\dbinom{{{n}}}{{{k}}}", f"{{{n} \\choose {k}}}"))
+        return rng.choice(
+            (f"\\binom{{{n}}}{{{k}}}", f"\\dbinom{{{n}}}{{{k}}}", f"{{{n} \\choose {k}}}")
+        )
     if kind == "log":
         b, x = e[1:]
-        return rng.choice((f"\\log_{{{b}}} {x}", f"\\log_{b}{{{x}}}", f"\\frac{{\\ln {x}}}{{\\ln {b}}}"))
+        return rng.choice(
+            (f"\\log_{{{b}}} {x}", f"\\log_{b}{{{x}}}", f"\\frac{{\\ln {x}}}{{\\ln {b}}}")
+        )
     if kind == "sin":
         p, q = e[1:]
         return rng.choice((f"\\sin\\frac{{{p}\\pi}}{{{q}}}", f"\\sin({p}\\pi/{q})"))
@@ -108,7 +137,7 @@ def latex(e: tuple, rng: random.Random) -> str:
 def python(e: tuple) -> str:
     """As Python and sympy print it."""
     kind = e[0]
-    if kind in ("int", "dec"):
+    if kind in ("int", "dec", "name"):
         return str(e[1])
     if kind in ("sum", "sub", "mul", "div"):
         sign = {"sum": " + ", "sub": " - ", "mul": "*", "div": "/"}[kind]
@@ -129,7 +158,7 @@ def respelled(e: tuple, rng: random.Random) -> str:
     rules = (
         lambda t: t, lambda t: f" {t} ", lambda t: f"${t}$", lambda t: f"({t})",
         lambda t: f"x = {t}", lambda t: f"{t}+0", lambda t: f"1*({t})", lambda t: f"f(3) = {t}",
-        lambda t: f"\\left({t}\\right)", lambda t: f"{{{t}}}", lambda t: f"({t})\\text{{ cm}}",
+        lambda t: f"\\left({t}\\right)", lambda t: f"{{{t}}}", lambda t: f"2({t})/2\\text{{ cm}}",
         lambda t: f"({t})-17+17", lambda t: f"\\displaystyle {t}.", lambda t: f"AB = {t}",
     )  # fmt: skip
     return rng.choice(rules)(text)
@@ -153,6 +182,8 @@ def changed(e: tuple, rng: random.Random) -> tuple:
         return ("dec", e[1] + str(rng.randint(1, 9)))
     if kind == "pi":
         return ("int", 3)
+    if kind == "name":
+        return ("name", "z")
     if kind == "sqrt":
         return ("sqrt", ("int", e[1][1] + 1))
     at = rng.randrange(1, 2 if kind == "sin" else len(e))

@@ -14,24 +14,28 @@ def same(a, b) -> bool:
 
 
 def judge(seed: int, count: int):
-    """(pairs accepted that differ, equal pairs refused, equal pairs) of `count` pairs."""
+    """(pairs accepted that differ, equal pairs refused, equal pairs) of `count` pairs.
+
+    Expressions with names are equal when they are at three points.
+    """
     rng = random.Random(seed)
     false, lost, equal = [], [], 0
     with mpmath.mp.workdps(respelled.DIGITS + 20):
+        at = [{n: mpmath.mpf(rng.uniform(-3, 3)) for n in "xynz"} for _ in range(3)]
         for _ in range(count):
             e = respelled.draw(rng, rng.choice((0, 1, 1, 2, 3)))
-            right = respelled.value(e)
-            if right is None or right == 0:
+            right = [respelled.value(e, names) for names in at]
+            if None in right or 0 in right:
                 continue
             gold, kind = respelled.latex(e, rng), rng.choice(("same", "changed", "spoiled"))
             if kind == "spoiled":
                 said, is_equal = respelled.spoiled(e, rng), False
             else:
                 other = e if kind == "same" else respelled.changed(e, rng)
-                got = respelled.value(other)
-                if got is None:
+                got = [respelled.value(other, names) for names in at]
+                if None in got:
                     continue
-                said, is_equal = respelled.respelled(other, rng), same(right, got)
+                said, is_equal = respelled.respelled(other, rng), all(map(same, right, got))
             accepted = compare.compare(gold, said, 10) == compare.EQUIVALENT
             equal += is_equal
             if accepted and not is_equal:
