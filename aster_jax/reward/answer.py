@@ -6,7 +6,8 @@ never looked at: the caller passes the text of the final turn alone, and an unfi
 think block in it is cut off.
 
 `normalise` is deliberately small: it removes spelling, never meaning. Anything that needs
-mathematics (fractions, sets, intervals, units) is left to `reward/verify.py`.
+mathematics (fractions, sets, intervals, units) is left to `reward/verify.py`. All of it runs
+in the trainer on text that a model wrote, so all of it takes linear time.
 """
 
 import fractions

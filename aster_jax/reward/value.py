@@ -276,7 +276,7 @@ def rounds_to(node: tuple, other: tuple, digits: int) -> bool:
         finite = isinstance(exact, fractions.Fraction) and terminates(exact)
         noise = abs(real(exact)) * (FLOAT_NOISE if finite else 5 * FLOAT_NOISE)
         if finite:  # so near that the float can mean no other number as short
-            noise = min(noise, real(fractions.Fraction(1, 1000 * exact.denominator)))
+            noise = min(noise, real(fractions.Fraction(1, 10**8 * exact.denominator)))
         if shown in FLOAT_DIGITS and decimal.denominator != 1 and difference <= noise:
             return not (other[0] == "num" and other[2] >= FLOAT_DIGITS[0])
         if shown < digits or finite:

@@ -173,7 +173,7 @@ HARMLESS = {
                          lambda g: FRACTION.sub(r"\1\2/\3", g)),
     "as a fraction": (is_integer, lambda g: f"\\frac{{{2 * int(g)}}}{{2}}"),
     "as a sum": (is_integer, lambda g: f"{int(g) - 5}+5"),
-    "a percent sign moved": (lambda g: g.endswith("\\%"), lambda g: g[:-2] + " percent"),
+    "a percent sign behind": (lambda g: is_integer(g) and abs(int(g)) > 1, lambda g: f"{g}\\%"),
 }  # fmt: skip
 
 
