@@ -18,7 +18,7 @@ def compare(gold: str, answer: str, decimals: int) -> str:
     already too costly.
     """
     try:
-        golds, answers = read.read(gold), read.read(answer)
+        golds, answers = read.read(gold, is_gold=True), read.read(answer)
         same = any(equal(g, a, decimals) for g in golds for a in answers)
         if not same and any(map(needs_calculus, (*golds, *answers))):
             same = prose.same_calculus(gold, answer)
@@ -74,6 +74,10 @@ def spread(reading):
     if isinstance(reading, readings.Value) and tree.has_sign_choice(reading.node):
         nodes = [tree.choose_sign(reading.node, sign) for sign in (1, -1)]
         return readings.List(tuple(readings.Value(node, reading.unit) for node in nodes))
+    if isinstance(reading, readings.Assigned):
+        item = spread(reading.item)
+        if isinstance(item, readings.List) and item is not reading.item:
+            return readings.List(tuple(readings.Assigned(reading.name, i) for i in item.items))
     if isinstance(reading, readings.List) or (
         isinstance(reading, readings.Bracket) and reading.opened == "{"
     ):

@@ -9,7 +9,7 @@ CLOSERS = {")", "]", "}", "\\}", "rfloor", "rceil"}
 def is_separator(token: Token) -> bool:
     """What stands between the items of an answer."""
     if token.kind == "sign":
-        return token.text in (",", ";", "&", "|") and token.text != "|" or token.text == "and"
+        return token.text in (",", ";")
     if token.kind in ("letters", "word"):
         return token.text in ("and", "or")
     return token.kind == "command" and token.text in ("lor", "land")

@@ -30,7 +30,16 @@ class Parser:
         latex = any(t.kind == "command" for t in tokens)
         called = any(t.kind == "letters" and t.text in names.FUNCTIONS for t in tokens)
         self.python_i = not latex and bool(signs & {"*", "**", "+", "-", "/"})
+        self.python_j = self.python_i and self.is_complex(tokens)
         self.python_e = not latex and (bool(signs & {"*", "**"}) or called)
+
+    @staticmethod
+    def is_complex(found: list[Token]) -> bool:
+        """Whether a j stands behind a number, as Python prints 2j, and no i beside it."""
+        joined = [
+            a.kind == "number" and b.text == "j" and not b.spaced for a, b in zip(found, found[1:])
+        ]
+        return any(joined) and not any(t.text in ("i", "I", "k") for t in found)
 
     # The grammar, from the loosest to the tightest.
 
@@ -192,8 +201,10 @@ class Parser:
             raise Refused("a prime")
         if run == "e" or run == "E" and self.python_e:
             return ("const", "e")
-        if run == "i" or run == "I" and self.python_i:
+        if run == "i" or run == "I" and self.python_i or run == "j" and self.python_j:
             return ("const", "i")
+        if run in names.GREEK:
+            run = "\\" + run
         return ("sym", run + self.subscript())
 
     def subscript(self) -> str:

@@ -52,7 +52,7 @@ def judge_answer(gold: str, answer: str, decimals: int) -> str:
 def judge_gold(gold: str, decimals: int) -> str:
     """Why a gold answer cannot be compared with what is spelled otherwise, or ""."""
     try:
-        reading = read.read(gold)[0]
+        reading = read.read(gold, is_gold=True)[0]
         if isinstance(reading, readings.Opaque) and not reading.calculus:
             return "it is not read as mathematics: only its own spelling will be right"
         verdict = compare.compare(gold, gold, decimals)

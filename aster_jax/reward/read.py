@@ -21,10 +21,10 @@ SETS = {"R", "Z", "N", "Q", "C", "emptyset"}
 _BASED = re.compile(r"\(?([0-9A-Z]+)\)?_\{?(\d+)\}?")
 
 
-def read(text: str) -> list:
+def read(text: str, is_gold: bool = False) -> list:
     """The readings of an answer, one or two: "1,234" is a number or a list of two."""
     found = []
-    for thousands in lexer.ways(text):
+    for thousands in lexer.ways(text, is_gold):
         try:
             found.append(read_tokens(lexer.tokenise(text, thousands)))
         except (Refused, RecursionError):
@@ -80,7 +80,7 @@ def read_based(found: list[Token]) -> readings.Based | readings.Value | None:
 
 def read_tokens(found: list[Token]):
     """A whole answer."""
-    found = units.without_label(cutting.stripped(found))
+    found = conditions(units.without_label(cutting.stripped(found)))
     if not found:
         raise Refused("nothing")
     parts, joins = cutting.split(found, cutting.is_separator)
@@ -98,6 +98,16 @@ def read_tokens(found: list[Token]):
     elif joins <= {"and", "land"} and all(is_condition(item) for item in items):
         return readings.SetOf("cap", items)
     return readings.List(shared_name(items))
+
+
+def conditions(found: list[Token]) -> list[Token]:
+    """(x > 2) & (x < 5), as sympy joins conditions, with "and" and "or"."""
+    joined = list(found)
+    for i in range(1, len(found) - 1):
+        between = found[i - 1].text == ")" and found[i + 1].text == "("
+        if between and found[i].text in ("&", "|") and found[i].kind == "sign":
+            joined[i] = Token("letters", "and" if found[i].text == "&" else "or", True)
+    return joined
 
 
 def is_relation(token: Token) -> bool:

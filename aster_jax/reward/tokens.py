@@ -53,7 +53,7 @@ _SAME = {
     "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "mid", "ast": "*",
     "star": "*", "colon": ":", "varnothing": "emptyset", "degree": "degree", "percent": "\\%",
     "overrightarrow": "vec", "bar": "overline", "overbar": "overline", "thinspace": "",
-    "backslash": "setminus", "smallsetminus": "setminus", "varepsilon": "epsilon",
+    "langle": "(", "rangle": ")", "backslash": "setminus", "smallsetminus": "setminus", "varepsilon": "epsilon",
     "varphi": "phi", "vartheta": "theta", "bigcup": "cup", "bigcap": "cap", "lim": "lim",
     "land": "land", "wedge": "land", "vee": "lor", "simeq": "approx", "centerdot": "cdot",
     "notag": "", "nonumber": "", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots",
@@ -85,12 +85,16 @@ def tokenise(text: str, thousands: bool) -> list[Token]:
     return found
 
 
-def ways(text: str) -> tuple[bool, ...]:
-    """How commas between digits may be meant: as grouping them, as separators, or both."""
+def ways(text: str, is_gold: bool) -> tuple[bool, ...]:
+    """How commas between digits may be meant: as grouping them, as separators, or both.
+
+    A gold answer is a list only where all numbers have three digits: 100,200 but not 58,500.
+    """
     found = [run[0] for run in _THOUSANDS.finditer(text)]
     if not found:
         return (False,)
-    return (True,) if any(",0" in run for run in found) else (True, False)
+    surely = any(",0" in run or is_gold and run[3:4] != "," for run in found)
+    return (True,) if surely else (True, False)
 
 
 def _scan(text: str, prose: bool) -> list[Token]:
@@ -112,8 +116,6 @@ def _scan(text: str, prose: bool) -> list[Token]:
         else:
             if kind == "letters" and prose and not (word in "eidx" and len(text.strip()) == 1):
                 kind = "word"
-            if kind == "sign" and word == "\\$" or word == "\\&":
-                word = word if word == "\\$" else "and"
             found.append(Token(kind, word, spaced))
         spaced = False
     return found

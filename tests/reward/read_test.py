@@ -40,8 +40,9 @@ def test_tokens_keep_all_but_typesetting():
     ]  # fmt: skip
     with pytest.raises(tokens.Refused):
         tokens.tokenise("5 ¿", thousands=False)
-    assert tokens.ways("1,234") == (True, False) and tokens.ways("1,000") == (True,)
-    assert tokens.ways("1, 234") == (False,)
+    assert tokens.ways("1,234", False) == (True, False)
+    assert tokens.ways("1,000", False) == tokens.ways("1,234", True) == (True,)
+    assert tokens.ways("1, 234", False) == (False,)
 
 
 def test_lists_are_cut_outside_of_brackets():
