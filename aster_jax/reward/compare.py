@@ -261,7 +261,7 @@ def _values(gold: readings.Value, answer: readings.Value, decimals) -> bool:
     if same_value(gold.node, answer.node, decimals):
         # "0.1%" is not 0.1: only what cannot be a share stands for a percentage.
         risky = answer.unit == "%" and not gold.unit
-        return not risky or not same_value(gold.node, gold.node, decimals) or _above_one(gold.node)
+        return not risky or _above_one(gold.node)
     if "%" in (gold.unit, answer.unit) and gold.unit != answer.unit:
         share = [("div", r.node, tree.integer(100)) if r.unit == "%" else r.node
                  for r in (gold, answer)]  # fmt: skip
@@ -271,7 +271,7 @@ def _values(gold: readings.Value, answer: readings.Value, decimals) -> bool:
 
 def _above_one(node: tuple) -> bool:
     at = sets.endpoint(node)
-    return at is None or abs(at) > 1
+    return at is not None and abs(at) > 1
 
 
 def same_value(gold: tuple, answer: tuple, decimals: int) -> bool:

@@ -72,18 +72,21 @@ class Parser:
 
     def term(self) -> tuple:
         """Factors: *, /, or side by side."""
-        node = self.power()
+        node = last = self.power()
         while True:
             if self.at.is_sign("*") or self.at.is_command("cdot", "times"):
                 self.at.i += 1
-                node = ("prod", (node, self.factor()))
+                last = self.factor()
+                node = ("prod", (node, last))
             elif self.at.is_sign("/") or self.at.is_command("div"):
                 self.at.i += 1
-                node = ("div", node, self.factor())
+                last = self.factor()
+                node = ("div", node, last)
             elif self.starts_factor():
-                if self.at.peek().kind == "number" and node[0] in ("num", "sym", "const"):
+                if self.at.peek().kind == "number" and last[0] in ("num", "sym", "const"):
                     raise Refused("a number stands directly behind another or a name")
-                node = ("prod", (node, self.power()))
+                last = self.power()
+                node = ("prod", (node, last))
             else:
                 return node
 

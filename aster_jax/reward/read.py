@@ -65,7 +65,8 @@ def is_plain(found: list[Token]) -> bool:
 def read_based(found: list[Token]) -> readings.Based | readings.Value | None:
     """52_8, (2031)_5, A3_{16}; base ten is no base."""
     match = _BASED.fullmatch("".join(t.text for t in found))
-    if not match or not any(c.isdigit() for c in match[1]):
+    apart = any(t.spaced for t in found[1:] if t.kind in ("number", "letters"))
+    if not match or apart or not any(c.isdigit() for c in match[1]):
         return None
     base = int(match[2][:6])
     if match[1][0].isalpha() and base <= 10:
@@ -83,16 +84,16 @@ def read_tokens(found: list[Token]):
     found = conditions(units.without_label(cutting.stripped(found)))
     if not found:
         raise Refused("nothing")
-    parts, joins = cutting.split(found, cutting.is_separator)
+    parts, cuts = cutting.split(found, cutting.is_separator, ordered=True)
     if len(parts) == 1:
         return read_item(found)
-    if is_words(found) and not joins & {"or", "and", ",", ";"}:
-        return read_text(found)
-    if not parts[-1] and joins == {","}:
-        raise Refused("a comma at the end")
-    parts = [p for p in parts if p]  # "14, 27, and 55"
-    items = tuple(map(read_item, parts))
-    if "or" in joins or "lor" in joins or "|" in joins:
+    joins = set(cuts)
+    kept = [parts[0]]
+    for before, part, after in zip(cuts, parts[1:], [*cuts[1:], ""]):
+        if part or before != "," or after not in ("and", "or"):  # "14, 27, and 55"
+            kept.append(part)
+    items = tuple(map(read_item, kept))
+    if "or" in joins or "lor" in joins:
         if all(is_condition(item) for item in items):
             return readings.SetOf("cup", items)
     elif joins <= {"and", "land"} and all(is_condition(item) for item in items):
@@ -162,7 +163,9 @@ def read_item(found: list[Token]):
 
 def read_bracket(opened: str, closed: str, inner: list[Token]):
     """(a, b), [a, b), \\{a, b\\}, {a | condition}."""
-    if opened == "{" or opened == "\\{":
+    if opened in ("{", "\\{"):
+        if closed != opened.replace("{", "}"):
+            raise Refused("a set that is not closed as it was opened")
         opened, closed = "{", "}"
     parts, joins = cutting.split(inner, lambda t: t.kind == "sign" and t.text in (",", ";"))
     if opened == "{" and not inner:

@@ -114,6 +114,8 @@ def _finite(items: tuple) -> RealSet | None:
 def _interval(reading: readings.Bracket) -> RealSet | None:
     if len(reading.items) != 2 or not all(isinstance(i, readings.Value) for i in reading.items):
         return None
+    if any(item.unit for item in reading.items):
+        return None
     low, high = (endpoint(item.node) for item in reading.items)
     if low is None or high is None or order(low, high) > 0:
         return None

@@ -130,6 +130,8 @@ def unit_text(found: list[Token]) -> str:
         else:
             raise Refused("no unit")
     text = " ".join(p for p in parts if p)
+    if "%" in parts and parts != ["%"] or parts[-1:] == ["mod"]:
+        raise Refused("no unit")
     text = re.sub(r" ?([/^-]) ?", r"\1", text)
     squared = re.fullmatch(r"(?:sq|cu)(?: (.*))?", text)
     if squared:
