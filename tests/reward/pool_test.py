@@ -1,6 +1,7 @@
 """Whose doing an end without a word is, who waits where, and the limits inside a process."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -56,6 +57,14 @@ def test_a_job_that_uses_up_its_time_ends_the_process_and_keeps_the_words_before
     done = run([("answer", "\\frac12", "0.5", 10), ("gold", "7", 10), endless], 0.5, 60)
     assert done.returncode == limits.OVER
     assert [json.loads(line[2:]) for line in done.stdout.split("\n")[:-1]] == ["equivalent", ""]
+
+
+def test_calculus_that_nobody_asked_for_has_less_time():
+    endless = "\\sum_{k=1}^{10^{7}} \\frac{1}{k^2+1}"
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run([("answer", "1", endless, 10)], 60, 100).returncode == limits.OVER
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.ru_utime - began.ru_utime < 30  # importing sympy takes most of it
 
 
 def test_the_kernel_ends_a_process_that_is_lost_inside_one_step():
