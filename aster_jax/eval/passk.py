@@ -218,7 +218,7 @@ def _vote(record: dict) -> str | None:
         return None
     opener = record["opener"] if len(written) == 1 else ""
     found = answer.extract(opener + written[-1])
-    return answer.normalise(found) if found else None
+    return answer.vote_key(found) if found else None
 
 
 def _by_family(groups, mean) -> dict:

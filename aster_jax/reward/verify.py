@@ -1,17 +1,19 @@
 """Rewards: final text and gold answer -> (1.0 or 0.0, verdict), cheap cases first.
 
 Exact comparison after `answer.normalise` happens here; only what it leaves undecided goes
-to math-verify, in a pool of killable processes apart from the model's own tool: gold
-answers go there and model-written code does not. math-verify's alarm-based time-outs are
-not used; they need the main thread and cannot stop every computation.
+to a pool of killable processes (`pool.py`) apart from the model's own tool: gold answers go
+there and model-written code does not. There the content of a box is read as a whole or not
+at all (`read.py`), and compared by value (`compare.py`).
 
 A comparison that comes to nothing is the answer's doing or ours. A policy can write an
-answer that no comparison ends on (a tower of powers), and must not be excused for it; a busy
-host must not cost it anything. So the processor time decides, which the kernel counts for the
-comparison alone, never the clock on the wall, and the gold answer compared with a plain
-number must pass under the same limits before the answer is blamed.
+answer that no comparison ends on, and must not be excused for it; a busy host must not cost
+it anything. So processor time decides, which the kernel counts and limits for the
+comparison alone, never the clock on the wall, and the gold answer must be comparable under
+the same limits before the answer is blamed.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import pathlib
 import threading
@@ -19,7 +21,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from aster_jax import tools
-from aster_jax.reward import answer
+from aster_jax.errors import InputError
+from aster_jax.reward import answer, pool
 
 Verdict = Literal[
     "exact",  # same after normalisation
@@ -31,9 +34,6 @@ Verdict = Literal[
     "verifier_error",  # ours: no verifier, or a gold answer it cannot read; masked
 ]
 INFRASTRUCTURE = ("verifier_timeout", "verifier_error")
-HARMLESS = "\\boxed{1}"  # an answer that costs nothing: what is costly beside it is the gold
-# How a computation brings its own process down: the stack, the allocator, the arithmetic.
-FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 # The last ones are what a first comparison would import, every time anew.
 PRELOAD = (
@@ -41,27 +41,31 @@ PRELOAD = (
     "sympy.sets.handlers.functions", "sympy.sets.handlers.issubset", "sympy.tensor.tensor",
     "sympy.physics.units", "aster_jax.reward.warm",
 )  # fmt: skip
+HARMLESS = "\\boxed{1}"  # an answer that costs nothing: what is costly beside it is the gold
+COSTLY_REASON = "comparing it exceeds a limit"
+REMEMBERED = 20_000  # verdicts: a group of answers to one problem says the same few things
 
 
 @dataclasses.dataclass(frozen=True)
 class VerifyConfig:
     """How answers are compared.
 
-    `symbolic`: ask math-verify where spelling differs; False: exact comparison only.
-    `cpu_limit_s`: processor time in seconds that one comparison may take; most take 0.05.
-    `timeout_s`: of one comparison, wall time in seconds; generous, as a busy host must not
-    decide about answers. `max_running`: comparisons at once (0: twice the processors). `memory_mib`: of one comparison, above
-    the preloaded process.
-    `decimals`: numbers are equal when they agree to so many digits after the point.
+    `symbolic`: compare as mathematics where spelling differs; False: exact comparison only.
+    `cpu_limit_s`: processor time in seconds that one comparison may take, enforced by the
+    kernel; most take 0.001. `timeout_s`: of one batch of comparisons, wall time in seconds;
+    generous, as a busy host must not decide about answers. `max_running`: processes at once
+    (0: as many as processors). `memory_mib`: of one process, above what is preloaded.
+    `decimals`: significant digits from which on a rounded decimal may stand for a number
+    that no decimal is equal to (0.3333333333 for 1/3).
     `min_tier`, `allow_unsafe`: weakest isolation accepted (see `tools.ToolConfig`).
     """
 
     symbolic: bool = True
     cpu_limit_s: float = 5.0
-    timeout_s: float = 30.0
+    timeout_s: float = 120.0
     max_running: int = 0
     memory_mib: int = 1024
-    decimals: int = 6
+    decimals: int = 10
     min_tier: str = "B2"
     allow_unsafe: bool = False
 
@@ -69,14 +73,18 @@ class VerifyConfig:
 class Verifier:
     """Scores final texts against gold answers; a context manager that owns its processes.
 
-    May be called from several threads at once. The processes start with the first comparison that needs one, so a run whose answers
-    are plain integers never starts any.
+    May be called from several threads at once. The processes start with the first
+    comparison that needs one, so a run whose answers are plain integers never starts any.
     """
 
     def __init__(self, config: VerifyConfig = VerifyConfig()):
         self._config = config
-        self._executor: tools.Executor | None = None
-        self._starting = threading.Lock()
+        self._pool = pool.Pool(
+            lambda: tools.Executor(_tool_config(config)),
+            config.cpu_limit_s, config.timeout_s, config.max_running,
+        )  # fmt: skip
+        self._known: collections.OrderedDict = collections.OrderedDict()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Verifier":
         return self
@@ -86,114 +94,173 @@ class Verifier:
 
     def close(self) -> None:
         """End the processes; a later comparison starts new ones."""
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
+        self._pool.close()
+
+    @property
+    def troubles(self) -> list[str]:
+        """What went wrong with the infrastructure of late, in words."""
+        return list(self._pool.troubles)
 
     def score(self, items: Sequence[tuple[str, str]]) -> list[tuple[float, Verdict]]:
         """(reward, verdict) for each (text of the final assistant turn, gold answer).
 
-        Rewards of the verdicts in `INFRASTRUCTURE` are 0.0 and mean nothing: the caller
-        has to mask them.
+        Rewards of the verdicts in `INFRASTRUCTURE` are 0.0 and mean nothing: the caller has
+        to mask them. Raises nothing but InputError for an empty gold answer.
         """
-        verdicts = [quick_verdict(text, gold) for text, gold in items]
-        open_ = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if not self._config.symbolic:
-            decided = ["wrong"] * len(open_)
-        else:
-            decided = self.compare(
-                [(_boxed(items[i][1]), _boxed(answer.extract(items[i][0]))) for i in open_]
-            )
-        for i, verdict in zip(open_, decided):
-            verdicts[i] = verdict
-        return [(float(v in ("exact", "equivalent")), v) for v in verdicts]
+        futures = [self.submit(text, gold) for text, gold in items]
+        return [future.result() for future in futures]
+
+    def submit(self, text: str, gold: str) -> "concurrent.futures.Future[tuple[float, Verdict]]":
+        """Like `score` for one pair, without waiting."""
+        verdict = quick_verdict(text, gold)
+        if verdict is None and not self._config.symbolic:
+            verdict = "wrong"
+        if verdict is not None:
+            return _done(_scored(verdict))
+        found = answer.extract(text)
+        return _then(self._decide(gold, found), _scored)
 
     def compare(
         self, pairs: Sequence[tuple[str, str]], targets: Sequence[str] = ("latex", "expr")
     ) -> list[Verdict]:
-        """Symbolic verdicts for (gold text, answer text), each in a process of its own."""
-        verdicts = self._check(pairs, targets)
-        blamed = [i for i, verdict in enumerate(verdicts) if verdict == "answer_too_costly"]
-        alone = self._check([(pairs[i][0], HARMLESS) for i in blamed], targets)
-        for i, verdict in zip(blamed, alone):
-            if verdict == "answer_too_costly":
-                verdicts[i] = "verifier_error"  # the gold answer is: our data's fault
-            elif verdict in INFRASTRUCTURE:
-                verdicts[i] = verdict
-        return verdicts
+        """Verdicts for (gold text, text with an answer in it somewhere), by math-verify.
 
-    def _check(self, pairs, targets) -> list[Verdict]:
-        """A process for each pair; verdicts as if only the answer could be too costly."""
-        if not pairs:
-            return []
-        with self._starting:
-            if self._executor is None:
-                self._executor = tools.Executor(_tool_config(self._config))
-        running = []
-        for pair in pairs:
-            session = self._executor.open(seed=0)
-            running.append((session, self._executor.submit(session, self._cell(pair, targets))))
-        verdicts = []
-        for session, future in running:
-            verdicts.append(_read(future.result(), self._config.cpu_limit_s))
-            self._executor.close(session)
-        return verdicts
+        For prose, where an answer has to be found first; `score` never does this.
+        """
+        jobs = [("prose", gold, text, tuple(targets)) for gold, text in pairs]
+        futures = [self._blamed(job, job[1]) for job in jobs]
+        return [future.result() for future in futures]
 
-    def _cell(self, pair, targets) -> str:
-        arguments = f"*{tuple(pair)!r}, {tuple(targets)!r}, {self._config.decimals}"
-        return f"from aster_jax.reward import check\ncheck.compare({arguments})"
+    def check_gold(self, gold: str) -> "concurrent.futures.Future[str]":
+        """Why a gold answer cannot be compared with other spellings, or ""."""
+        if not gold.strip():
+            return _done("it is empty")
+        if answer.is_integer(answer.normalise(gold)):
+            return _done("")
+        return _then(self._pool.submit(("gold", gold, self._config.decimals)), _reason)
+
+    def _decide(self, gold: str, found: str) -> "concurrent.futures.Future[Verdict]":
+        """The verdict of a comparison, remembered unless it is ours."""
+        key = (gold, found)
+        if len(found) > pool.PLAIN_LENGTH:
+            return self._blamed(("answer", gold, found, self._config.decimals), gold)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+            future = self._blamed(("answer", gold, found, self._config.decimals), gold)
+            self._known[key] = future
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        future.add_done_callback(lambda done: self._forget(key, done))
+        return future
+
+    def _forget(self, key: tuple, done: concurrent.futures.Future) -> None:
+        if done.result() in INFRASTRUCTURE:
+            with self._lock:
+                self._known.pop(key, None)
+
+    def _blamed(self, job: tuple, gold: str) -> "concurrent.futures.Future[Verdict]":
+        """The verdict of a job; where it was too costly, the gold answer is tried alone."""
+        made: concurrent.futures.Future = concurrent.futures.Future()
+
+        def judged(first):
+            if first.result() != pool.COSTLY:
+                made.set_result(_verdict(first.result()))
+                return
+            alone = ("gold", gold, self._config.decimals)
+            if job[0] == "prose":
+                alone = ("prose", gold, HARMLESS, job[3])
+            self._pool.submit(alone).add_done_callback(tried)
+
+        def tried(second):
+            said = second.result()
+            ours = said in (pool.COSTLY, COSTLY_REASON)
+            if said in INFRASTRUCTURE:
+                made.set_result(said)
+            else:
+                made.set_result("verifier_error" if ours else "answer_too_costly")
+
+        self._pool.submit(job).add_done_callback(judged)
+        return made
+
+
+def unreadable_golds(
+    golds: Sequence[str], config: VerifyConfig = VerifyConfig()
+) -> list[tuple[int, str]]:
+    """(index, reason) of the gold answers that can only be met letter for letter, or not.
+
+    For the loading of problems: integers cost nothing, others are read and compared with
+    themselves in a pool of processes that starts only if there are any.
+    """
+    with Verifier(config) as verifier:
+        futures = [verifier.check_gold(gold) for gold in golds]
+        reasons = [future.result() for future in futures]
+    return [(i, reason) for i, reason in enumerate(reasons) if reason]
 
 
 def quick_verdict(text: str, gold: str) -> Verdict | None:
     """The verdict where text comparison decides, else None.
 
-    Raises ValueError when there is no gold answer: that is a bug upstream, not a 0.
+    Raises InputError when there is no gold answer: that is a bug upstream, not a 0.
     """
     if not gold.strip():
-        raise ValueError("the gold answer is empty; give every problem an answer")
+        raise InputError("the gold answer is empty; give every problem an answer")
     found = answer.extract(text)
-    if found is None or not found:
+    if not found:
         return "no_answer"
+    if len(found) > answer.LONGEST:
+        return "exact" if found == gold else "answer_too_costly"
     mine, theirs = answer.normalise(found), answer.normalise(gold)
-    if mine == theirs:
+    if mine == theirs and answer.same_name(found, gold):
         return "exact"
     if answer.is_integer(mine) and answer.is_integer(theirs):
-        return "wrong"
-    if answer.is_side_by_side(mine) or answer.is_side_by_side(theirs):
-        return "wrong"  # math-verify would add them: "3 4" is 7 to it, and "3 1/2" is 2
+        return None if "," in found + gold or "_" in found + gold else "wrong"
     return None
 
 
-def _boxed(text: str) -> str:
-    return f"\\boxed{{{text}}}"
+def _scored(verdict: Verdict) -> tuple[float, Verdict]:
+    return float(verdict in ("exact", "equivalent")), verdict
+
+
+def _verdict(said: str) -> Verdict:
+    """What a job came to, in the words of a verdict."""
+    known = {"equivalent": "equivalent", "wrong": "wrong", "costly_answer": "answer_too_costly"}
+    if said in INFRASTRUCTURE:
+        return said
+    return known[said] if said in known else "verifier_error"
+
+
+def _reason(said: str) -> str:
+    """What a gold answer's own job came to, in words."""
+    if said == pool.COSTLY:
+        return COSTLY_REASON
+    return f"it could not be tried ({said})" if said in INFRASTRUCTURE else said
+
+
+def _done(result) -> concurrent.futures.Future:
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    future.set_result(result)
+    return future
+
+
+def _then(future: concurrent.futures.Future, function) -> concurrent.futures.Future:
+    """A future of `function` of a future's result."""
+    made: concurrent.futures.Future = concurrent.futures.Future()
+    future.add_done_callback(lambda done: made.set_result(function(done.result())))
+    return made
 
 
 def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
     return tools.ToolConfig(
         wall_limit_s=config.timeout_s,
         memory_limit_mib=config.memory_mib,
-        max_running=config.max_running,
+        max_running=pool.workers(config.max_running),
         min_tier=config.min_tier,
         allow_unsafe=config.allow_unsafe,
-        max_calls=1,
+        max_calls=pool.SESSION_CALLS + 1,
         niceness=0,  # the trainer waits for it
         scratch_mib=0,
         preload=PRELOAD,
         extra_paths=(ROOT,),
     )
-
-
-def _read(result: tools.ToolResult, cpu_limit_s: float) -> Verdict:
-    """What the process said, or whose fault it is that it did not."""
-    if result.is_infra:
-        return "verifier_error"
-    if result.cpu_s > cpu_limit_s:  # also if it did end: the host's load must not matter
-        return "answer_too_costly"
-    if result.status == "timeout":
-        return "verifier_timeout"
-    if result.status == "ok":
-        said = result.stdout.strip().rsplit("\n", 1)[-1]
-        return said if said in ("equivalent", "wrong") else "verifier_error"
-    if result.status == "crashed" and result.error_message not in FAULTS:
-        return "verifier_error"  # killed from outside (the host is out of memory), or ended
-    return "answer_too_costly"  # in memory, depth or length

@@ -1,6 +1,7 @@
 """Extraction and normalisation, by hand and by property."""
 
 import json
+import time
 
 import hypothesis
 import pytest
@@ -20,6 +21,13 @@ QUICK = hypothesis.settings(derandomize=True, max_examples=60, deadline=None)
         ("\\boxed{\\frac{1}{2}} done", "\\frac{1}{2}"),
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
         ("\\boxed {7}", "7"),
+        ("\\fbox{7}", "7"),
+        ("\\boxed 7", "7"),
+        ("\\boxed7.", "7"),
+        ("\\boxed 1,234 in all", "1,234"),
+        ("\\boxed\\frac12", "\\frac12"),
+        ("\\boxed{3}, \\boxed as asked", "3"),
+        ("\\boxedx{3}", None),
         ("\\boxed{}", ""),
         ("no box", None),
         ("\\boxed{never closed", None),
@@ -61,6 +69,7 @@ def test_spellings_of_one_answer(spellings):
         ("34", "35"), ("34", "-34"), ("1,23", "123"), ("12,34", "1234"), ("0.5", "05"),
         ("1.50", "150"), ("x=1", "y"), ("(1,2)", "[1,2)"), ("100", "10"), ("340", "34"),
         ("28\\%", "28"), ("x==3", "3"), ("3 4", "34"), ("3 \\quad 4", "34"), ("3~4", "34"),
+        ("5, 125", "5125"), ("100, 200", "100200"),
         ("3 1/2", "31/2"), ("3  4", "34"), ("1 2 3", "123"), ("12 34", "1234"),
         ("1 234 56", "123456"), ("1234 567", "1234567"), ("1.5 678", "1.5678"),
     ],
@@ -118,3 +127,56 @@ def test_every_gsm8k_label_is_reproduced():
         if right != r["label"]:
             wrong.append((said, r["gold"], r["label"]))
     assert len(records) == 2638 and wrong == []
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        ("1/2", "0.5", "\\frac{1}{2}", "\\frac12", "\\dfrac{2}{4}", ".50", "$0.5$", "½", "x = 1/2"),
+        ("-7/2", "-3.5", "-3\\frac{1}{2}", "-3 1/2", "\\frac{-7}{2}", "−3.5"),
+        ("{1,2}", "1, 2", "2,1", "\\{2, 1\\}", "1 \\text{ and } 2", "2 and 1", "x=1, x=2", "1;2"),
+        ("(1,1/2)", "(1, 0.5)", "\\left(1,\\frac{1}{2}\\right)"),
+        ("1000000", "1,000,000", "1e6", "1.0e6"),
+        ("yes", "Yes", "\\text{Yes}"),
+    ],
+)
+def test_votes_for_one_answer_have_one_key(votes):
+    assert {answer.vote_key(vote) for vote in votes} == {answer.vote_key(votes[0])}
+
+
+def test_votes_for_different_answers_have_different_keys():
+    votes = ("(1,2)", "(2,1)", "[1,2]",
+             "[1,2)", "1,2", "12", "1.2", "1/2", "2", "x", "X", "", "5, 125",
+             "5125", "31/2", "3 1/2", "1/0", "\\frac{a}{b}")  # fmt: skip
+    assert len({answer.vote_key(vote) for vote in votes}) == len(votes)
+
+
+@QUICK
+@hypothesis.given(strategies.text(alphabet="0123456789.,/{}()[]\\frac-+ eE;andorx=", max_size=60))
+def test_any_text_has_a_vote_key_of_its_own_kind(text):
+    assert answer.vote_key(answer.vote_key(text)) is not None
+    assert answer.vote_key(f" {text} ") == answer.vote_key(text)
+
+
+@QUICK
+@hypothesis.given(strategies.fractions(max_denominator=1000))
+def test_votes_are_counted_by_value(q):
+    sign, top = "-" if q < 0 else "", abs(q.numerator)
+    for vote in (
+        f"{q}",
+        f"{sign}\\frac{{{top}}}{{{q.denominator}}}",
+        f"{sign}{3 * top}/{3 * q.denominator}",
+    ):
+        assert answer.vote_key(vote) == str(q)
+
+
+@pytest.mark.parametrize(
+    "shape", ["0", "00.", "1 ", "123 ", "1,", ",", "(", "\\boxed", "\\, ", "\\frac1"]
+)
+def test_hostile_lengths_take_linear_time(shape):
+    text = shape * (100_000 // len(shape)) + "x"
+    began = time.process_time()
+    for read in (answer.normalise, answer.vote_key, answer.extract):
+        read(text)
+    answer.extract("\\boxed{" + text)
+    assert time.process_time() - began < 2.0
