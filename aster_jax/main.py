@@ -109,6 +109,7 @@ def _check(run: workdir.Run) -> None:
         phase.check(run)
     if left - {"filter", "report"}:
         phase.check_tool(run)
+        phase.check_golds(run)
         policy.say_origin(run)
 
 

@@ -45,12 +45,16 @@ def test_trained_once_and_evaluated_as_often_as_asked(whole, tmp_path):
 
     code, out, err, _ = smoke_run.launch(
         path, f"--config.eval.also=({more})", *only, "--config.rl2.steps=7",
-        "--config.rl.micro_rows=4",
+        "--config.rl.micro_rows=4", "--config.rl.eval_every=3", "--config.rl.eval_samples=2",
+        "--config.rl.eval_problems=4",
     )  # fmt: skip
     assert code == 0, f"{out}\n{err}"
     assert "rl1    finished before, skipped" in out and "resumed after step 2" in out
     steps = [r["step"] for r in smoke_run.metrics(path) if r["stage"] == "rl2"]
     assert steps == list(range(1, 8))
+    measured = {r["step"] for r in smoke_run.metrics(path) if "rl/eval_accuracy" in r}
+    assert measured == {3, 6, 7} and "validation 0." in out
+    assert json.loads((path / "rl2" / "DONE.json").read_text())["best"] in (3, 6, 7)
     made = results(path)
     assert all(made[key] == before[key] for key in before)  # old results stay beside the new ones
     new = {key for key in made if key not in before}
@@ -74,28 +78,54 @@ def exported(whole, stage, out):
     return smoke_run.command("aster_jax.export", *command)
 
 
+def heard(path):
+    """Question -> an answer that some trajectories of RL step 1 gave and others did not."""
+    said = {}
+    for line in (path / "rl1" / "episodes" / "step_000001.jsonl").read_text().splitlines():
+        r = json.loads(line)
+        boxed = r["spans"][-1]["text"].rpartition("\\boxed{")[2].partition("}")[0]
+        said.setdefault(r["question"], []).append(boxed if boxed.isdigit() else "")
+    return {q: max(set(a) - {""}, default="") for q, a in said.items() if len(set(a)) > 1}
+
+
 def test_rl_from_an_export_makes_the_same_first_update(whole, tmp_path):
-    """A fresh workdir, no demonstrations and no SFT: a model that somebody else has trained."""
+    """A fresh workdir, no demonstrations and no SFT: a model that somebody else has trained.
+
+    The smoke model is right too rarely for an update. So the step is played once to see what
+    the model says, which does not depend on the answers, and some of it is declared right.
+    """
     code, out, err = exported(whole, "sft", tmp_path / "sft")
     assert code == 0 and "step 60" in out, err
-    arguments = ("--config.stages=('rl1',)", "--config.rl1.steps=1", "--config.rl.learning_rate=1e-3")
+    questions = [
+        f"What is the least common multiple of {a} and {b}, modulo 577?"
+        for a, b in ((84, 36), (45, 63), (56, 72), (24, 90))
+    ]
     problems = tmp_path / "problems.jsonl"
-    answers = {}
-    for line in (whole / "rl1" / "episodes" / "step_000001.jsonl").read_text().splitlines():
-        r = json.loads(line)
-        said = r["spans"][-1]["text"].rpartition("\\boxed{")[2].partition("}")[0]
-        if r["end"] == "answered" and said.isdigit():
-            answers.setdefault(r["question"], said)
-    rows = [{"id": str(i), "question": q, "answer": a} for i, (q, a) in enumerate(answers.items())]
-    assert len(rows) >= 2
-    problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    common = (*arguments, f"--config.problems.source={problems}", f"--config.rl.prompts={len(rows)}")
-    first, second = tmp_path / "first", tmp_path / "second"
-    smoke_run.begin_from(whole, first, "demos", "sft")
-    code, out, err, _ = smoke_run.launch(first, *common)
-    assert code == 0, err
-    code, out, err, _ = smoke_run.launch(second, *common, f"--config.model.source={tmp_path / 'sft'}")
-    assert code == 0 and "untrained by this run" in out, f"{out}\n{err}"
+
+    def play(name, right, *arguments):
+        rows = [{"id": str(i), "question": q, "answer": right.get(q, "-1")}
+                for i, q in enumerate(questions)]  # fmt: skip
+        problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        path = tmp_path / name
+        if arguments:
+            path.mkdir()
+            shutil.copytree(tmp_path / "heard" / "compiled", path / "compiled")
+        else:
+            smoke_run.begin_from(whole, path, "demos", "sft")
+        code, out, err, _ = smoke_run.launch(
+            path, "--config.stages=('rl1',)", "--config.rl1.steps=1",
+            f"--config.problems.source={problems}", f"--config.rl.prompts={len(questions)}",
+            *arguments,
+        )  # fmt: skip
+        assert code == 0, f"{out}\n{err}"
+        return path, out
+
+    play("heard", {})
+    right = heard(tmp_path / "heard")
+    assert right
+    first, _ = play("first", right)
+    second, out = play("second", right, f"--config.model.source={tmp_path / 'sft'}")
+    assert "untrained by this run" in out
     one, other = (smoke_run.metrics(path)[-1] for path in (first, second))
     assert one["rl/updates"] == 1 and one["rl/grad_norm"] > 0
     assert {k: v for k, v in one.items() if k.startswith("rl/")} == {

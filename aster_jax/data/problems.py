@@ -74,6 +74,15 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
     return found
 
 
+def rows_of(path: str | pathlib.Path) -> dict[str, int]:
+    """The row of every problem that `load` keeps of a file, by its id, for what is said of one."""
+    path = pathlib.Path(path)
+    found: dict[str, int] = {}
+    for row, record in _rows(path):
+        found.setdefault(_problem(record, path, row).id, row)
+    return found
+
+
 def num_repeats(path: str | pathlib.Path) -> int:
     """Rows of a problem file whose question stands in an earlier row."""
     path = pathlib.Path(path)

@@ -16,12 +16,15 @@ import jax
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
 from aster_jax import settings, tools, types, workdir
+from aster_jax.data import problems as problem_files
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
 from aster_jax.reward import verify
 from aster_jax.rollout import device, engine, episode, journal, record, sampling
 
 JUDGES = 128  # threads that wait for verdicts; the comparing itself is in other processes
 VERDICT_S = 600.0  # the verifier has deadlines of its own; this one holds if it has died
+SHOWN = 5  # gold answers that are named, of each file
 LOOK_S = 0.5  # between two looks at whether the process has to leave
 
 
@@ -48,6 +51,24 @@ def check_tool(run: workdir.Run) -> None:
         tools.Executor(config).close()
     except RuntimeError as e:
         raise InputError(f"{e}; `python -m aster_jax.tools doctor` tells what this host has") from e
+
+
+def check_golds(run: workdir.Run) -> None:
+    """Say which gold answers of problem files can only be met letter for letter, by row: right
+    answers in another spelling will earn nothing there."""
+    p = run.config.problems
+    for name in dict.fromkeys([p.source, *changes.heldout_files(run.config)]):
+        if name == "generated":
+            continue
+        found = problem_files.load(name, duplicates="drop")
+        unread = verify.unreadable_golds([x.answer for x in found], verifying(run.config))
+        rows = problem_files.rows_of(name) if unread else {}
+        for i, reason in unread[:SHOWN]:
+            where = f"{name} row {rows[found[i].id]}"
+            gold = f"{found[i].answer!r:.60}"
+            run.say("run", f"{where}: only its own spelling meets the answer {gold}: {reason}")
+        if len(unread) > SHOWN:
+            run.say("run", f"and {len(unread) - SHOWN} more answers of {name}")
 
 
 @contextlib.contextmanager

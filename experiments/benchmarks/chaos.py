@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.chaos [--seed 0] [--mode all|kills] [--report FILE]
 
-Starts SFT + RL of the smoke size (60 SFT and 60 RL steps) as a user would and starts it
+Starts SFT + RL of the smoke size (150 SFT and 60 RL steps) as a user would and starts it
 again, with the same command, whenever it ends. At moments drawn from the seed it meets 20
 SIGKILLs, 5 SIGTERMs, 5 kills and 3 freezes of the tool's supervisor, 3 of the verifier's, a
 gradient that is not a number, a truncated newest checkpoint, a full disk (on a small tmpfs;
@@ -36,7 +36,13 @@ EVENTS = {
     "gradient not a number": 1, "newest checkpoint truncated": 1, "disk full": 1,
     "second process": 1,
 }  # fmt: skip
-SFT_STEPS, RL_STEPS = 60, (40, 20)
+SFT_STEPS, RL_STEPS = 150, (40, 20)
+# The smoke model, as wide as the quickstart's and taught a little more: it has to be right now
+# and then, or RL makes no update that anything could happen to.
+MODEL = (
+    "--config.model.d_model=128", "--config.model.d_ff=384", "--config.demos.count=384",
+    "--config.sft.learning_rate=4e-3",
+)  # fmt: skip
 DISK_MIB = 700
 FULL_S = 20.0  # seconds that the disk stays full
 LIMIT_S = 3600.0  # of the whole
@@ -56,7 +62,7 @@ class Seen:
 def demonstrate(workdir: pathlib.Path) -> None:
     """The demonstrations, of generated problems; RL then draws from a file."""
     command = [sys.executable, "-m", "aster_jax.main", "--config=experiments/smoke.py",
-               f"--workdir={workdir}", "--config.stages=('demos',)"]  # fmt: skip
+               f"--workdir={workdir}", "--config.stages=('demos',)", *MODEL]  # fmt: skip
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
 
@@ -67,7 +73,7 @@ def arguments(workdir: pathlib.Path, problems: pathlib.Path) -> list[str]:
         f"--workdir={workdir}", f"--config.problems.source={problems}",
         "--config.stages=('demos','sft','rl1','filter','rl2')",
         f"--config.sft.steps={SFT_STEPS}", f"--config.rl1.steps={RL_STEPS[0]}",
-        f"--config.rl2.steps={RL_STEPS[1]}", "--config.filter.min_kept=4",
+        f"--config.rl2.steps={RL_STEPS[1]}", "--config.filter.min_kept=4", *MODEL,
         "--config.rl.minibatches=2", "--config.rl.save_every=2", "--config.rl.max_unusable=20",
     ]  # fmt: skip
 

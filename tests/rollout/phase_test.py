@@ -1,6 +1,7 @@
 """A phase of a real run: config to engine, tool and verifier, problems to scored trajectories."""
 
 import dataclasses
+import json
 import time
 
 import pytest
@@ -225,6 +226,18 @@ def test_a_host_that_cannot_isolate_is_told_before_the_first_stage(run, monkeypa
     monkeypatch.setattr(phase.tools, "Executor", cannot)
     with pytest.raises(InputError, match="no tier from A1 to B2 .* doctor"):
         phase.check_tool(run)
+
+
+def test_gold_answers_that_cannot_be_compared_are_named_by_file_and_row(tmp_path, one_device, capsys):
+    golds = ["7", "\\frac{1}{2}", "1, \\ldots, 7", "8"]
+    path = tmp_path / "p.jsonl"
+    rows = [{"question": f"Question {i}?", "answer": gold} for i, gold in enumerate(golds)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    c = settings()
+    c.problems.source = str(path)
+    phase.check_golds(workdir.Run(c, tmp_path, one_device))
+    said = [line for line in capsys.readouterr().out.splitlines() if "row" in line]
+    assert len(said) == 1 and f"{path} row 3" in said[0] and "ldots" in said[0]
 
 
 def test_the_verifier_gets_what_the_tool_may_do():
