@@ -75,11 +75,11 @@ def load(path: str | pathlib.Path, duplicates: str = "reject") -> list[types.Pro
 
 
 def rows_of(path: str | pathlib.Path) -> dict[str, int]:
-    """The row of every problem that `load` keeps of a file, by its id, for what is said of one."""
+    """The row of every question of a file, the first where it is repeated."""
     path = pathlib.Path(path)
     found: dict[str, int] = {}
     for row, record in _rows(path):
-        found.setdefault(_problem(record, path, row).id, row)
+        found.setdefault(_question(record, f"{path} row {row}"), row)
     return found
 
 

@@ -64,7 +64,7 @@ def check_golds(run: workdir.Run) -> None:
         unread = verify.unreadable_golds([x.answer for x in found], verifying(run.config))
         rows = problem_files.rows_of(name) if unread else {}
         for i, reason in unread[:SHOWN]:
-            where = f"{name} row {rows[found[i].id]}"
+            where = f"{name} row {rows[found[i].question]}"
             gold = f"{found[i].answer!r:.60}"
             run.say("run", f"{where}: only its own spelling meets the answer {gold}: {reason}")
         if len(unread) > SHOWN:

@@ -12,14 +12,11 @@ none. Prints a table for experiments/README.md; takes 15 to 40 minutes on 2 core
 """
 
 import argparse
-import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,14 +25,10 @@ import time
 import numpy as np
 
 from aster_jax.demos import families
+from experiments.benchmarks import chaos_events as events_of
+from experiments.benchmarks.chaos_events import EVENTS, Child, Seen, small_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-EVENTS = {
-    "SIGKILL": 20, "SIGTERM": 5, "tool supervisor killed": 5, "tool supervisor frozen": 3,
-    "verifier's supervisor killed": 2, "verifier's supervisor frozen": 1,
-    "gradient not a number": 1, "newest checkpoint truncated": 1, "disk full": 1,
-    "second process": 1,
-}  # fmt: skip
 SFT_STEPS, RL_STEPS = 150, (40, 20)
 # The smoke model, as wide as the quickstart's and taught a little more: it has to be right now
 # and then, or RL makes no update that anything could happen to.
@@ -43,20 +36,8 @@ MODEL = (
     "--config.model.d_model=128", "--config.model.d_ff=384", "--config.demos.count=384",
     "--config.sft.learning_rate=4e-3",
 )  # fmt: skip
-DISK_MIB = 700
-FULL_S = 20.0  # seconds that the disk stays full
 LIMIT_S = 3600.0  # of the whole
 MOST_REMARKS = 10  # a run that ends so often by itself will not get better
-
-
-@dataclasses.dataclass
-class Seen:
-    """What happened: exit codes of the processes, events met and events that had no object."""
-
-    codes: list[int] = dataclasses.field(default_factory=list)
-    met: dict[str, int] = dataclasses.field(default_factory=dict)
-    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-    remarks: list[str] = dataclasses.field(default_factory=list)
 
 
 def demonstrate(workdir: pathlib.Path) -> None:
@@ -88,49 +69,6 @@ def write_problems(path: pathlib.Path) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-class Child:
-    """The run's process, started again and again."""
-
-    def __init__(self, command: list[str], seen: Seen, log: pathlib.Path):
-        self.command, self.seen, self.log = command, seen, log
-        self.process = None
-
-    def start(self) -> None:
-        """Begin, or go on, as somebody would who gives the same command again."""
-        self.process = subprocess.Popen(
-            self.command, cwd=ROOT, stdout=open(self.log, "a"), stderr=subprocess.STDOUT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"}, start_new_session=True,
-        )  # fmt: skip
-
-    def ended(self) -> int | None:
-        """The exit code, noted once; None while it runs."""
-        code = self.process.poll()
-        return code
-
-    def end(self, how: int, within_s: float) -> int:
-        """Send a signal and wait for the end; what takes too long is killed and noted."""
-        self.process.send_signal(how)
-        try:
-            self.process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            self.seen.remarks.append(f"still there {within_s} s after signal {how}")
-            self.process.kill()
-            self.process.wait()
-        self.seen.codes.append(self.process.returncode)
-        return self.process.returncode
-
-    def supervisors(self) -> list[int]:
-        """The supervisors under it, in the order of their start: the tool's, the verifier's."""
-        found = []
-        for path in pathlib.Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                fields = (path / "stat").read_text().rpartition(")")[2].split()
-                words = (path / "cmdline").read_bytes()
-                if int(fields[1]) == self.process.pid and b"supervisor.main" in words:
-                    found.append((int(fields[19]), int(path.name)))
-        return [pid for _, pid in sorted(found)]
-
-
 def lines_made(workdir: pathlib.Path) -> int:
     """Steps whose metrics are on disk."""
     path = workdir / "metrics.jsonl"
@@ -149,7 +87,7 @@ def schedule(rng: random.Random, kinds: dict[str, int]) -> list[tuple[int, float
     return sorted(events)
 
 
-def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen, rng: random.Random) -> int:
+def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen) -> int:
     """Let the run meet the events; returns its last exit code."""
     began = time.monotonic()
     child.start()
@@ -169,7 +107,7 @@ def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen, rng: random
             time.sleep(0.05)
         time.sleep(seconds)
         print(f"[{time.monotonic() - began:6.0f} s] after {steps} steps: {kind}", flush=True)
-        meet(kind, child, workdir, seen, rng)
+        events_of.meet(kind, child, workdir, seen)
     while True:
         try:
             code = child.process.wait(max(1.0, LIMIT_S - (time.monotonic() - began)))
@@ -182,92 +120,6 @@ def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen, rng: random
         if len(seen.remarks) > MOST_REMARKS:
             return code
         child.start()
-
-
-def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen, rng: random.Random) -> None:
-    """One event."""
-    if kind == "SIGKILL":
-        child.end(signal.SIGKILL, 5.0)
-        child.start()
-    elif kind == "SIGTERM":
-        code = child.end(signal.SIGTERM, 30.0)
-        if code != 143:
-            seen.remarks.append(f"SIGTERM gave exit code {code}")
-        child.start()
-    elif "supervisor" in kind:
-        place = 1 if kind.startswith("verifier") else 0
-        if not strike(child, place, signal.SIGSTOP if "frozen" in kind else signal.SIGKILL):
-            seen.skipped[kind] = "it was not running within 60 s"
-            return
-    elif kind == "gradient not a number":
-        (workdir / "make_nan").write_text("")
-    elif kind == "newest checkpoint truncated":
-        child.end(signal.SIGKILL, 5.0)
-        truncate_newest(workdir)
-        child.start()
-    elif kind == "disk full":
-        if not os.path.ismount(workdir.parent):
-            seen.skipped[kind] = "no tmpfs could be mounted"
-            return
-        fill(workdir.parent)
-    elif kind == "second process":
-        other = subprocess.run(child.command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        if other.returncode != 1 or "is in use by process" not in other.stderr:
-            seen.remarks.append(f"a second process ended with {other.returncode}: {other.stderr[-200:]}")
-    seen.met[kind] = seen.met.get(kind, 0) + 1
-
-
-def strike(child: Child, place: int, how: int) -> bool:
-    """Signal one of the supervisors as soon as it is there; whether it was."""
-    deadline = time.monotonic() + 60.0
-    while time.monotonic() < deadline:
-        found = child.supervisors()
-        if len(found) > place:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(found[place], how)
-                return True
-        if child.ended() is not None:
-            return False
-        time.sleep(0.05)
-    return False
-
-
-def truncate_newest(workdir: pathlib.Path) -> None:
-    """Cut the largest file of the newest checkpoint to a half."""
-    found = [
-        p for stage in ("sft", "rl1", "rl2") for p in (workdir / stage / "checkpoints").glob("*")
-        if p.name.isdigit()
-    ]  # fmt: skip
-    newest = max(found, key=lambda p: p.stat().st_mtime)
-    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
-
-
-def fill(disk: pathlib.Path) -> None:
-    """Leave no room on the disk for a while."""
-    path = disk / "filler"
-    with open(path, "wb") as f, contextlib.suppress(OSError):
-        while True:
-            f.write(bytes(1 << 20))
-            f.flush()
-    time.sleep(FULL_S)
-    path.unlink()
-
-
-@contextlib.contextmanager
-def small_disk(path: pathlib.Path):
-    """A tmpfs of its own at `path`, where one can be mounted; else the directory as it is."""
-    path.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    try:
-        yield
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(path)], check=False)
 
 
 def run_child() -> None:
@@ -375,7 +227,7 @@ def main() -> None:
         kinds = EVENTS if a.mode == "all" else {"SIGKILL": EVENTS["SIGKILL"]}
         child = Child([*module, config, *arguments(workdir, problems)], seen, place / "log.txt")
         demonstrate(workdir)
-        code = disturb(child, workdir, schedule(rng, kinds), seen, rng)
+        code = disturb(child, workdir, schedule(rng, kinds), seen)
         numbers = counters(workdir)
         if a.mode == "kills":
             calm = place / "disk" / "calm"

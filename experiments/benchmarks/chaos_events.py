@@ -1,0 +1,162 @@
+"""What a run can meet, for `benchmarks.chaos`: signals, supervisors, checkpoints, disks.
+
+Each event is what a week on rented machines brings; none knows anything of the run but its
+process and its directory.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EVENTS = {
+    "SIGKILL": 20, "SIGTERM": 5, "tool supervisor killed": 5, "tool supervisor frozen": 3,
+    "verifier's supervisor killed": 2, "verifier's supervisor frozen": 1,
+    "gradient not a number": 1, "newest checkpoint truncated": 1, "disk full": 1,
+    "second process": 1,
+}  # fmt: skip
+DISK_MIB = 700
+FULL_S = 20.0  # seconds that the disk stays full
+
+
+@dataclasses.dataclass
+class Seen:
+    """What happened: exit codes of the processes, events met and events that had no object."""
+
+    codes: list[int] = dataclasses.field(default_factory=list)
+    met: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    remarks: list[str] = dataclasses.field(default_factory=list)
+
+
+class Child:
+    """The run's process, started again and again."""
+
+    def __init__(self, command: list[str], seen: Seen, log: pathlib.Path):
+        self.command, self.seen, self.log = command, seen, log
+        self.process = None
+
+    def start(self) -> None:
+        """Begin, or go on, as somebody would who gives the same command again."""
+        self.process = subprocess.Popen(
+            self.command, cwd=ROOT, stdout=open(self.log, "a"), stderr=subprocess.STDOUT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"}, start_new_session=True,
+        )  # fmt: skip
+
+    def ended(self) -> int | None:
+        """The exit code, noted once; None while it runs."""
+        code = self.process.poll()
+        return code
+
+    def end(self, how: int, within_s: float) -> int:
+        """Send a signal and wait for the end; what takes too long is killed and noted."""
+        self.process.send_signal(how)
+        try:
+            self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.seen.remarks.append(f"still there {within_s} s after signal {how}")
+            self.process.kill()
+            self.process.wait()
+        self.seen.codes.append(self.process.returncode)
+        return self.process.returncode
+
+    def supervisors(self) -> list[int]:
+        """The supervisors under it, in the order of their start: the tool's, the verifier's."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                words = (path / "cmdline").read_bytes()
+                if int(fields[1]) == self.process.pid and b"supervisor.main" in words:
+                    found.append((int(fields[19]), int(path.name)))
+        return [pid for _, pid in sorted(found)]
+
+
+def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen) -> None:
+    """One event."""
+    if kind == "SIGKILL":
+        child.end(signal.SIGKILL, 5.0)
+        child.start()
+    elif kind == "SIGTERM":
+        code = child.end(signal.SIGTERM, 30.0)
+        if code != 143:
+            seen.remarks.append(f"SIGTERM gave exit code {code}")
+        child.start()
+    elif "supervisor" in kind:
+        place = 1 if kind.startswith("verifier") else 0
+        if not strike(child, place, signal.SIGSTOP if "frozen" in kind else signal.SIGKILL):
+            seen.skipped[kind] = "it was not running within 60 s"
+            return
+    elif kind == "gradient not a number":
+        (workdir / "make_nan").write_text("")
+    elif kind == "newest checkpoint truncated":
+        child.end(signal.SIGKILL, 5.0)
+        truncate_newest(workdir)
+        child.start()
+    elif kind == "disk full":
+        if not os.path.ismount(workdir.parent):
+            seen.skipped[kind] = "no tmpfs could be mounted"
+            return
+        fill(workdir.parent)
+    elif kind == "second process":
+        other = subprocess.run(child.command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        if other.returncode != 1 or "is in use by process" not in other.stderr:
+            seen.remarks.append(f"a second process ended with {other.returncode}: {other.stderr[-200:]}")
+    seen.met[kind] = seen.met.get(kind, 0) + 1
+
+
+def strike(child: Child, place: int, how: int) -> bool:
+    """Signal one of the supervisors as soon as it is there; whether it was."""
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        found = child.supervisors()
+        if len(found) > place:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[place], how)
+                return True
+        if child.ended() is not None:
+            return False
+        time.sleep(0.05)
+    return False
+
+
+def truncate_newest(workdir: pathlib.Path) -> None:
+    """Cut the largest file of the newest checkpoint to a half."""
+    found = [
+        p for stage in ("sft", "rl1", "rl2") for p in (workdir / stage / "checkpoints").glob("*")
+        if p.name.isdigit()
+    ]  # fmt: skip
+    newest = max(found, key=lambda p: p.stat().st_mtime)
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+
+def fill(disk: pathlib.Path) -> None:
+    """Leave no room on the disk for a while."""
+    path = disk / "filler"
+    with open(path, "wb") as f, contextlib.suppress(OSError):
+        while True:
+            f.write(bytes(1 << 20))
+            f.flush()
+    time.sleep(FULL_S)
+    path.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(path: pathlib.Path):
+    """A tmpfs of its own at `path`, where one can be mounted; else the directory as it is."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(path)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(path)], check=False)
