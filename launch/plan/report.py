@@ -50,6 +50,8 @@ def make(wanted: Wanted, say) -> dict:
     say(head(found))
     micro_s = {}
     for program in programs.of_run(c, cfg, mesh):
+        if wanted.only not in program.name and program.phase != "update":
+            continue
         traced = program.trace()
         products = matmuls.traced(traced)
         if program.phase == "update" and wanted.chip.flops:
