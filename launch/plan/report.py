@@ -62,7 +62,8 @@ def make(wanted: Wanted, say) -> dict:
         if one["collectives"] is None and not one["refused"] and wanted.arguments:
             arguments = list(wanted.arguments)
             one["collectives"] = absent.collectives_on_cpu(arguments, mesh.size, program.name)
-            one["collectives_of"] = "CPU"
+            if one["collectives"] is not None:
+                one["collectives_of"] = "CPU"
         if program.phase == "update":
             one |= {
                 "flops": matmuls.flops(products) // mesh.size,
@@ -137,7 +138,8 @@ def _line(name: str, one: dict) -> str:
     if one["collectives"] is None:
         lines.append("    its text cannot be read, so nothing is known of its collectives")
     if "collectives_of" in one:
-        lines.append("    its text cannot be read; partitioned for as many CPUs it has these:")
+        known = "it has these:" if one["collectives"] else "it has none"
+        lines.append(f"    its text cannot be read; partitioned for as many CPUs {known}")
     for kind, of in sorted((one["collectives"] or {}).items()):
         lines.append(f"    {of['count']:6} {kind:18} {of['bytes'] / 1e9:10.3f} GB of results")
     return "\n".join(lines)
