@@ -5,6 +5,9 @@
 Hardware: exactly 64 devices (mesh below), such as a TPU v5p-128: v5p names count
 TensorCores, so that is 64 chips and 64 JAX devices, on 16 hosts. A run with several processes
 is refused so far, so such a slice cannot run this file yet; it holds the numbers of the run.
+What it takes of the 95.73 GiB of a chip, by the compiler's word (libtpu 0.0.52): 16.5 GiB in an
+RL update, 15.7 of them temporary, and 26.2 GiB while sampling, 18.0 of them the cache and 7.5 the
+weights. `python -m launch.plan --config experiments/aster_4b.py --topology v5p:4x4x4` says so.
 The paper used Ascend 910, the public reproduction 8 GPUs. Expected: the paper's table (AIME
 2025, avg@16): 54.6 after SFT, 85.0 after RL at 30K tokens. Not run by us: see the README for
 what was. Where the data files come from is in experiments/README.md.

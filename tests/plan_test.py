@@ -177,7 +177,7 @@ def test_the_papers_sizes_come_without_weights(made):
 )
 def test_topologies_that_are_none_are_refused(topology, complaint):
     with pytest.raises(ValueError, match=complaint):
-        chips.environment(topology)
+        chips.environment(topology, "unused")
 
 
 def test_a_refusal_is_one_sentence():

@@ -3,6 +3,8 @@
 The reference path in plain XLA, and the way to the kernels. Scores and softmax are float32.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,9 @@ MASKED = -1e30
 # Queries of a row whose scores are there at once in training: 32 heads of a row of 32,768
 # tokens take 137 GB of scores altogether, and 4.3 GB so many at a time.
 MOST_QUERIES = 1024
+# Stretches that a long row falls into; the queries of one read no keys behind it. Eight spare
+# 44 % of all scores (half is what lies in the future); each is one more loop to compile.
+STRETCHES = 8
 # Rows whose pages are fetched together. Fewer are more steps for the host's threads; more wait
 # for the longest among more.
 ROWS_AT_ONCE = 16
@@ -43,7 +48,8 @@ def attend_packed(
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
     Long rows go `MOST_QUERIES` queries at a time, whose scores the backward pass computes
-    again; a query sees the same keys in one softmax either way.
+    again; a query sees the same keys in one softmax either way. Keys behind the stretch
+    (`STRETCHES`) that the queries lie in are left out.
     """
     B, T, N, H = q_BTNH.shape
     if T <= MOST_QUERIES:
@@ -53,13 +59,20 @@ def attend_packed(
     split = q_BTNH.reshape(B, parts, MOST_QUERIES, N, H).swapaxes(0, 1)
     order = jnp.minimum(jnp.arange(parts * MOST_QUERIES), T - 1).reshape(parts, MOST_QUERIES)
 
-    @jax.checkpoint
-    def one(part):
-        q_BTNH, order_T = part
-        mask_BTS = causal_segments(segments_BT, order_T)
-        return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
+    def stretch(first, last):
+        end = min(last * MOST_QUERIES, T)
 
-    out = jax.lax.map(one, (split, order))
+        @jax.checkpoint
+        def one(part):
+            q_BTNH, order_T = part
+            mask_BTS = causal_segments(segments_BT[:, :end], order_T)
+            return attend(q_BTNH, k_BKHS[..., :end], v_BKSH[:, :, :end], mask_BTS, accum_dtype)
+
+        return jax.lax.map(one, (split[first:last], order[first:last]))
+
+    stretches = min(STRETCHES, parts)
+    edges = [parts * i // stretches for i in range(stretches + 1)]
+    out = jnp.concatenate([stretch(*ends) for ends in itertools.pairwise(edges)])
     return out.swapaxes(0, 1).reshape(B, parts * MOST_QUERIES, N, H)[:, :T]
 
 

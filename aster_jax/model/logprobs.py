@@ -94,14 +94,13 @@ def _forward(cfg, temperature, w, hidden_RD, targets_R):
     logp_R = (chosen_R - top_R) - jnp.log(total_R)
     # H = log Z - E[score].
     outputs = (logp_R, logz_R - weighted_R / total_R)
-    return outputs, (w, hidden_RD, targets_R, logz_R)
+    return outputs, (w, table, hidden_RD, targets_R, logz_R)
 
 
 def _backward(cfg, temperature, kept, cotangents):
-    w, hidden_RD, targets_R, logz_R = kept
+    w, table, hidden_RD, targets_R, logz_R = kept
     scale_R = cotangents[0] / temperature  # the entropy's is dropped
     dtype = jnp.dtype(cfg.compute_dtype)
-    table = _gathered(cfg, w)
 
     def add(grads, at, size):
         dw, dhidden_RD = grads
@@ -135,7 +134,9 @@ def _gathered(cfg, w):
     compute dtype, and not in the loop over its blocks. `w` where nothing is laid out."""
     if cfg.layout is None:
         return w
-    return constrain(w.astype(jnp.dtype(cfg.compute_dtype)), cfg.layout, "table_rows")
+    # Both places are named: with the second alone it would be fetched first and cast then.
+    narrow = constrain(w.astype(jnp.dtype(cfg.compute_dtype)), cfg.layout, "table")
+    return constrain(narrow, cfg.layout, "table_rows")
 
 
 # The vocabulary in blocks: G runs, each `size` long and beginning `at` a run's start.

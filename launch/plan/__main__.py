@@ -9,9 +9,12 @@ Topologies: TPUs by generation and shape (v5e:4x4, v5p:2x2x4, v6e:4x4; needs
 program of billions of parameters takes minutes.
 """
 
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
 
 import jax
 from absl import app, flags
@@ -43,19 +46,32 @@ def main(argv: list[str]) -> None:
         )
     configs.validate(_CONFIG.value)
     chip = chips.chip(_TOPOLOGY.value)
-    os.environ.update(chips.environment(_TOPOLOGY.value))
+    dump = tempfile.mkdtemp(prefix="plan")
+    atexit.register(shutil.rmtree, dump, ignore_errors=True)
+    os.environ.update(chips.environment(_TOPOLOGY.value, dump))
     jax.config.update("jax_platforms", "cpu")  # what is compiled for is described, not opened
     wanted = report.Wanted(
         config=_CONFIG.value, topology=_TOPOLOGY.value, chip=chip,
         assumed=estimate.Assumed(flop_share=_FLOPS.value, mean_share=_MEAN.value),
         memory=_HBM.value * chips.GIB or chip.memory, only=_ONLY.value, tries=_TRIES.value,
-        price=_PRICE.value,
+        price=_PRICE.value, arguments=_joined(sys.argv[1:]),
     )  # fmt: skip
     if _JSON.value:
         print(json.dumps(report.make(wanted, lambda text: None)))
         return
     found = report.make(wanted, lambda text: print(text, flush=True))
     print(report.foot(found))
+
+
+def _joined(arguments: list[str]) -> tuple[str, ...]:
+    """Each flag with its value in one word, as --name=value."""
+    words: list[str] = []
+    for word in arguments:
+        if word.startswith("-") or not words or "=" in words[-1]:
+            words.append(word)
+        else:
+            words[-1] += f"={word}"
+    return tuple(words)
 
 
 def cli() -> None:

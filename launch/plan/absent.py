@@ -5,8 +5,13 @@ what the compiler says: bytes per device, collectives, or why it refuses.
 """
 
 import dataclasses
+import json
 import math
+import os
+import pathlib
 import re
+import subprocess
+import sys
 import time
 
 import jax
@@ -89,13 +94,44 @@ def compiled(lowered) -> Compiled:
         return Compiled(time.monotonic() - began, refused=sentence(str(e)))
     memory = program.memory_analysis()
     try:
-        found = collectives(program.as_text())
+        found = collectives(_partitioned() or program.as_text())
     except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 cannot read some of its own programs
         found = None
     return Compiled(
         time.monotonic() - began, "", memory.argument_size_in_bytes,
         memory.output_size_in_bytes, memory.temp_size_in_bytes, memory.alias_size_in_bytes, found,
     )  # fmt: skip
+
+
+def _partitioned() -> str:
+    """The program compiled last, as the CPU's compiler left it behind after partitioning it.
+
+    Later passes of that compiler widen bfloat16, which other chips do not. "" if it kept none.
+    """
+    folder = re.search(r"--xla_dump_to=(\S+)", os.environ.get("XLA_FLAGS", ""))
+    if not folder:
+        return ""
+    left = sorted(pathlib.Path(folder[1]).glob("*"), key=lambda p: p.stat().st_mtime_ns)
+    texts = [p.read_text() for p in left if "after_spmd-partition" in p.name]
+    for path in left:
+        if path.is_file():
+            path.unlink()
+    return texts[-1] if texts else ""
+
+
+def collectives_on_cpu(arguments: list[str], devices: int, name: str) -> dict | None:
+    """Those of one program for as many CPUs, asked of this command in a process of its own.
+
+    For chips whose compiler cannot print what it made. What comes of partitioning is the same
+    for all; a TPU then makes reduce-scatters of the all-reduces of which each chip keeps a part.
+    """
+    kept = [a for a in arguments if not re.match(r"--?(topology|only|tries|json)\b", a)]
+    asked = ["--topology", f"cpu:{devices}", "--only", name, "--tries=0", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.plan", *kept, *asked], capture_output=True, text=True
+    )
+    made = json.loads(done.stdout)["programs"] if done.returncode == 0 else {}
+    return made[name]["collectives"] if name in made else None
 
 
 def sentence(message: str) -> str:
@@ -126,7 +162,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 def _read(text):
     """By computation: its collectives as (kind, bytes), and what it calls how often."""
-    bodies, calls, entry, name = {}, {}, "", ""
+    bodies, calls, entry, name, ends = {}, {}, "", "", _ends(text)
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line)
         if head:
@@ -137,14 +173,27 @@ def _read(text):
         of = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
         if of and name:
             bodies[name].append((of[2], _result_bytes(of[1], max if of[3] else sum)))
-        loop = re.search(r"\bwhile\(.*body=%?([\w.\-]+)", line)
+        loop = re.search(r"\bwhile\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
         trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
         if loop and name:
-            calls[name].append((loop[1], int(trips[1]) if trips else 1))
+            calls[name].append((loop[2], int(trips[1]) if trips else ends.get(loop[1], 1)))
         for callee in re.findall(r"(?:calls|to_apply|branch_computations=\{)=?%?([\w.\-]+)", line):
             if name and not of:
                 calls[name].append((callee, 1))
     return bodies, calls, entry
+
+
+def _ends(text) -> dict[str, int]:
+    """By condition of a loop: the one number in it, up to which the loop counts from 0."""
+    found: dict[str, list[int]] = {}
+    name = ""
+    for line in text.splitlines():
+        head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line)
+        name = head[1] if head else name
+        number = re.search(r"= s32\[\](?:\{\})? constant\((\d+)\)", line)
+        if number:
+            found.setdefault(name, []).append(int(number[1]))
+    return {name: numbers[0] for name, numbers in found.items() if len(numbers) == 1}
 
 
 def _result_bytes(result: str, over) -> int:

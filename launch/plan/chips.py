@@ -39,6 +39,9 @@ _TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    # Stack traces of what is caught: some programs cannot be printed.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
 }
 # A plan runs nothing, so the machine code for virtual CPUs need not be good.
 _CPU_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -55,14 +58,20 @@ def chip(topology: str) -> Chip:
     return CHIPS[kind]
 
 
-def environment(topology: str) -> dict[str, str]:
-    """Environment variables to set before jax starts; InputError where a compiler is missing."""
+def environment(topology: str, dump: str) -> dict[str, str]:
+    """Environment variables to set before jax starts; InputError where a compiler is missing.
+
+    `dump` is a folder in which the compiler for CPUs leaves programs as they are once they
+    have been partitioned (`absent.compiled` reads them).
+    """
     chip(topology)
     kind, _, shape = topology.partition(":")
     if kind in ("cpu", "h100") and not (shape.isdecimal() and int(shape)):
         raise InputError(f"topology {topology!r}: after {kind}: stands the number of devices")
     if kind == "cpu":
-        return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={shape} {_CPU_FLAGS}"}
+        devices = f"--xla_force_host_platform_device_count={shape}"
+        kept = f"--xla_dump_to={dump} --xla_dump_hlo_pass_re=spmd.*"
+        return {"XLA_FLAGS": f"{devices} {_CPU_FLAGS} {kept}"}
     if kind == "h100":
         return _cuda()
     if importlib.util.find_spec("libtpu") is None:

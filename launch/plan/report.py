@@ -14,7 +14,8 @@ class Wanted:
     """What is planned for: a config, a topology's name, its chip and what is assumed.
 
     `memory`: bytes per device, 0 if unknown; `only`: programs whose name has it; `tries`:
-    remedies compiled for each program that does not fit; `price`: of a chip for an hour.
+    remedies compiled for each program that does not fit; `price`: of a chip for an hour;
+    `arguments`: the command's own, to ask about CPUs with; () asks nothing.
     """
 
     config: object
@@ -25,6 +26,7 @@ class Wanted:
     only: str = ""
     tries: int = 3
     price: float = 0.0
+    arguments: tuple[str, ...] = ()
 
 
 def make(wanted: Wanted, say) -> dict:
@@ -48,6 +50,8 @@ def make(wanted: Wanted, say) -> dict:
     say(head(found))
     micro_s = {}
     for program in programs.of_run(c, cfg, mesh):
+        if wanted.only not in program.name and program.phase != "update":
+            continue
         traced = program.trace()
         products = matmuls.traced(traced)
         if program.phase == "update" and wanted.chip.flops:
@@ -55,6 +59,11 @@ def make(wanted: Wanted, say) -> dict:
         if wanted.only not in program.name:
             continue
         one = _described(program, absent.compiled(traced.lower()), wanted.memory)
+        if one["collectives"] is None and not one["refused"] and wanted.arguments:
+            arguments = list(wanted.arguments)
+            one["collectives"] = absent.collectives_on_cpu(arguments, mesh.size, program.name)
+            if one["collectives"] is not None:
+                one["collectives_of"] = "CPU"
         if program.phase == "update":
             one |= {
                 "flops": matmuls.flops(products) // mesh.size,
@@ -128,6 +137,9 @@ def _line(name: str, one: dict) -> str:
     lines = [f"  {name:20} " + "; ".join(parts)]
     if one["collectives"] is None:
         lines.append("    its text cannot be read, so nothing is known of its collectives")
+    if "collectives_of" in one:
+        known = "it has these:" if one["collectives"] else "it has none"
+        lines.append(f"    its text cannot be read; partitioned for as many CPUs {known}")
     for kind, of in sorted((one["collectives"] or {}).items()):
         lines.append(f"    {of['count']:6} {kind:18} {of['bytes'] / 1e9:10.3f} GB of results")
     return "\n".join(lines)

@@ -62,9 +62,11 @@ def packed(T, seed=0):
     return (q_BTNH, k_BKHS, v_BKSH), segments_BT, jax.random.normal(keys[3], (2, T, 4, 8))
 
 
-@pytest.mark.parametrize("T", [4, 5, 8, 11])
+@pytest.mark.parametrize("T", [4, 5, 8, 11, 29])
 def test_blocks_of_queries_change_neither_result_nor_gradients(monkeypatch, T):
+    """8 queries in all stretches but the last where there are more blocks than stretches."""
     monkeypatch.setattr(attention, "MOST_QUERIES", 4)
+    monkeypatch.setattr(attention, "STRETCHES", 3)
     qkv, segments_BT, weights = packed(T)
 
     def whole(qkv):
