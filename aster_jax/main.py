@@ -18,7 +18,7 @@ from aster_jax import mesh, policy, pools, workdir
 from aster_jax.demos import run as demos
 from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.eval import run as evaluation
-from aster_jax.lifetime import hosts, lock, notice
+from aster_jax.lifetime import changes, hosts, lock, notice
 from aster_jax.report import run as report
 from aster_jax.rl import filter as rl_filter
 from aster_jax.rl import run as rl
@@ -94,7 +94,13 @@ def _run_stages(run: workdir.Run) -> None:
 
 def _is_current(run: workdir.Run, stage: str) -> bool:
     """Whether a stage has nothing to do."""
-    return run.is_finished(stage) and (stage != "eval" or evaluation.is_current(run))
+    if not run.is_finished(stage):
+        return False
+    if stage in changes.TRAINING and policy.is_damaged(run, stage):
+        run.say(stage, "its last checkpoint is damaged; the steps since the one before are made again")
+        run.open_again(stage)
+        return False
+    return stage != "eval" or evaluation.is_current(run)
 
 
 def _check(run: workdir.Run) -> None:

@@ -223,6 +223,19 @@ def params_of(run: workdir.Run, policy: Policy, stage: str, step_: int) -> dict:
         return saved.params(step_, abstract)
 
 
+def is_damaged(run: workdir.Run, stage: str) -> bool:
+    """Whether a finished stage's last checkpoint cannot be read although the next stage has yet
+    to start from it. It can then be made again from the one before."""
+    later = changes.TRAINING[changes.TRAINING.index(stage) + 1 :]
+    if not run.has_ended(stage) or any(run.has_begun(s) for s in later):
+        return False
+    last = run.summary(stage)["step"]
+    if not last:
+        return False
+    with checkpoint.Checkpoints(run.path / stage / "checkpoints", checkpoint.Keep()) as saved:
+        return not saved.is_whole(last)
+
+
 def handed_on(run: workdir.Run, stage: str) -> int:
     """The step whose parameters a finished stage hands on; 0 when it made none."""
     made = run.summary(stage)

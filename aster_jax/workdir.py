@@ -69,10 +69,14 @@ class Run:
             known = json.loads(path.read_text())
             if not changes.asks_for_more(self.config, known):
                 return known
-            (self.path / stage / "DONE.json").unlink(missing_ok=True)
+            self.open_again(stage)
             known["keys"] |= changes.growing(self.config, stage)
         metrics.replace(path, json.dumps(known, indent=1) + "\n")
         return known
+
+    def open_again(self, stage: str) -> None:
+        """Take the marker of a finished stage away: there is more to do."""
+        (self.path / stage / "DONE.json").unlink(missing_ok=True)
 
     def has_begun(self, stage: str) -> bool:
         """Whether the stage has recorded what it begins from."""

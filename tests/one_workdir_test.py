@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from aster_jax.train import checkpoint
 from tests import smoke_run
 
 
@@ -153,3 +154,34 @@ def test_an_export_that_cannot_be_is_one_sentence(whole, tmp_path, stage, workdi
                "--checkpoint", stage, "--out", str(tmp_path)]  # fmt: skip
     code, out, err = smoke_run.command("aster_jax.export", *command)
     assert code == 1 and text in err and "Traceback" not in err and not out
+
+
+def test_a_finished_stage_whose_last_checkpoint_is_damaged_makes_it_again(whole, tmp_path):
+    """Before anything has started from it; the parameters are the same bits."""
+    path = tmp_path / "run"
+    smoke_run.begin_from(whole, path, "demos", "sft")
+    (path / "metrics.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in smoke_run.metrics(whole) if r["stage"] == "sft")
+    )
+    checkpoints = path / "sft" / "checkpoints"
+    if (checkpoints / "60" / checkpoint.DROPPED).exists():  # rl1 of `whole` has begun from it
+        shutil.rmtree(path / "sft")
+        code, _, err, _ = smoke_run.launch(path, "--config.stages=('demos','sft')")
+        assert code == 0, err
+    before = {p.name for p in checkpoints.iterdir()}
+    assert before == {"50", "60"}
+    files = [p for p in (checkpoints / "60" / "params").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    code, out, err, _ = smoke_run.launch(path, "--config.stages=('demos','sft')")
+    assert code == 0, f"{out}\n{err}"
+    assert "made again" in out and "resumed after step 50" in out
+    assert (path / "sft" / "damaged" / "60").exists()
+    models = []
+    for source in (whole, path):
+        code, _, err = exported(source, "sft", tmp_path / f"out_{source.parent.name}_{source.name}")
+        assert code == 0, err
+        models.append(safetensors.numpy.load_file(
+            tmp_path / f"out_{source.parent.name}_{source.name}" / "model.safetensors"))  # fmt: skip
+    for name in models[0]:
+        np.testing.assert_array_equal(models[0][name], models[1][name])

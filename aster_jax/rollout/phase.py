@@ -24,6 +24,7 @@ from aster_jax.rollout import device, engine, episode, journal, record, sampling
 
 JUDGES = 128  # threads that wait for verdicts; the comparing itself is in other processes
 VERDICT_S = 600.0  # the verifier has deadlines of its own; this one holds if it has died
+STARTS = 3  # of the tool, before a stage gives it up
 SHOWN = 5  # gold answers that are named, of each file
 LOOK_S = 0.5  # between two looks at whether the process has to leave
 
@@ -48,9 +49,20 @@ def check_tool(run: workdir.Run) -> None:
     """Start the tool once, bare, and stop it: InputError where this host cannot isolate."""
     config = dataclasses.replace(settings.tool(run.config), preload=())
     try:
-        tools.Executor(config).close()
+        start_tool(config).close()
     except RuntimeError as e:
         raise InputError(f"{e}; `python -m aster_jax.tools doctor` tells what this host has") from e
+
+
+def start_tool(config: tools.ToolConfig) -> tools.Executor:
+    """The tool, tried again where it does not start: what happens to a process while it starts
+    may happen once. Raises RuntimeError after `STARTS` failures."""
+    for attempt in range(STARTS - 1):
+        try:
+            return tools.Executor(config)
+        except (RuntimeError, OSError):
+            time.sleep(attempt)
+    return tools.Executor(config)
 
 
 def check_golds(run: workdir.Run) -> None:
@@ -79,7 +91,7 @@ def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
     run.say("engine", f"decoding attends by {kernel}: {why}")
     dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
     with (
-        tools.Executor(settings.tool(run.config)) as executor,
+        start_tool(settings.tool(run.config)) as executor,
         verify.Verifier(verifying(run.config)) as verifier,
     ):
         yield Players(dev, executor, verifier)

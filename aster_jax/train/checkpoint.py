@@ -229,6 +229,14 @@ class Checkpoints:
             )
         return None
 
+    def is_whole(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is there as it was written, parameters at least."""
+        try:
+            self._verify(step, ("params", "position"))
+        except Exception:
+            return False
+        return True
+
     def params(self, step: int, abstract_params: dict) -> dict:
         """The parameters of `step` alone, a third of its bytes; the optimiser is not read.
 

@@ -83,7 +83,7 @@ def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen) -> None:
         child.start()
     elif kind == "SIGTERM":
         code = child.end(signal.SIGTERM, 30.0)
-        if code != 143:
+        if code not in (143, -signal.SIGTERM):  # the latter: before it could listen; 143 in a shell
             seen.remarks.append(f"SIGTERM gave exit code {code}")
         child.start()
     elif "supervisor" in kind:
@@ -125,13 +125,12 @@ def strike(child: Child, place: int, how: int) -> bool:
 
 
 def truncate_newest(workdir: pathlib.Path) -> None:
-    """Cut the largest file of the newest checkpoint to a half."""
-    found = [
-        p for stage in ("sft", "rl1", "rl2") for p in (workdir / stage / "checkpoints").glob("*")
-        if p.name.isdigit()
-    ]  # fmt: skip
-    newest = max(found, key=lambda p: p.stat().st_mtime)
-    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    """Cut the largest file of the parameters in the newest checkpoint to a half."""
+    begun = [s for s in ("sft", "rl1", "rl2") if any((workdir / s / "checkpoints").glob("[0-9]*"))]
+    found = (workdir / begun[-1] / "checkpoints").iterdir()
+    newest = max((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
+    files = [p for p in (newest / "params").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
 
 

@@ -219,13 +219,31 @@ def test_an_interrupted_phase_waits_for_no_verdict(run, speaks, talker, monkeypa
 
 
 def test_a_host_that_cannot_isolate_is_told_before_the_first_stage(run, monkeypatch):
+    tried = []
+
     def cannot(config):
         assert config.preload == ()  # nothing is loaded for a look
+        tried.append(config)
         raise RuntimeError("no tier from A1 to B2 works here")
 
     monkeypatch.setattr(phase.tools, "Executor", cannot)
     with pytest.raises(InputError, match="no tier from A1 to B2 .* doctor"):
         phase.check_tool(run)
+    assert len(tried) == phase.STARTS
+
+
+def test_a_tool_that_dies_while_it_starts_is_started_again(run, monkeypatch):
+    executor, tried = phase.tools.Executor, []
+
+    def dies_once(config):
+        tried.append(config)
+        if len(tried) == 1:
+            raise RuntimeError("at start: the supervisor is gone")
+        return executor(config)
+
+    monkeypatch.setattr(phase.tools, "Executor", dies_once)
+    phase.check_tool(run)
+    assert len(tried) == 2
 
 
 def test_gold_answers_that_cannot_be_compared_are_named_by_file_and_row(tmp_path, one_device, capsys):
