@@ -80,7 +80,7 @@ def _problems():
     c.digits = 2  # size of the numbers in generated problems
     c.num_train = 512  # generated training problems for RL
     c.num_heldout = 256  # problems evaluated, at most; 0 = all of a file
-    c.num_validation = 64  # set apart from a file of training problems for probes, by hash of the id
+    c.num_validation = 64  # of a file, set apart for what is measured in training, by hash of the id
     return c
 
 
@@ -226,7 +226,7 @@ def _eval():
     c.max_calls = 8  # tool calls per trajectory
     c.no_tool = True  # also measure answers forced without any call
     c.think = True  # also measure thinking at any length without the tool
-    c.trajectory_s = 0.0  # of one trajectory, in seconds; cut there it counts as wrong. 0 = no limit
+    c.trajectory_s = 0.0  # of one trajectory, in seconds; cut there it is wrong. 0 = no limit
     c.deadline_s = 0.0  # of one checkpoint's arm, the same
     return c
 
@@ -306,8 +306,8 @@ def _validate_counts(c):
     for name, stage in stages.items():
         if name in c.stages and stage.group < 2:
             raise InputError(
-                f"{_named(c, name, 'group')}={stage.group}: a trajectory is compared with the others of its "
-                "group, and there are none; give at least 2"
+                f"{_named(c, name, 'group')}={stage.group}: a trajectory is compared with the others of "
+                "its group, and there are none; give at least 2"
             )
 
 

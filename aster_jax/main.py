@@ -97,7 +97,7 @@ def _is_current(run: workdir.Run, stage: str) -> bool:
     if not run.is_finished(stage):
         return False
     if stage in changes.TRAINING and policy.is_damaged(run, stage):
-        run.say(stage, "its last checkpoint is damaged; the steps since the one before are made again")
+        run.say(stage, "its last checkpoint is damaged; the last steps are made again")
         run.open_again(stage)
         return False
     return stage != "eval" or evaluation.is_current(run)

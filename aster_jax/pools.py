@@ -84,7 +84,7 @@ def heldout(config, source: str = "") -> list[types.Problem]:
     source = source or p.heldout
     if source == "generated":
         if not p.num_heldout:
-            raise InputError("problems.num_heldout=0 takes all of a file; generated ones have no end")
+            raise InputError("problems.num_heldout=0 takes all of a file; generated ones never end")
         return _generated(config, "heldout", p.num_heldout)
     found = problems.load(source, duplicates="drop")
     return found[: p.num_heldout] if p.num_heldout else found
@@ -111,7 +111,8 @@ def _own(config, held) -> list[types.Problem]:
 
 
 def _validates(config) -> bool:
-    return any(s.eval_every for s in (config.rl, config.rl1, config.rl2)) or config.sft.probe_every > 0
+    sections = (config.rl, config.rl1, config.rl2)
+    return config.sft.probe_every > 0 or any(section.eval_every for section in sections)
 
 
 def _apart(config, found) -> list[types.Problem]:
