@@ -32,12 +32,16 @@ def check(config) -> list[str]:
                 f"{len(found)} of {total} problems of {name} are evaluated; "
                 "problems.num_heldout=0 takes all"
             )
-    found = len(train(config, held))
-    if {"rl1", "rl2"} & set(config.stages) and not found:
-        raise InputError(
-            "no training problem is left once those of held-out files and the validation split "
-            "are out; add problems or lower problems.num_validation"
-        )
+    if {"rl1", "rl2"} & set(config.stages):
+        found, least = len(train(config, held)), max(config.rl.minibatches, 1)
+        if found < least:
+            raise InputError(
+                f"there are {found} training problems (those of held-out files and the validation "
+                f"split left out), a step needs one for each of rl.minibatches={least}; add "
+                "problems, or lower rl.minibatches or problems.num_validation"
+            )
+        if found < config.rl.prompts:
+            said.append(f"{found} training problems: fewer than rl.prompts={config.rl.prompts}")
     files = [f for f in (config.problems.source, *held) if f != "generated"]
     repeats = {f: problems.num_repeats(f) for f in files}
     return said + [f"repeated questions left out of {f}: {n}" for f, n in repeats.items() if n]

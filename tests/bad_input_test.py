@@ -71,8 +71,9 @@ def test_markup_that_nobody_knows(refuse):
 
 
 def test_too_few_problems_for_a_step(refuse):
-    said = refuse("--config.problems.num_train=3", "--config.rl.prompts=4")
-    assert "there are 3 training problems" in said and "rl.prompts=4" in said
+    """Fewer than asked make smaller steps; fewer than minibatches make none."""
+    said = refuse("--config.problems.num_train=1", "--config.rl.minibatches=2")
+    assert "there are 1 training problems" in said and "rl.minibatches=2" in said
 
 
 def test_weights_that_are_not_there(refuse, tmp_path):

@@ -352,14 +352,14 @@ def test_past_the_deadline_everything_ends_by_it(play, requests):
     assert {t.end for t in again} <= {"answered", "call_budget", "malformed", "token_budget"}
 
 
-def test_an_overloaded_tool_is_our_failure(play, requests):
+def test_a_queue_that_the_policy_makes_is_waited_for(play, requests):
+    """One place for sixteen rows, and hardly any patience: cells ahead are no reason to fail."""
     starved = tools.ToolConfig(preload=(), max_running=1, queue_limit_s=0.001)
     with tools.Executor(starved) as running:
         made, _ = play(slots=16, tool=running)
-    failed = [t for t in made if t.end == "infrastructure"]
-    for t in failed:
-        assert t.calls[-1].status.startswith("infra_") and t.final_text == ""
-    assert failed
+    assert any(t.calls for t in made)
+    assert not [t for t in made if t.end == "infrastructure"]
+
 
 
 def test_an_opener_is_given_but_belongs_to_the_turn(play, requests, talker):
