@@ -65,6 +65,7 @@ def get_config():
         c[stage].response_tokens = 192
         c[stage].context_tokens = 256
         c[stage].max_calls = 5
+    c.eval.think = False  # it was never taught to think, so there is nothing to see
     c.rl1.steps = 25
     c.rl2.steps = 15
     return c
