@@ -224,10 +224,10 @@ def params_of(run: workdir.Run, policy: Policy, stage: str, step_: int) -> dict:
 
 
 def is_damaged(run: workdir.Run, stage: str) -> bool:
-    """Whether a finished stage's last checkpoint cannot be read although the next stage has yet
-    to start from it. It can then be made again from the one before."""
+    """Whether a finished stage's last checkpoint cannot be read although nothing that has been
+    made from it is on disk. It can then be made again from the one before."""
     later = changes.TRAINING[changes.TRAINING.index(stage) + 1 :]
-    if not run.has_ended(stage) or any(run.has_begun(s) for s in later):
+    if not run.has_ended(stage) or any(changes.steps_made(run.path, s) for s in later):
         return False
     last = run.summary(stage)["step"]
     if not last:

@@ -35,7 +35,6 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
         if origin == "base":
             run.say(stage, f"starts from {run.config.model.source}, untrained by this run")
         params = policies.trained_params(run, policy, origin)
-        drop_moments(run, origin)
         return step.fresh_state(params, tx, run.mesh), Progress(), 0.0
     state, position = found
     at = Progress(**{f.name: position[f.name] for f in dataclasses.fields(Progress)})
@@ -43,13 +42,18 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
     return state, at, metrics.rewind(run.path, stage, at.step)
 
 
-def drop_moments(run: workdir.Run, stage: str) -> None:
-    """Delete the optimiser's part of a stage's checkpoints once another goes on from it: its
-    steps cannot grow any more, and that part is two thirds of the bytes."""
-    directory = run.path / stage / "checkpoints"
-    if stage != "base" and directory.exists():
-        with checkpoint.Checkpoints(directory, checkpoint.Keep()) as saved:
-            saved.drop_moments()
+def drop_moments(run: workdir.Run, stage: str, saved) -> bool:
+    """Once a checkpoint of `stage` is on disk, delete the optimiser's part of those it started
+    from: their steps cannot grow any more, and that part is two thirds of the bytes. Before,
+    they are what a damaged one would be made again from. Whether it is done."""
+    if saved.latest is None:
+        return False
+    origin = policies.starts_from(run, stage)
+    directory = run.path / origin / "checkpoints"
+    if origin != "base" and directory.exists():
+        with checkpoint.Checkpoints(directory, checkpoint.Keep()) as earlier:
+            earlier.drop_moments()
+    return True
 
 
 def position(at: Progress) -> dict:

@@ -41,7 +41,9 @@ def run(run: workdir.Run, stage: str) -> None:
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
         began = time.monotonic() - began_s
         measure = validate.Measure(run, policy, players, stage, c, held, saved.best_score)
+        dropped = False
         while at.step < c.steps:
+            dropped = dropped or progress.drop_moments(run, stage, saved)
             try:
                 run.notice.check()
                 now = at.step + 1
@@ -71,6 +73,7 @@ def run(run: workdir.Run, stage: str) -> None:
                 saved.save(now, state, progress.position(at), score)
             progress.give_up(at, c, stage, why_not)
         saved.settle(at.step, state, progress.position(at))
+        progress.drop_moments(run, stage, saved)
         best = saved.best
     run.finish(stage, {"step": at.step, "best": best, "problems": len(pool)})
 
