@@ -59,7 +59,10 @@ def test_files_never_train_on_what_is_held_out(tmp_path):
     assert [p.answer for p in pools.heldout(c)] == ["26", "27", "28", "29"]
     assert any("4 of 15 problems of" in text for text in pools.check(c))
     c.problems.num_heldout = 0
-    assert len(pools.heldout(c)) == 15 and pools.check(c) == []
+    assert len(pools.heldout(c)) == 15
+    assert pools.check(c) == ["15 training problems: fewer than rl.prompts=16"]
+    c.rl.prompts = 15
+    assert pools.check(c) == []
     with pytest.raises(InputError, match="num_heldout=0"):
         pools.heldout(c, "generated")
 
@@ -96,6 +99,7 @@ def test_validation_problems_of_a_file_are_a_split_of_their_own(tmp_path):
 
 def test_a_repeated_question_is_used_once_and_said(tmp_path):
     c = config.default()
+    c.rl.prompts = 2
     c.problems.source = write(tmp_path / "train.jsonl", (1, 2, 1, 3, 1))
     c.problems.heldout = write(tmp_path / "held.jsonl", (7, 8, 8))
     assert [p.answer for p in drawn(c, "train", 9)] == ["2", "3", "4"]
