@@ -58,7 +58,8 @@ def needed_bytes(cfg: config.ModelConfig, stages: Mapping[str, Stage]) -> Needed
     """What a run of these stages, in their order, holds on disk at its worst moment.
 
     A stage under way holds whole states: those it retains and the one being written. When
-    the next one begins only their parameters remain (`Checkpoints.drop_moments`).
+    the next one has its first checkpoint only their parameters remain
+    (`Checkpoints.drop_moments`); until then it holds fewer states than it does later.
     """
     finished: dict[str, int] = {}
     worst: dict[str, int] = {}

@@ -37,23 +37,8 @@ from jax.experimental import topologies  # noqa: E402
 from aster_jax import mesh as meshes  # noqa: E402
 from aster_jax.model import config, transformer  # noqa: E402
 from aster_jax.rollout import engine, sampling  # noqa: E402
+from launch.plan.absent import H100  # noqa: E402
 
-# An H100 by its data sheet.
-H100 = """
-platform_name: "CUDA"
-device_description_str: "NVIDIA H100 80GB HBM3"
-dnn_version_info { major: 9 minor: 8 patch: 0 }
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  device_memory_size: 84942979072 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
-  registers_per_block_limit: 65536 registers_per_core_limit: 65536
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-}
-"""
 KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
 COLLECTIVE = re.compile(
     r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+)(?:-start)?\("
