@@ -123,22 +123,31 @@ def disturb(child: Child, workdir: pathlib.Path, events, seen: Seen) -> int:
 
 
 def run_child() -> None:
-    """The command line of aster_jax, with one difference: while the file `make_nan` is in the
-    workdir, the advantages of the next batch are not numbers."""
+    """The command line of aster_jax, with two differences. It notes the processes of its
+    supervisors beside the workdir. And once the file `make_nan` is in the workdir, the
+    advantages of one batch are not numbers, and again after a kill that undid it."""
     from aster_jax import main
     from aster_jax.rl import batch
+    from aster_jax.tools import channel
 
     workdir = next(pathlib.Path(a.partition("=")[2]) for a in sys.argv if a.startswith("--workdir"))
-    build = batch.build
+    build, done, start = batch.build, [], channel.Channel.start
+
+    def noted(self):
+        whose = "verifier" if self.config.extra_paths else "tool"
+        (workdir.parent / f"{whose}.pid").write_text(str(self.child.pid))
+        return start(self)
 
     def poisoned(*args):
         made, used = build(*args)
-        if (workdir / "make_nan").exists():
-            (workdir / "make_nan").unlink()
+        if not done and (workdir / "make_nan").exists():
+            done.append(True)
+            if counters(workdir)["rl/skipped_nonfinite"]:
+                return made, used
             made = made.replace(advantages_BT=np.full_like(made.advantages_BT, np.nan))
         return made, used
 
-    batch.build = poisoned
+    batch.build, channel.Channel.start = poisoned, noted
     main.cli()
 
 
@@ -228,6 +237,7 @@ def main() -> None:
         child = Child([*module, config, *arguments(workdir, problems)], seen, place / "log.txt")
         demonstrate(workdir)
         code = disturb(child, workdir, schedule(rng, kinds), seen)
+        child.bury()
         numbers = counters(workdir)
         if a.mode == "kills":
             calm = place / "disk" / "calm"

@@ -21,6 +21,7 @@ EVENTS = {
 }  # fmt: skip
 DISK_MIB = 700
 FULL_S = 20.0  # seconds that the disk stays full
+STRIKE_S = 300.0  # a supervisor frozen while it started can hold the run for two minutes
 
 
 @dataclasses.dataclass
@@ -38,7 +39,7 @@ class Child:
 
     def __init__(self, command: list[str], seen: Seen, log: pathlib.Path):
         self.command, self.seen, self.log = command, seen, log
-        self.process = None
+        self.process, self.frozen = None, []
 
     def start(self) -> None:
         """Begin, or go on, as somebody would who gives the same command again."""
@@ -64,16 +65,22 @@ class Child:
         self.seen.codes.append(self.process.returncode)
         return self.process.returncode
 
-    def supervisors(self) -> list[int]:
-        """The supervisors under it, in the order of their start: the tool's, the verifier's."""
-        found = []
-        for path in pathlib.Path("/proc").glob("[0-9]*"):
+    def bury(self) -> None:
+        """End the supervisors that were frozen: one whose run was killed meanwhile is still."""
+        for pid in self.frozen:
             with contextlib.suppress(OSError):
-                fields = (path / "stat").read_text().rpartition(")")[2].split()
-                words = (path / "cmdline").read_bytes()
-                if int(fields[1]) == self.process.pid and b"supervisor.main" in words:
-                    found.append((int(fields[19]), int(path.name)))
-        return [pid for _, pid in sorted(found)]
+                fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                if fields[0] == "T":
+                    os.killpg(pid, signal.SIGKILL)
+
+    def supervisor(self, workdir: pathlib.Path, whose: str) -> int | None:
+        """The tool's or the verifier's, while it is a process of this run."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((workdir.parent / f"{whose}.pid").read_text())
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == self.process.pid and fields[0] != "Z":
+                return pid
+        return None
 
 
 def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen) -> None:
@@ -87,9 +94,10 @@ def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen) -> None:
             seen.remarks.append(f"SIGTERM gave exit code {code}")
         child.start()
     elif "supervisor" in kind:
-        place = 1 if kind.startswith("verifier") else 0
-        if not strike(child, place, signal.SIGSTOP if "frozen" in kind else signal.SIGKILL):
-            seen.skipped[kind] = "it was not running within 60 s"
+        whose = "verifier" if kind.startswith("verifier") else "tool"
+        how = signal.SIGSTOP if "frozen" in kind else signal.SIGKILL
+        if not strike(child, workdir, whose, how):
+            seen.skipped[kind] = f"it was not running within {STRIKE_S:.0f} s"
             return
     elif kind == "gradient not a number":
         (workdir / "make_nan").write_text("")
@@ -109,17 +117,19 @@ def meet(kind: str, child: Child, workdir: pathlib.Path, seen: Seen) -> None:
     seen.met[kind] = seen.met.get(kind, 0) + 1
 
 
-def strike(child: Child, place: int, how: int) -> bool:
-    """Signal one of the supervisors as soon as it is there; whether it was."""
-    deadline = time.monotonic() + 60.0
-    while time.monotonic() < deadline:
-        found = child.supervisors()
-        if len(found) > place:
+def strike(child: Child, workdir: pathlib.Path, whose: str, how: int) -> bool:
+    """Signal one of the supervisors as soon as it is there; whether it was.
+
+    A run between two stages has none, one that has just been started not yet.
+    """
+    deadline = time.monotonic() + STRIKE_S
+    while time.monotonic() < deadline and child.ended() is None:
+        pid = child.supervisor(workdir, whose)
+        if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(found[place], how)
+                os.kill(pid, how)
+                child.frozen += [pid] if how == signal.SIGSTOP else []
                 return True
-        if child.ended() is not None:
-            return False
         time.sleep(0.05)
     return False
 

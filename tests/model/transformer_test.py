@@ -111,6 +111,18 @@ def test_packed_segments_equal_separate_rows(tiny, params):
     np.testing.assert_allclose(hidden[0, 4:7], full(params, tiny, second)[0], atol=1e-5)
 
 
+def test_remat_inside_the_scan_has_no_barriers(tiny, params):
+    """They keep XLA from undoing remat, which it cannot do over a scan anyway, and cost time."""
+    cfg = dataclasses.replace(tiny, remat=True)
+
+    def loss(p):
+        return jnp.sum(transformer.forward(p, cfg, ids(2, 6), places(2, 6))[0])
+
+    scanned, unrolled = params, transformer.for_decoding(params)
+    assert "prevent_cse=False" in str(jax.make_jaxpr(loss)(scanned))
+    assert "prevent_cse=True" in str(jax.make_jaxpr(loss)(unrolled))
+
+
 def test_remat_and_the_form_for_decoding_change_nothing(tiny, params):
     tokens = ids(2, 6)
 

@@ -68,8 +68,9 @@ def test_requests_stand_group_by_group(speaks):
     assert ids and all(r.opener == ids and r.opener_text == "7" for r in asked)
 
 
-def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker):
-    c = run.config
+def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker, monkeypatch):
+    c, shown = run.config, []
+    monkeypatch.setattr(workdir.Run, "live", lambda *text: shown.append(text))
     # One of the answers that the model can give is right for every problem.
     asked_for = [dataclasses.replace(p, answer="qx") for p in chatter.problems(4)]
     asked = phase.requests(asked_for, 6, speaks)
@@ -87,6 +88,7 @@ def test_trajectories_come_back_in_order_with_their_rewards(run, speaks, talker)
     for s in scored:
         answered = s.trajectory.end == "answered"
         assert s.reward == float(answered and "\\boxed{qx}" in s.trajectory.final_text)
+    assert shown == []  # no terminal: no progress is made up every round for nobody
     ids = [[s.trajectory.tokens for s in x] for x in (scored, same, other)]
     assert ids[0] == ids[1] and ids[0] != ids[2]
     numbers = record.summary(scored, stats)
