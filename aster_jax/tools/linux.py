@@ -146,7 +146,19 @@ def set_process_pointer(option: int, mode: int, address: int) -> None:
     )
 
 
-def write_text(path: str, text: str) -> None:
-    """Writes a file of /proc in one call."""
-    with open(path, "w", encoding="ascii") as target:
-        target.write(text)
+def read(path: str) -> bytes:
+    """A file of /proc of at most one page, without the calls that a file object makes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: str, text: str) -> None:
+    """Writes a file of /proc."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
