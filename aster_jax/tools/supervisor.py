@@ -18,6 +18,7 @@ from aster_jax.tools import config, link, nest, result, seat, selftest
 
 SWEEP_S, LOOK_S, LOOK_WAITED_S = 1.0, 0.1, 0.025  # the last while calls wait for a place
 AWAKE_CPU_S = 0.002  # a cell that used this much between two looks does not sleep
+NAP_S = 0.1  # a cell that sleeps for less keeps its place
 LONG_CPU_S = 0.05  # of one cell: from then on the trainer comes first
 OVERDUE_S = 5.0  # a killed session of which nobody heard for so long is given up
 FILES_APART, FILES_EACH = 64, 4  # descriptors of the supervisor, and for each session
@@ -219,7 +220,7 @@ class Supervisor:
             cpu_s = child.cpu_s()
             used_s, call.cpu_seen_s = cpu_s - call.cpu_seen_s, cpu_s
             long = long or cpu_s - call.cpu_before_s > LONG_CPU_S
-            if call.parked or self.queue:
+            if call.parked or self.queue and now - call.started > NAP_S:
                 asleep = used_s < AWAKE_CPU_S and not child.wants_processor()
                 if call.parked and not asleep:
                     self.unpark(place)

@@ -138,6 +138,22 @@ def test_the_trainer_comes_first_where_the_kernel_shares_out_by_groups(tier):
         assert {future.result(60).status for future in futures} == {"ok"}
 
 
+def test_only_cells_that_compute_for_long_weigh_little():
+    """The niceness of the sessions' group: 0 for short cells, which would wait for no good."""
+    with suite.start("", niceness=10, wall_limit_s=20.0) as tools:
+        group = pathlib.Path(f"/proc/{tools.report()['zygote_pids'][0]}/autogroup")
+        if not group.exists():
+            pytest.skip("this kernel does not group by session")
+        session = tools.open()
+        for cell, weight in (("1", "nice 0"), (SPIN.format(2.0), "nice 10"), ("1", "nice 0")):
+            future = tools.submit(session, cell)
+            deadline = time.monotonic() + 5.0
+            while not (found := group.read_text()).endswith(f"{weight}\n"):
+                assert time.monotonic() < deadline, (cell, found)
+                time.sleep(0.02)
+            assert future.result(20).status == "ok"
+
+
 @pytest.mark.parametrize("tier", config.SAFE_TIERS)
 def test_sessions_go_first_when_memory_runs_out(tier):
     with suite.start(tier) as tools:

@@ -96,6 +96,29 @@ def test_a_trainer_that_was_stopped_does_not_blame_the_supervisor():
     assert trainer.wait(15) == 0
 
 
+def test_a_supervisor_that_freezes_while_it_starts_is_noticed_by_its_silence(monkeypatch):
+    popen = subprocess.Popen
+
+    def start(*args, **names):
+        child = popen(*args, **names)
+        child.send_signal(signal.SIGSTOP)
+        return child
+
+    monkeypatch.setattr(channel.subprocess, "Popen", start)
+    begun = time.monotonic()
+    with pytest.raises(RuntimeError, match="went silent for 2 s"):
+        Executor(QUIET)
+    assert QUIET.silence_limit_s <= time.monotonic() - begun < QUIET.silence_limit_s + 8.0
+
+
+def test_a_supervisor_that_starts_slowly_is_waited_for(monkeypatch):
+    """Silent for more than two limits, but at work now and then."""
+    slow = "import time\nfor _ in range(10): time.sleep(0.5); sum(range(10**6))\n"
+    monkeypatch.setattr(channel, "START", slow + channel.START)
+    with Executor(QUIET) as tools:
+        assert tools.run(tools.open(), "2").text == "2\n"
+
+
 def test_a_supervisor_that_cannot_start_at_once_is_waited_for(monkeypatch):
     """Two starts fail as on a machine out of descriptors, the third succeeds."""
     popen, failures = subprocess.Popen, [OSError("none left"), OSError("none left")]
