@@ -37,11 +37,6 @@ class Outbox:
         else:
             self.rest()
 
-    def drop(self) -> None:
-        """Forgets what is unsent."""
-        self.unsent.clear()
-        self.rest()
-
     def rest(self) -> None:
         """No longer watches for room; also before the socket is closed."""
         if self.waits:
