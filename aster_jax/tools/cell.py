@@ -12,6 +12,7 @@ import ast
 import builtins
 import errno
 import functools
+import itertools
 import linecache
 import mmap
 import pprint
@@ -34,7 +35,7 @@ for _name in __future__.all_feature_names:
 _Expression, _Expr, ONLY_AST = ast.Expression, ast.Expr, ast.PyCF_ONLY_AST
 _lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierror
 _get_ident, _setrlimit, _MEMORY = threading.get_ident, resource.setrlimit, resource.RLIMIT_AS
-_group = BaseExceptionGroup
+_group, _neighbours = BaseExceptionGroup, itertools.groupby
 MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE, MAX_MEMBERS, MAX_DEPTH = 16, 4, 2000, 4, 3
 AROUND = vars(surroundings)
 BALLAST_BYTES, PRIVATE, _map = 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.mmap
@@ -261,7 +262,8 @@ class Interpreter:
             source = self.sources.get(name, ())
             if line is not None and 0 < line <= len(source):
                 row += f"    {source[line - 1].strip()[:200]}\n"
-            rows.append(row)
+            rows.append((name[:1] == "<", row))
+        rows = fold(rows)
         if len(rows) > MAX_FRAMES:
             half = MAX_FRAMES // 2
             gap = f"  [... {len(rows) - MAX_FRAMES} frames ...]\n"
@@ -287,6 +289,19 @@ class Interpreter:
 def cut(text: str) -> str:
     """A message at most so long."""
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " [...]"
+
+
+def fold(rows: list[tuple[bool, str]]) -> list[str]:
+    """The (whether of the cell, text) of frames as texts; of those that a library has among
+    itself only the last, so that they do not crowd out the cell's own.
+    """
+    kept = []
+    for own, group in _neighbours(rows, lambda row: row[0]):
+        texts = [text for _, text in group]
+        if not own and len(texts) > 2:
+            texts = [f"  [... {len(texts) - 1} library frames ...]\n", texts[-1]]
+        kept += texts
+    return kept
 
 
 def format_notes(error: BaseException) -> str:

@@ -155,24 +155,39 @@ class Channel:
         """The watch thread: kills a supervisor from which nothing at all comes any more.
 
         Only time in which this process ran counts, or a trainer that was stopped would
-        blame the supervisor. Until its first word a supervisor has as long as a zygote.
+        blame the supervisor. Until its first word, for which a slow machine may take long,
+        all that the kernel saw it do is a sign of life, too.
         """
         limit_s = self.config.silence_limit_s
         tick_s = min(1.0, limit_s / (2 * PINGS))
-        seen, quiet_s, pinged_s, before = 0, 0.0, 0.0, time.monotonic()
+        seen, quiet_s, pinged_s, before, moves = 0, 0.0, 0.0, time.monotonic(), ()
         while not self.over.wait(tick_s):
             now = time.monotonic()
             quiet_s, before = quiet_s + min(now - before, 2 * tick_s), now
             if self.heard != seen or self.has_unread():
                 seen, quiet_s, pinged_s = self.heard, 0.0, 0.0
+            if not seen:
+                moved, moves = moves, self.count_moves()
+                if moved != moves or moves[:1] in ((b"R",), (b"D",)):
+                    quiet_s = pinged_s = 0.0
             if quiet_s - pinged_s >= limit_s / PINGS:
                 pinged_s = quiet_s
                 self.ping()
-            patience_s = limit_s if seen else max(limit_s, self.config.start_limit_s)
-            if quiet_s >= patience_s:
-                self.reason = f"the supervisor went silent for {patience_s:g} s"
+            if quiet_s >= limit_s:
+                self.reason = f"the supervisor went silent for {limit_s:g} s"
                 self.kill()
                 self.end()
+
+    def count_moves(self) -> tuple[bytes, ...]:
+        """State, page faults and processor time of the supervisor, or nothing: one that starts
+        runs, waits for a disk, or has more of them at each look; a frozen one does not.
+        """
+        try:
+            with open(f"/proc/{self.child.pid}/stat", "rb") as stat:
+                fields = stat.read().rpartition(b")")[2].split()
+        except OSError:
+            return ()
+        return fields[0], *fields[7:13]
 
     def has_unread(self) -> bool:
         """Whether something has arrived that no thread has read yet."""

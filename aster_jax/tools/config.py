@@ -39,7 +39,8 @@ class ToolConfig:
     processors), live `max_sessions` (each takes four open files of the supervisor),
     `max_calls` per session, `spares` forked ahead of need; `max_processes` (threads) and
     `max_files` per session; `niceness` of sessions, so that the trainer comes first: where
-    the kernel shares out by groups, all of them weigh as one such. One zygote serves
+    the kernel shares out by groups, all of them weigh as one such while a cell runs that has
+    computed for 50 ms (short ones would wait for no good). One zygote serves
     `sessions_per_zygote`.
 
     Meaning: `last_value` shows a final expression as its `str`, its `repr`, its `repr`

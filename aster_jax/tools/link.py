@@ -37,11 +37,6 @@ class Outbox:
         else:
             self.rest()
 
-    def drop(self) -> None:
-        """Forgets what is unsent."""
-        self.unsent.clear()
-        self.rest()
-
     def rest(self) -> None:
         """No longer watches for room; also before the socket is closed."""
         if self.waits:
@@ -57,7 +52,7 @@ class Link:
         self.socket.setblocking(False)
         self.decoder, self.outbox = frames.Decoder(), Outbox(loop, self.socket)
         self.ended = loop.create_future()
-        self.take = None
+        self.take, self.due = None, False
 
     def listen(self, take) -> None:
         """Calls `take` with every message from now on."""
@@ -84,5 +79,14 @@ class Link:
                 self.take(message)
 
     def send(self, message: dict) -> None:
-        """Sends without blocking; a slow trainer is waited for in memory."""
-        self.outbox.send(frames.pack(message))
+        """Sends with all else that comes up now, without blocking: what a slow trainer has
+        not taken waits in memory."""
+        self.outbox.unsent += frames.pack(message)
+        if not self.due:
+            self.due = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Sends what has come up."""
+        self.due = False
+        self.outbox.flush()

@@ -12,7 +12,7 @@ import platform
 MACHINE = platform.machine()
 _libc = ctypes.CDLL(None, use_errno=True)
 
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
+CLONE_NEWNS, CLONE_NEWUTS = 0x00020000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = 0x08000000, 0x10000000, 0x20000000
 CLONE_NEWNET, CLONE_THREAD = 0x40000000, 0x00010000
 
@@ -25,9 +25,10 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 
 # Only numbers that differ between the two machines; newer calls share theirs.
 SYSCALLS = {
-    "x86_64": {"pivot_root": 155, "setns": 308, "capset": 126, "close_range": 436},
-    "aarch64": {"pivot_root": 41, "setns": 268, "capset": 91, "close_range": 436},
+    "x86_64": {"pivot_root": 155, "setns": 308, "capset": 126},
+    "aarch64": {"pivot_root": 41, "setns": 268, "capset": 91},
 }
+CLOSE_RANGE = 436
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 MOUNT_SETATTR = 442
 
@@ -103,13 +104,10 @@ def make_readonly(target: str) -> None:
     )
 
 
-def set_process(option: int, value: int) -> None:
-    """prctl(2) with one value."""
-    zero = ctypes.c_ulong(0)
-    _check(
-        _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero),
-        f"prctl {option}",
-    )
+def set_process(option: int, value: int, address: int = 0) -> None:
+    """prctl(2) with a value and, where the option wants one, the address of a structure."""
+    words = [ctypes.c_ulong(word) for word in (value, address, 0, 0)]
+    _check(_libc.prctl(ctypes.c_int(option), *words), f"prctl {option}")
 
 
 def drop_capabilities() -> None:
@@ -130,23 +128,24 @@ def drop_capabilities() -> None:
 def close_from(first: int) -> None:
     """Closes every descriptor from `first` up."""
     try:
-        syscall(436, first, 0xFFFFFFFF, 0)
+        syscall(CLOSE_RANGE, first, 0xFFFFFFFF, 0)
     except OSError:  # before kernel 5.9
         os.closerange(first, 65536)
 
 
-def set_process_pointer(option: int, mode: int, address: int) -> None:
-    """prctl(2) with a mode and the address of a structure."""
-    zero = ctypes.c_ulong(0)
-    _check(
-        _libc.prctl(
-            ctypes.c_int(option), ctypes.c_ulong(mode), ctypes.c_ulong(address), zero, zero
-        ),
-        f"prctl {option}",
-    )
+def read(path: str) -> bytes:
+    """A file of /proc of at most one page, without the calls that a file object makes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
 
 
-def write_text(path: str, text: str) -> None:
-    """Writes a file of /proc in one call."""
-    with open(path, "w", encoding="ascii") as target:
-        target.write(text)
+def write(path: str, text: str) -> None:
+    """Writes a file of /proc."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from aster_jax.tools import linux, process
+from aster_jax.tools import due, linux, process
 
 UID_FIRST = 0x5A000000  # host uids of sessions: far above what accounts use
 UID_COUNT = 65536
@@ -61,6 +61,8 @@ class Nest:
         self.spares, self.planned = [], 0  # ready ones; ready or on their way
         self.ready = loop.create_future()
         self.pidfd = self.pid = self.group = None
+        self.niceness = 0  # of the group
+        self.lines = due.Line(loop, process.SOON_S), due.Line(loop, process.LATER_S)
         self.lost = False
         self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with remote:
@@ -90,15 +92,16 @@ class Nest:
             self.group = os.open(f"/proc/{child.pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
         return child
 
-    def settle(self, niceness: int) -> None:
-        """It has started, for which the trainer waited; from now on the trainer comes first.
-
-        Where the kernel shares out by terminal or service, this is what it goes by: the
+    def weigh(self, niceness: int) -> None:
+        """Where the kernel shares out by terminal or service, this is what it goes by: the
         zygote and all its sessions together weigh as one group of that niceness.
+
+        An ordinary user may change it ten times a second: what is refused is asked again.
         """
-        if self.group is not None:
+        if self.group is not None and niceness != self.niceness:
             with contextlib.suppress(OSError):
                 os.write(self.group, str(niceness).encode())
+                self.niceness = niceness
 
     def uid(self, index: int) -> int:
         """Session uid: inside a user namespace plain, on the host far up."""
@@ -128,7 +131,7 @@ class Nest:
 
     def fork(self, owner) -> process.Process:
         """Orders a session from the zygote."""
-        child = process.Process(owner, self.loop, self.settings, self.free_uids.pop())
+        child = process.Process(owner, self.loop, self.settings, self.free_uids.pop(), self.lines)
         self.next_number += 1
         self.processes[self.next_number] = child
         self.waiting.append(self.next_number)
@@ -215,9 +218,9 @@ class Nest:
             rows = dict.fromkeys(rows, f"0 {UID_FIRST} {UID_COUNT}")
         try:
             if not whole:
-                linux.write_text(f"{folder}/setgroups", "deny")
+                linux.write(f"{folder}/setgroups", "deny")
             for name, text in rows.items():
-                linux.write_text(f"{folder}/{name}", text)
+                linux.write(f"{folder}/{name}", text)
         except OSError as error:
             self.send({"op": "refused", "error": str(error)})
             return
@@ -228,7 +231,7 @@ class Nest:
         if self.lost:
             return
         self.lost = True
-        self.settle(0)  # even dying takes a processor
+        self.weigh(0)  # even dying takes a processor
         self.loop.remove_reader(self.socket.fileno())
         self.socket.close()
         self.child.kill()
@@ -248,5 +251,4 @@ class Nest:
 
 def virtual_bytes(pid: int) -> int:
     """Address space in use: what a session's limit is counted from."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as numbers:
-        return int(numbers.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return int(linux.read(f"/proc/{pid}/statm").split()[0]) * os.sysconf("SC_PAGE_SIZE")

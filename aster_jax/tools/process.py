@@ -16,19 +16,26 @@ import socket
 import time
 import traceback
 
-from aster_jax.tools import frames, linux, link, result
+from aster_jax.tools import due, frames, linux, link, result
 
 REPLY_CAP_BYTES = 1 << 16
 # A session without a call is stopped until the next one: soon if anything in it runs, else
 # after a while, since stopping and going on costs as much as a short call.
-REST_S, LONG_REST_S = 0.005, 0.25
+SOON_S, LATER_S = 0.005, 0.25
+REST_CPU_S = 0.001  # a session that used more since its reply does not rest
 
 
 class Process:
     """One live session process. Resource: three descriptors, a pidfd, a uid."""
 
-    def __init__(self, owner, loop: asyncio.AbstractEventLoop, settings: dict, uid: int):
+    def __init__(
+        self, owner, loop: asyncio.AbstractEventLoop, settings: dict, uid: int,
+        lines: tuple[due.Line, due.Line],
+    ):
         self.owner, self.loop, self.settings, self.uid = owner, loop, settings, uid
+        self.soon, self.later = lines
+        self.turn = 0  # counts beginnings and ends of calls
+        self.used_s = 0.0  # processor time, as last told
         self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.setblocking(False)
         pairs = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
@@ -38,7 +45,7 @@ class Process:
             os.set_blocking(pipe, False)
         self.decoder = frames.Decoder(REPLY_CAP_BYTES)
         self.outputs = self.fresh_outputs()
-        self.pidfd = self.pid = self.resting = None
+        self.pidfd = self.pid = None
         self.ready = self.frozen = self.dead = self.seeded = self.hung_up = False
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.outbox = link.Outbox(loop, self.socket)
@@ -70,6 +77,7 @@ class Process:
             self.kill()
             return
         self.pid = find_pid(pidfd)
+        self.tasks = f"/proc/{self.pid}/task"
         self.loop.add_reader(self.socket.fileno(), self.guard, self.read_socket)
 
     def watch_pipes(self) -> None:
@@ -92,6 +100,7 @@ class Process:
     def start_call(self, code: str, limit_s: float) -> None:
         """Sends one cell; the reply has to carry the nonce made here."""
         self.wake()
+        self.turn += 1
         self.nonce = secrets.randbits(53)
         request = {"id": self.nonce, "code": code, "limit_s": limit_s}
         if not self.seeded:  # the first cell makes a spare somebody's session
@@ -127,7 +136,7 @@ class Process:
         if not self.ready and message == {"ready": 1}:
             self.ready = True
             with contextlib.suppress(OSError):  # the first to go when memory runs out
-                linux.write_text(f"/proc/{self.pid}/oom_score_adj", "1000")
+                linux.write(f"/proc/{self.pid}/oom_score_adj", "1000")
             self.owner.on_ready(self)
             return True
         claim = check_claim(message) if self.nonce is not None else None
@@ -135,18 +144,19 @@ class Process:
             self.owner.on_violation(self, "a frame that answers nothing")
             return False
         self.nonce = None
+        self.turn += 1
         self.drain()
-        if not self.dead:
-            self.resting = self.loop.call_later(REST_S, self.rest)
+        self.soon.add(self, self.rest)
         self.owner.on_reply(self, claim)
         return not self.dead
 
     def level(self, others: int) -> None:
         """Makes its threads besides the first weigh as one thread, however many there are."""
         niceness = min(19, self.settings["niceness"] + math.ceil(math.log(others, 1.25)))
-        for thread in os.listdir(f"/proc/{self.pid}/task"):
-            if int(thread) != self.pid:
-                os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
+        with contextlib.suppress(OSError):  # ended, or in a container without the right
+            for thread in os.listdir(self.tasks):
+                if int(thread) != self.pid:
+                    os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
 
     def read_pipe(self, index: int) -> None:
         """Takes printed bytes; what overflows the hard cap is the owner's business."""
@@ -181,31 +191,32 @@ class Process:
         if self.pid is None:
             return 0.0
         try:
-            return time.clock_gettime(~self.pid << 3 | 2)  # the clock of another process
+            self.used_s = time.clock_gettime(~self.pid << 3 | 2)  # the clock of another process
         except OSError:
             return 0.0
+        return self.used_s
 
-    def look(self, most: int) -> tuple[int, bool]:
-        """(threads, whether one wants a processor), from the kernel; only counts over `most`."""
-        folder = f"/proc/{self.pid}/task"
+    def threads(self) -> int:
+        """How many threads it has, from the kernel; 0 if it ended, or the host hides it."""
         try:
-            threads = os.listdir(folder)
-            if len(threads) > most:
-                return len(threads), True
-            return len(threads), any(is_runnable(f"{folder}/{thread}/stat") for thread in threads)
-        except OSError:  # it ended, or the host hides it
-            return 1, True
+            return os.stat(self.tasks).st_nlink - 2  # a directory with one for each
+        except OSError:
+            return 0
+
+    def wants_processor(self) -> bool:
+        """Whether a thread of it runs or waits for a processor; also if that is hidden."""
+        try:
+            stats = [linux.read(f"{self.tasks}/{name}/stat") for name in os.listdir(self.tasks)]
+        except OSError:
+            return True
+        return any(stat.rpartition(b")")[2][1:2] in (b"R", b"D") for stat in stats)
 
     def peak_rss_bytes(self) -> int:
         """Largest resident size so far; 0 where the kernel does not tell."""
         try:
-            with open(f"/proc/{self.pid}/status", "rb") as status:
-                for row in status:
-                    if row.startswith(b"VmHWM"):
-                        return int(row.split()[1]) << 10
-        except OSError:
-            pass
-        return 0
+            return int(linux.read(f"/proc/{self.pid}/status").partition(b"VmHWM:")[2].split()[0]) << 10
+        except (OSError, IndexError):
+            return 0
 
     def signal(self, number: int) -> None:
         """Sends a signal through the pidfd: never to a recycled pid."""
@@ -219,13 +230,9 @@ class Process:
 
     def rest(self) -> None:
         """Some time after a reply: nothing of the cell may run on."""
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as stat:
-                fields = stat.read().rpartition(b")")[2].split()
-        except OSError:
-            fields = []
-        if fields[:1] == [b"S"] and fields[17:18] == [b"1"]:  # it sleeps, and has one thread
-            self.resting = self.loop.call_later(LONG_REST_S, self.freeze)
+        used_s = self.used_s
+        if self.threads() == 1 and self.cpu_s() - used_s < REST_CPU_S:
+            self.later.add(self, self.freeze)
         else:
             self.freeze()
 
@@ -235,10 +242,7 @@ class Process:
         self.signal(signal.SIGSTOP)
 
     def wake(self) -> None:
-        """Undoes `freeze`, or forestalls it."""
-        if self.resting is not None:
-            self.resting.cancel()
-            self.resting = None
+        """Undoes `freeze`."""
         if self.frozen:
             self.frozen = False
             self.signal(signal.SIGCONT)
@@ -248,9 +252,8 @@ class Process:
         if self.dead:
             return
         self.dead = True
+        self.turn += 1
         self.kill()
-        if self.resting is not None:
-            self.resting.cancel()
         self.outbox.rest()
         self.loop.remove_reader(self.socket.fileno())
         self.socket.close()
@@ -287,15 +290,5 @@ def check_claim(message: dict) -> dict | None:
 
 def find_pid(pidfd: int) -> int | None:
     """The pid, in this process's view, behind a pidfd; None if the process has ended."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as rows:
-        for row in rows:
-            if row.startswith("Pid:"):
-                number = int(row.split()[1])
-                return number if number > 0 else None
-    raise OSError("no Pid line in the fdinfo of a pidfd")
-
-
-def is_runnable(path: str) -> bool:
-    """Whether the stat file of a thread says that it runs or waits for a processor."""
-    with open(path, "rb") as stat:
-        return stat.read().rpartition(b")")[2][1:2] in (b"R", b"D")
+    number = int(linux.read(f"/proc/self/fdinfo/{pidfd}").partition(b"\nPid:")[2].split()[0])
+    return number if number > 0 else None

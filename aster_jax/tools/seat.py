@@ -12,7 +12,6 @@ import time
 from aster_jax.tools import result
 
 
-WATCH_AFTER_S = 0.005  # a cell that runs longer is looked after while it runs
 PEAK_AFTER_S = 0.02  # shorter cells are not worth the look at their peak memory
 STARTS, START_AGAIN_S = 3, 0.2  # how often a process that could not start is tried
 
@@ -56,15 +55,13 @@ class Seat:
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
         call.cpu_before_s = call.cpu_seen_s = self.process.cpu_s()
-        self.timer = self.host.loop.call_later(
-            WATCH_AFTER_S, self.process.guard, self.watch
-        )
         self.process.start_call(call.code, settings["wall_limit_s"])
+        self.process.soon.add(self.process, self.watch)
 
     def watch(self) -> None:
         """The cell did not end at once: reads its output as it comes, sets its deadline."""
         settings = self.host.settings
-        self.host.running_long.add(self)
+        self.host.watch(self)
         self.process.watch_pipes()
         rest_s = self.call.started + settings["wall_limit_s"] + settings["grace_s"]
         self.timer = self.host.loop.call_later(
@@ -191,7 +188,7 @@ def measure(process, call: Call, claim: dict | None, report: dict | None) -> dic
         cpu_s = process.cpu_s()
         peak = process.peak_rss_bytes() if cpu_s - call.cpu_before_s > PEAK_AFTER_S else 0
         if process.watched:
-            threads = process.look(0)[0] - 1
+            threads = max(0, process.threads() - 1)
     out, err = process.outputs
     unsent = claim["dropped"] if out.total + err.total else 0
     return {

@@ -198,7 +198,7 @@ def install(program: bytes) -> None:
     code = ctypes.create_string_buffer(program, len(program))
     wrapped = _Program(len(program) // 8, ctypes.addressof(code))
     linux.set_process(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.set_process_pointer(
+    linux.set_process(
         linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, ctypes.addressof(wrapped)
     )
 

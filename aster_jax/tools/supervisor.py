@@ -18,6 +18,8 @@ from aster_jax.tools import config, link, nest, result, seat, selftest
 
 SWEEP_S, LOOK_S, LOOK_WAITED_S = 1.0, 0.1, 0.025  # the last while calls wait for a place
 AWAKE_CPU_S = 0.002  # a cell that used this much between two looks does not sleep
+NAP_S = 0.1  # a cell that sleeps for less keeps its place
+LONG_CPU_S = 0.05  # of one cell: from then on the trainer comes first
 OVERDUE_S = 5.0  # a killed session of which nobody heard for so long is given up
 FILES_APART, FILES_EACH = 64, 4  # descriptors of the supervisor, and for each session
 
@@ -29,7 +31,7 @@ class Supervisor:
         self.loop, self.link, self.settings = loop, channel, settings
         self.seats, self.nests = {}, []
         self.queue, self.running = collections.deque(), 0
-        self.running_long = set()  # seats whose call did not end at once
+        self.running_long, self.looks = set(), False  # seats whose call did not end at once
         self.stalled = collections.deque()  # of these, who slept and wants a place again
         self.max_running = settings["max_running"] or 2 * (os.cpu_count() or 1)
         self.veil = result.Veil(settings["libraries"], settings["root"])
@@ -68,7 +70,6 @@ class Supervisor:
         if problem:
             new.lose(problem)
             raise nest.StartError(problem)
-        new.settle(self.settings["niceness"])
         self.versions, self.layers = ready["versions"], ready["layers"]
         self.nests.append(new)
 
@@ -157,7 +158,7 @@ class Supervisor:
     def release(self, place: seat.Seat, call: seat.Call) -> None:
         """A call ended."""
         self.running_long.discard(place)
-        if place in self.stalled:
+        if self.stalled and place in self.stalled:
             self.stalled.remove(place)
         if not call.parked:
             self.running -= 1
@@ -186,13 +187,21 @@ class Supervisor:
         self.running += 1
         place.process.wake()
 
+    def watch(self, place: seat.Seat) -> None:
+        """Its cell did not end at once."""
+        self.running_long.add(place)
+        if not self.looks:
+            self.looks = True
+            self.loop.call_later(LOOK_WAITED_S if self.queue else LOOK_S, self.look)
+
     def look(self) -> None:
-        """Many times a second: who sleeps, who woke up, who has more threads than it may.
+        """Many times a second while cells run that did not end at once: who sleeps, who woke
+        up, who has more threads than it may, whether one computes for so long that the
+        trainer has to come first.
 
         Threads that Python started are counted in the session; this finds the others.
         """
-        self.loop.call_later(LOOK_WAITED_S if self.queue else LOOK_S, self.look)
-        most, now = self.settings["max_processes"], time.monotonic()
+        most, now, long = self.settings["max_processes"], time.monotonic(), False
         for place in list(self.running_long):
             call, child = place.call, place.process
             if child is None:
@@ -202,20 +211,28 @@ class Supervisor:
                     self.stalled.remove(place)
                     self.resume(place)
                 continue
-            threads, wants = child.look(most)
+            threads = child.threads()
             if threads > most:
                 place.condemn("crashed", f"it started over {most} threads")
                 continue
             if threads > 1:
-                with contextlib.suppress(OSError):  # ended, or in a container without the right
-                    child.level(threads - 1)
-            used_s, call.cpu_seen_s = child.cpu_s() - call.cpu_seen_s, child.cpu_s()
-            asleep = not wants and used_s < AWAKE_CPU_S
-            if call.parked and not asleep:
-                self.unpark(place)
-            elif asleep and not call.parked and self.queue:
-                self.park(place)
+                child.level(threads - 1)
+            cpu_s = child.cpu_s()
+            used_s, call.cpu_seen_s = cpu_s - call.cpu_seen_s, cpu_s
+            long = long or cpu_s - call.cpu_before_s > LONG_CPU_S
+            if call.parked or self.queue and now - call.started > NAP_S:
+                asleep = used_s < AWAKE_CPU_S and not child.wants_processor()
+                if call.parked and not asleep:
+                    self.unpark(place)
+                elif asleep and not call.parked:
+                    self.park(place)
         self.pump()
+        niceness = self.settings["niceness"] if long else 0
+        for one in self.nests:
+            one.weigh(niceness)
+        self.looks = bool(self.running_long) or any(one.niceness for one in self.nests)
+        if self.looks:
+            self.loop.call_later(LOOK_WAITED_S if self.queue else LOOK_S, self.look)
 
     def pick_nest(self) -> nest.Nest | None:
         """The zygote with the fewest sessions, if any has room."""
@@ -357,7 +374,6 @@ async def serve(descriptor: int) -> None:
     channel.take = supervisor.take
     channel.send({"op": "ready", "report": supervisor.report()})
     supervisor.sweep()
-    supervisor.look()
     await channel.ended
     os._exit(0)  # closing the control sockets ends zygotes; PID namespaces end the rest
 

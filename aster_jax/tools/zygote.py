@@ -57,7 +57,7 @@ def main(descriptor: int) -> None:
         return
     tier = settings["tier"]
     with contextlib.suppress(OSError):  # when memory runs out, not the trainer goes first
-        linux.write_text("/proc/self/oom_score_adj", "900")
+        linux.write("/proc/self/oom_score_adj", "900")
     try:
         rules = isolate(tier, settings, control)
         layers, rules = settle_layers(tier, rules)

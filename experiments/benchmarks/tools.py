@@ -152,15 +152,21 @@ def measure_growth(cycles: int) -> dict:
         cycle(50)
         before = measure_size(tools)
         cycle(cycles)
-        time.sleep(0.5)
         after = measure_size(tools)
     return {name: after[name] - before[name] for name in before}
 
 
 def measure_size(tools) -> dict:
-    """Descriptors and resident kB of trainer, supervisor and zygote; zombies on the host."""
+    """Descriptors and resident kB of trainer, supervisor and zygote; zombies on the host.
+
+    Taken when nothing is under way: a spare that is being forked has more descriptors open.
+    """
     gc.collect()
-    report = tools.report()
+    deadline = time.monotonic() + 10.0
+    while len((report := tools.report())["spare_pids"]) < OPEN.spares:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the spares are not there after 10 s: {report}")
+        time.sleep(0.05)
     pids = (os.getpid(), report["supervisor_pid"], report["zygote_pids"][0])
     size = {"files": 0, "resident_kb": 0, "zombies": 0}
     for pid in pids:

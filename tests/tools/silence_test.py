@@ -63,13 +63,13 @@ def test_silence_is_noticed_while_nothing_runs():
 
 
 def test_a_long_quiet_and_a_busy_machine_are_no_silence():
-    """Nothing to say for three limits, then 64 busy cells on all processors for two."""
+    """Nothing to say for two limits, then 64 busy cells on all processors for two."""
     config = ToolConfig(preload=(), wall_limit_s=4.0, silence_limit_s=2.0, max_running=64)
     with Executor(config) as tools:
         sessions = [tools.open(seed=seed) for seed in range(64)]
         tools.run(sessions[0], "1")
         first = tools.report()["supervisor_pid"]
-        time.sleep(3 * config.silence_limit_s)
+        time.sleep(2 * config.silence_limit_s)
         futures = [tools.submit(session, "while True: pass") for session in sessions]
         assert {future.result(30).status for future in futures} == {"timeout"}
         assert tools.report()["supervisor_pid"] == first
@@ -80,7 +80,7 @@ def test_a_trainer_that_was_stopped_does_not_blame_the_supervisor():
         "import time\nfrom aster_jax.tools import Executor, ToolConfig\n"
         "with Executor(ToolConfig(preload=(), silence_limit_s=1.5)) as tools:\n"
         "    session = tools.open(); tools.run(session, 'x = 5')\n"
-        "    future = tools.submit(session, 'import time; time.sleep(8); x')\n"
+        "    future = tools.submit(session, 'import time; time.sleep(5); x')\n"
         "    print('sent', flush=True)\n"
         "    print(future.result().text, flush=True)\n"
     )
@@ -90,10 +90,33 @@ def test_a_trainer_that_was_stopped_does_not_blame_the_supervisor():
     )
     assert trainer.stdout.readline() == "sent\n"
     trainer.send_signal(signal.SIGSTOP)
-    time.sleep(5.0)
+    time.sleep(3.5)
     trainer.send_signal(signal.SIGCONT)
     assert trainer.stdout.readline() == "5\n"
     assert trainer.wait(15) == 0
+
+
+def test_a_supervisor_that_freezes_while_it_starts_is_noticed_by_its_silence(monkeypatch):
+    popen = subprocess.Popen
+
+    def start(*args, **names):
+        child = popen(*args, **names)
+        child.send_signal(signal.SIGSTOP)
+        return child
+
+    monkeypatch.setattr(channel.subprocess, "Popen", start)
+    begun = time.monotonic()
+    with pytest.raises(RuntimeError, match="went silent for 2 s"):
+        Executor(QUIET)
+    assert QUIET.silence_limit_s <= time.monotonic() - begun < QUIET.silence_limit_s + 8.0
+
+
+def test_a_supervisor_that_starts_slowly_is_waited_for(monkeypatch):
+    """Silent for more than its limit, but at work now and then."""
+    slow = "import time\nfor _ in range(6): time.sleep(0.5); sum(range(10**6))\n"
+    monkeypatch.setattr(channel, "START", slow + channel.START)
+    with Executor(QUIET) as tools:
+        assert tools.run(tools.open(), "2").text == "2\n"
 
 
 def test_a_supervisor_that_cannot_start_at_once_is_waited_for(monkeypatch):
