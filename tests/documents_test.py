@@ -12,7 +12,7 @@ import re
 import jax
 import pytest
 
-from aster_jax import config
+from aster_jax import config, config_check
 from aster_jax import mesh as meshes
 from tests import source_tree
 
@@ -73,7 +73,7 @@ def _experiment(path: pathlib.Path):
 def test_every_experiment_resolves(path):
     module = _experiment(path)
     made = module.get_config()
-    config.validate(made)
+    config_check.validate(made)
     assert set(config.keys(made)) == set(config.keys(config.default()))
     command = f"python -m aster_jax.main --config {path.relative_to(ROOT).as_posix()}"
     assert command in module.__doc__
@@ -99,7 +99,7 @@ def test_what_the_launch_page_says_fits_a_slice_of_one_host_does(name, slice_nam
     c = _experiment(ROOT / "experiments" / f"{name}.py").get_config()
     if micro_rows:
         c.sft.micro_rows = c.rl.micro_rows = micro_rows
-    config.validate(c)
+    config_check.validate(c)
     devices = jax.devices()[: _devices(slice_name)]
     assert len(devices) == _devices(slice_name), "more devices than one host has"
     mesh = meshes.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)

@@ -20,7 +20,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from aster_jax import config as configs
+from aster_jax import config_check
 from aster_jax.errors import InputError
 from launch.plan import chips, estimate, report
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
             "no experiment or no topology given; add --config experiments/aster_4b.py "
             "--topology v5p:4x4x4"
         )
-    configs.validate(_CONFIG.value)
+    config_check.validate(_CONFIG.value)
     chip = chips.chip(_TOPOLOGY.value)
     dump = tempfile.mkdtemp(prefix="plan")
     atexit.register(shutil.rmtree, dump, ignore_errors=True)
