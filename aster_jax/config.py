@@ -44,6 +44,7 @@ def _mesh():
     c = ConfigDict()
     c.data = -1  # devices that replicate the parameters; -1 = all that are left over
     c.fsdp = 1  # devices that share one copy of the parameters along their width
+    c.context = 1  # devices that share a training row too long for one, and the parameters too
     c.tensor = 1  # devices that share heads and feed-forward units
     return c
 

@@ -65,7 +65,7 @@ def _validate_counts(c):
         "rl": rl, "rl1": (*rl, *configs.BUDGETS), "rl2": (*rl, *configs.BUDGETS),
         "eval": (*configs.BUDGETS, "samples"),
         "rollout": ("page_tokens", "slots", "capacity", "steps_per_dispatch", "prefill_rows"),
-        "demos": ("count",),
+        "demos": ("count",), "mesh": ("fsdp", "context", "tensor"),
     }.items():  # fmt: skip
         for name in names:
             if c[section][name] is not None and c[section][name] < 1:
@@ -142,6 +142,14 @@ def _validate_training(c):
             "what bfloat16 can tell apart, so most updates would be lost; train with float32 and "
             "save memory with model.compute_dtype=bfloat16, model.remat or more mesh.fsdp"
         )
+    stages = {"sft": c.sft, **{name: configs.rl_stage(c, name) for name in ("rl1", "rl2")}}
+    for name, keys_ in stages.items():
+        cut = 2 * c.mesh.context if c.mesh.context > 1 else 1
+        if name in c.stages and keys_.row_tokens % cut:
+            raise InputError(
+                f"{_named(c, name, 'row_tokens')}={keys_.row_tokens} must be a multiple of {cut}: each "
+                f"of mesh.context={c.mesh.context} devices holds two stretches of a row"
+            )
     rollout = c.rollout
     if not {"rl1", "rl2"} & set(c.stages):
         return

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     workdir.make(path)
     with lock.held(path):
-        run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
+        run = workdir.open_run(c, path, mesh.build(**c.mesh))
         with run.notice.heard(c.notice_s):
             _run_stages(run)
 

@@ -62,6 +62,9 @@ def test_the_defaults_are_valid():
         ("rl.min_group", 1.5, "rl.min_group=1.5 is a share"),
         ("rl.hand_on", "first", "rl.hand_on='first'; choose one of"),
         ("rollout.prefill_buckets", (), "prefill_buckets="),
+        ("mesh.fsdp", 0, "mesh.fsdp=0 must be at least 1"),
+        ("mesh.context", 0, "mesh.context=0 must be at least 1"),
+        ("mesh.context", 3, "sft.row_tokens=512 must be a multiple of 6: each of mesh.context=3"),
         ("eval.also", ({"temperature": 0.6},), "eval.also.0.*a dict with a 'name'"),
         ("eval.also", ({"name": "main"},), "names are letters.*each once"),
         ("eval.also", ({"name": "../x"},), "names are letters"),
@@ -98,4 +101,13 @@ def test_bfloat16_parameters_are_for_what_does_not_train():
 def test_sampling_is_free_where_nothing_is_trained_on_it():
     c = named()
     c.stages, c.rollout.temperature, c.rollout.top_p = ("demos", "sft", "eval"), 0.0, 0.9
+    config_check.validate(c)
+
+
+def test_rows_are_cut_only_where_they_are_trained_on():
+    c = named()
+    c.mesh.context, c.rl2.row_tokens, c.rl2.context_tokens = 4, 516, 512
+    with pytest.raises(ValueError, match="rl2.row_tokens=516 must be a multiple of 8"):
+        config_check.validate(c)
+    c.stages = ("sft", "rl1", "eval")
     config_check.validate(c)

@@ -44,7 +44,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 def build(topology: str, mesh) -> jax.sharding.Mesh:
     """The run's mesh (config section `mesh`) over a topology's devices."""
-    return meshes.build(mesh.data, mesh.fsdp, mesh.tensor, devices=_devices(topology))
+    return meshes.build(**mesh, devices=_devices(topology))
 
 
 def _devices(topology):
