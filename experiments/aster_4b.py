@@ -66,7 +66,8 @@ def get_config():
     c.rl.dual_clip = 10.0  # [R]
     c.rl.tis_cap = 2.0  # [R]
     c.rl.truncated = "keep"  # [R] cut trajectories are rewarded and trained on as they are
-    c.rl.row_tokens = 32_768  # ours: a trajectory of stage 2 fills a row
+    c.rl1.row_tokens = 18_432  # ours: the longest trajectory of a stage fills a row
+    c.rl2.row_tokens = 32_768
     c.rl.micro_rows = 64  # ours: one row per device
     c.rl.save_every = 10  # [R]
     c.rl.eval_every = 10  # [R]

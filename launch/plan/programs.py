@@ -119,14 +119,15 @@ def _placed(shape, dtype, mesh, spec):
 
 def _rollout(c, cfg, mesh) -> list[Program]:
     """The engine's: weights as decoded with, every prefill, and the largest decode."""
-    sizes = settings.engine_sizes(c.rollout)
+    sizes, trains_on = settings.engine_sizes(c.rollout), mesh
+    mesh = meshes.for_rollouts(mesh)
     shards = meshes.batch_shards(mesh)
     ways = {"": settings.sampled(c.rollout)}
     if "eval" in c.stages:
         ways["eval "] = settings.sampled(settings.evaluations(c)["main"])
     made = engine.programs(cfg, sizes, ways[""], STOP_IDS, mesh)
-    trained = step.abstract_params(cfg, mesh)
-    params, moments = state_bytes(c, cfg, mesh)
+    trained = step.abstract_params(cfg, trains_on)
+    params, moments = state_bytes(c, cfg, trains_on)
     weights = jax.eval_shape(made.adopt, trained)
     slots, key = jax.eval_shape(made.empty), jax.eval_shape(lambda: jax.random.key(0))
     P, W = max(1, sizes.prefill_rows // shards) * shards, sizes.row_pages
@@ -155,7 +156,7 @@ def _rollout(c, cfg, mesh) -> list[Program]:
 
 def rollout_bytes(c, cfg, mesh) -> tuple[int, int]:
     """Bytes per device of the weights as decoded with, and of all pages of the cache."""
-    sizes = settings.engine_sizes(c.rollout)
+    sizes, mesh = settings.engine_sizes(c.rollout), meshes.for_rollouts(mesh)
     weights = jax.eval_shape(
         transformer.for_decoding, transformer.abstract_params(cfg)
     )
