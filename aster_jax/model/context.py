@@ -9,10 +9,10 @@ Without a layout, or with C = 1, all of this leaves rows as they are.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from aster_jax.model import attention
 from aster_jax.model.layout import Layout, constrain
@@ -85,12 +85,16 @@ def attend(
     if C == 1:
         keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
         return attention.attend_packed(q_BTNH, keys, values, segments_BT, accum_dtype)
-    rows = PartitionSpec(None, "context")
+    # By hand over all axes: over `context` alone, the compiler would fetch all rows to all.
+    heads, rows = (dict(layout.specs)[place] for place in ("heads", "whole_rows"))
     by_hand = jax.shard_map(
         functools.partial(_of_one_device, C, accum_dtype), mesh=layout.mesh,
-        in_specs=(rows, rows, rows, PartitionSpec()), out_specs=rows,
-        axis_names={"context"}, check_vma=False,
+        in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False,
     )  # fmt: skip
+    tensor = layout.mesh.shape["tensor"]
+    times = tensor // math.gcd(tensor, k_BTKH.shape[2])
+    if times > 1:  # fewer key heads than devices: each of these has the one that it reads
+        k_BTKH, v_BTKH = (jnp.repeat(x, times, axis=2) for x in (k_BTKH, v_BTKH))
     return by_hand(q_BTNH, k_BTKH, v_BTKH, segments_BT)
 
 
