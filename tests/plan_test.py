@@ -140,6 +140,9 @@ def test_remedies_for_training_come_in_order():
     assert tried[0] == {"model.remat": True}
     assert tried[1] == {"model.remat": True, "sft.micro_rows": 4, "rl.micro_rows": 4}
     assert tried[-1]["mesh.tensor"] == 2 and tried[-1]["mesh.fsdp"] == 1
+    # Two devices to a row are one row at a time.
+    longer = {"mesh.fsdp": 1, "mesh.context": 2, "sft.micro_rows": 1, "rl.micro_rows": 1}
+    assert tried[-2] == tried[0] | longer
     assert remedies.changed(c, tried[1]).rl.micro_rows == 4 and c.rl.micro_rows == 8
 
 

@@ -42,7 +42,8 @@ def loaded(path: str) -> ConfigDict:
 def asked(folder: pathlib.Path, path: str, topology: str, sized: sizes.Sized, name: str) -> dict:
     """What launch.plan answers for one program ("hours": for none, but for their times).
 
-    Kept under a name that has all of the question in it; {"failed": why} where it has none.
+    Kept under a name that has all of the question in it. {"failed": why}, which is not kept,
+    where there is no answer: a compiler that is not installed, a process that was killed.
     """
     question = [pathlib.Path(path).stem, topology, name, *sized.flags()]
     kept = folder / (re.sub(r"[^\w.=]+", "_", "-".join(question)).replace("config.", "") + ".json")
@@ -60,7 +61,7 @@ def asked(folder: pathlib.Path, path: str, topology: str, sized: sizes.Sized, na
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
     answer = json.loads(done.stdout) if done.returncode == 0 else {"failed": lines[-1]}
-    if done.returncode >= 0:  # not of a process that was killed
+    if done.returncode == 0:
         kept.with_suffix(".partial").write_text(json.dumps(answer, indent=1))
         kept.with_suffix(".partial").replace(kept)
     return answer
