@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from aster_jax import config as config_module
+from aster_jax import config_check
 from aster_jax import mesh as meshes
 from aster_jax.model import config
 from experiments import aster_1p7b, aster_4b, smoke
@@ -165,6 +167,20 @@ def test_hours_by_hand():
 
 
 @pytest.mark.parametrize("made", [aster_4b, aster_1p7b])
+def test_the_papers_runs_have_the_same_share_per_device_on_any_number(made):
+    for devices in ("16", "64"):
+        c, n = made.get_config(devices), int(devices)
+        config_check.validate(c)
+        assert (c.mesh.fsdp, c.rl.micro_rows, c.sft.micro_rows) == (n, n, n)
+        assert c.rollout.pool_tokens == 131_072 * n and c.rollout.slots % n == 0
+        # The paper's shapes: 128 problems x 8 trajectories, of 18,432 tokens and then 32,768.
+        for stage, tokens in (("rl1", 18_432), ("rl2", 32_768)):
+            keys = config_module.rl_stage(c, stage)
+            assert (keys.prompts, keys.group) == (128, 8)
+            assert keys.context_tokens == keys.row_tokens == tokens
+
+
+@pytest.mark.parametrize("made", [aster_4b, aster_1p7b])
 def test_the_papers_sizes_come_without_weights(made):
     c = made.get_config()
     cfg = programs.model(c)
@@ -222,7 +238,7 @@ def test_the_papers_runs_fit_their_own_chips(experiment, topology, most):
     done = plan("--config", f"experiments/{experiment}.py", "--topology", topology, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    names = {"sft step", "rl1+rl2 step", "rl1+rl2 old log-probs", "adopt weights", "decode"}
+    names = {"sft step", "rl1 step", "rl2 step", "rl2 old log-probs", "adopt weights", "decode"}
     assert names <= set(found["programs"])
     for name, one in found["programs"].items():
         print(experiment, topology, name, one)
