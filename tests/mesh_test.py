@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from aster_jax import mesh as meshes
 from aster_jax.model import transformer
+from aster_jax.rollout import engine, sampling
 from aster_jax.train import optim, step
 
 OPTIM = optim.OptimConfig(1e-3, 0, 0, 0.1, 0.9, 0.999, 0.01, 1.0)
@@ -97,6 +98,18 @@ def test_rollouts_spread_their_rows_over_devices_that_share_a_row_in_training(ei
     rollouts = meshes.for_rollouts(mesh)
     assert dict(rollouts.shape) == {"data": 1, "fsdp": 4, "context": 1, "tensor": 2}
     assert list(rollouts.devices.flat) == list(mesh.devices.flat)
+
+
+def test_the_engine_takes_the_weights_from_the_mesh_they_were_trained_on(tiny, params):
+    mesh = meshes.build(1, 2, 2, context=2)
+    placed = jax.device_put(params, meshes.shardings(params, mesh))
+    sizes = engine.EngineConfig(8, 32, 8, 256, 4, 4, (8,), "float32", "auto")
+    how = sampling.Sampling(1.0, 1.0, 0)
+    adopted = engine.programs(tiny, sizes, how, (47,), meshes.for_rollouts(mesh)).adopt(placed)
+    expected = jax.jit(transformer.for_decoding)(params)
+    for a, b in zip(jax.tree.leaves(adopted), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert adopted["layers"][0]["q"]["rows"].sharding.mesh.shape["context"] == 1
 
 
 def test_devices_that_share_a_row_hold_different_parameters(tiny):
