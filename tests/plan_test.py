@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
 from aster_jax import config as config_module
 from aster_jax import config_check
@@ -80,6 +81,32 @@ def test_matmuls_of_loops_and_recomputation_by_hand():
     (first, *_) = forward
     assert matmuls.seconds([first], one, 1e12) == pytest.approx(5.0)
     assert matmuls.seconds([first], 1e12, first.bytes) == pytest.approx(5.0)
+
+
+def test_matmuls_by_hand_on_all_devices_and_none_of_a_kernel():
+    """[8, 16] x [16, 4], half of the rows on each of two devices, in copies on four more."""
+    mesh = meshes.build(2, 1, 1, jax.devices()[:4], context=2)
+    rows = jax.sharding.PartitionSpec("data")
+    by_hand = jax.shard_map(
+        lambda x, w: x @ w, mesh=mesh, in_specs=(rows, jax.sharding.PartitionSpec()), out_specs=rows
+    )
+    x, w = jnp.ones((8, 16)), jnp.ones((16, 4))
+    copies = 2
+    found = jax.make_jaxpr(by_hand)(x, w)
+    assert matmuls.flops(matmuls.of(found)) == copies * 2 * 8 * 16 * 4
+    assert not matmuls.has_kernel(found)
+
+    def body(x_ref, w_ref, out_ref):
+        out_ref[...] = x_ref[...] @ w_ref[...]
+
+    kernel = pl.pallas_call(body, out_shape=jax.ShapeDtypeStruct((8, 4), jnp.float32))
+    found = jax.make_jaxpr(jax.jit(lambda x, w: kernel(x, w).sum()))(x, w)
+    assert matmuls.of(found) == [] and matmuls.has_kernel(found)
+    # 32 queries see 16 keys on average: two products of 2 x 4 FLOPs, 3 heads, 2 layers, 5 rows.
+    cfg = dataclasses.replace(
+        config.PRESETS["qwen3_4b"], num_layers=2, num_heads=3, num_kv_heads=1, head_dim=4
+    )
+    assert matmuls.attention(cfg, 5, 32, 4.5).flops == 4.5 * 5 * 2 * 3 * 32 * 16 * 2 * (2 * 4)
 
 
 def test_the_train_step_executes_what_is_written_down():
@@ -220,7 +247,7 @@ def test_the_command_plans_and_refuses():
     done = plan("--config", "experiments/smoke.py", "--topology", "cpu:8", "--json", "--only", "adopt")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert found["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert found["mesh"] == {"data": 8, "fsdp": 1, "context": 1, "tensor": 1}
     assert set(found["programs"]) == {"adopt weights"} and found["rows"]["slots"] == 32
     wrong = plan("--config", "experiments/aster_4b.py", "--topology", "cpu:8")
     assert wrong.returncode == 1 and "does not use the 8 devices" in wrong.stderr

@@ -29,6 +29,9 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "v5p:4x4x4, v6e:4x4, h100:8, c
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of lines")
 _ONLY = flags.DEFINE_string("only", "", "compile only programs whose name has this, e.g. step")
 _HOURS = flags.DEFINE_bool("hours", True, "estimate them, for which every training step is traced")
+_COLLECTIVES = flags.DEFINE_bool(
+    "collectives", True, "where the compiler cannot print a program, compile it for CPUs to count them"
+)
 _TRIES = flags.DEFINE_integer("tries", 3, "remedies compiled for a program that does not fit")
 _HBM = flags.DEFINE_float("hbm_gib", 0.0, "memory of one device in GiB; 0 takes the known one")
 _PRICE = flags.DEFINE_float("price", 0.0, "of one chip for one hour")
@@ -55,7 +58,8 @@ def main(argv: list[str]) -> None:
         config=_CONFIG.value, topology=_TOPOLOGY.value, chip=chip,
         assumed=estimate.Assumed(flop_share=_FLOPS.value, mean_share=_MEAN.value),
         memory=_HBM.value * chips.GIB or chip.memory, only=_ONLY.value, tries=_TRIES.value,
-        price=_PRICE.value, hours=_HOURS.value, arguments=_joined(sys.argv[1:]),
+        price=_PRICE.value, hours=_HOURS.value,
+        arguments=_joined(sys.argv[1:]) if _COLLECTIVES.value else (),
     )  # fmt: skip
     if _JSON.value:
         print(json.dumps(report.make(wanted, lambda text: None)))

@@ -56,6 +56,8 @@ def make(wanted: Wanted, say) -> dict:
             continue
         traced = program.trace()
         products = matmuls.traced(traced)
+        if program.attention and matmuls.has_kernel(traced.jaxpr):
+            products.append(program.attention)
         if timed and program.phase == "update":
             micro_s[program.name] = _seconds(products, mesh.size, wanted)
         if wanted.only not in program.name:

@@ -54,7 +54,7 @@ def asked(folder: pathlib.Path, path: str, topology: str, sized: sizes.Sized, na
     stages = ",".join(repr(s) for s in loaded(path).stages)
     command = [
         sys.executable, "-m", "launch.plan", "--config", path, "--topology", topology, "--json",
-        "--only", only, "--tries=0", f"--hours={name == 'hours'}", f"--config.stages=({stages})",
+        "--only", only, "--tries=0", "--nocollectives", f"--hours={name == 'hours'}", f"--config.stages=({stages})",
         *sized.flags(),
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
