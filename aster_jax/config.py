@@ -1,17 +1,15 @@
-"""Every configuration key, once, with its unit and meaning; and what makes them valid.
+"""Every configuration key, once, with its unit and meaning.
 
 An experiment file calls `default()` and assigns; it is then locked, so a key that is not
 here is an error that names the nearest one that is. Values here are the paper's where it
-gives one (paper, section 3) and small where it does not. Which keys may change while a run
-is under way is `lifetime/changes.py`; what each part makes of them, `settings.py`.
+gives one (paper, section 3) and small where it does not. What makes them valid is
+`config_check.py`; which of them may change while a run is under way, `lifetime/changes.py`;
+what each part makes of them, `settings.py`.
 """
 
 import difflib
 
 from ml_collections import ConfigDict, config_dict
-
-from aster_jax import settings
-from aster_jax.errors import InputError
 
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 CHECKPOINTS = ("base", "sft", "rl1", "rl2")
@@ -46,6 +44,7 @@ def _mesh():
     c = ConfigDict()
     c.data = -1  # devices that replicate the parameters; -1 = all that are left over
     c.fsdp = 1  # devices that share one copy of the parameters along their width
+    c.context = 1  # devices that share a training row too long for one, and the parameters too
     c.tensor = 1  # devices that share heads and feed-forward units
     return c
 
@@ -229,150 +228,6 @@ def _eval():
     c.trajectory_s = 0.0  # of one trajectory, in seconds; cut there it is wrong. 0 = no limit
     c.deadline_s = 0.0  # of one checkpoint's arm, the same
     return c
-
-
-def validate(c: ConfigDict) -> None:
-    """Raise an InputError for values that cannot work together, before anything is run.
-
-    Builds what every stage will build and needs no device for (`settings.build_all`), so
-    that no impossible value waits for its stage.
-    """
-    _validate_names(c)
-    _validate_counts(c)
-    _validate_shares(c)
-    _validate_sizes(c)
-    if {"sft", "rl1", "rl2"} & set(c.stages):
-        _validate_training(c)
-    settings.build_all(c, {stage: rl_stage(c, stage) for stage in ("rl1", "rl2")})
-
-
-def _validate_names(c):
-    unknown = [s for s in c.stages if s not in STAGES]
-    if unknown:
-        raise InputError(f"stages has {unknown}; known stages are {', '.join(STAGES)}")
-    if list(c.stages) != [s for s in STAGES if s in c.stages]:
-        raise InputError(f"stages={tuple(c.stages)} must keep the order {', '.join(STAGES)}")
-    if not c.name:
-        raise InputError("name is empty; the experiment file must set c.name")
-    dtypes = ("float32", "bfloat16")
-    for section, name, choices in (
-        *((s, "normalise", ("group", "batch")) for s in RL_SECTIONS),
-        *((s, "truncated", ("keep", "mask")) for s in RL_SECTIONS),
-        *((s, "hand_on", ("last", "best")) for s in RL_SECTIONS),
-        ("demos", "style", ("dense", "sparse", "direct")),
-        ("model", "param_dtype", dtypes),
-        ("model", "compute_dtype", dtypes),
-        ("model", "accum_dtype", ("float32", "float64")),
-        ("rollout", "dtype", dtypes),
-        ("rollout", "attention", ("auto", "xla", "gpu", "tpu")),
-        ("rollout", "ahead", (0, 1, 2)),
-    ):
-        value = c[section][name]
-        if value not in choices and not (value is None and section in ("rl1", "rl2")):
-            raise InputError(f"{section}.{name}={value!r}; choose one of {choices}")
-    unknown = [s for s in c.eval.checkpoints if s not in CHECKPOINTS]
-    if unknown:
-        raise InputError(f"eval.checkpoints has {unknown}; known are {', '.join(CHECKPOINTS)}")
-
-
-def _validate_counts(c):
-    """What divides, or has to be there at all, is at least 1; what is counted, at least 0."""
-    optim = ("micro_rows", "row_tokens", "keep", "max_unusable")
-    rl = ("prompts", "minibatches", "eval_problems", "eval_samples", *optim)
-    for section, names in {
-        "sft": ("rows", "probe_problems", *optim),
-        "rl": rl, "rl1": (*rl, *BUDGETS), "rl2": (*rl, *BUDGETS), "eval": (*BUDGETS, "samples"),
-        "rollout": ("page_tokens", "slots", "capacity", "steps_per_dispatch", "prefill_rows"),
-        "demos": ("count",),
-    }.items():  # fmt: skip
-        for name in names:
-            if c[section][name] is not None and c[section][name] < 1:
-                raise InputError(f"{section}.{name}={c[section][name]} must be at least 1")
-    for section in c:
-        for name, value in c[section].items() if isinstance(c[section], ConfigDict) else ():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and not value >= (-1 if section == "mesh" else 0):
-                raise InputError(f"{section}.{name}={value} must not be negative")
-    stages = {stage: rl_stage(c, stage) for stage in ("rl1", "rl2")}
-    for section, keys_, whole, part in (
-        *((name, stage, "prompts", "minibatches") for name, stage in stages.items()),
-        ("sft", c.sft, "rows", "micro_rows"),
-    ):
-        if keys_[whole] % keys_[part]:
-            raise InputError(
-                f"{_named(c, section, whole)}={keys_[whole]} must be a multiple of "
-                f"{_named(c, section, part)}={keys_[part]}"
-            )
-    for name, stage in stages.items():
-        if name in c.stages and stage.group < 2:
-            raise InputError(
-                f"{_named(c, name, 'group')}={stage.group}: a trajectory is compared with the others of "
-                "its group, and there are none; give at least 2"
-            )
-
-
-def _named(c, section, key) -> str:
-    """The key whose value counts, as the user would write it."""
-    inherited = section in ("rl1", "rl2") and c[section][key] is None
-    return f"rl.{key}" if inherited else f"{section}.{key}"
-
-
-def _validate_shares(c):
-    for section, name in (
-        *((s, key) for s in RL_SECTIONS for key in ("min_group", "min_step")),
-        ("filter", "min_scored"), ("demos", "slip_share"), ("sft", "stop_accuracy"),
-    ):  # fmt: skip
-        value = c[section][name]
-        if value is not None and not 0 <= value <= 1:
-            raise InputError(f"{section}.{name}={value} is a share; give one between 0 and 1")
-
-
-def _validate_sizes(c):
-    evals = settings.evaluations(c)
-    named = {"eval" if name == "main" else f"eval.also {name!r}": e for name, e in evals.items()}
-    for name, section in {"rl1": c.rl1, "rl2": c.rl2, **named}.items():
-        if section.context_tokens > c.rollout.capacity:
-            raise InputError(
-                f"{name}.context_tokens={section.context_tokens} exceeds "
-                f"rollout.capacity={c.rollout.capacity}; raise the capacity"
-            )
-    for name in ("rl1", "rl2"):
-        stage = rl_stage(c, name)
-        if stage.context_tokens > stage.row_tokens:
-            raise InputError(
-                f"{name}.context_tokens={stage.context_tokens} exceeds "
-                f"{_named(c, name, 'row_tokens')}={stage.row_tokens}: a trajectory must fit a "
-                "training row"
-            )
-    page = c.rollout.page_tokens
-    if c.rollout.pool_tokens // page < -(-c.rollout.capacity // page):
-        raise InputError(
-            f"rollout.pool_tokens={c.rollout.pool_tokens} holds less than one row of "
-            f"rollout.capacity={c.rollout.capacity} tokens in pages of {page}; raise the pool"
-        )
-
-
-def _validate_training(c):
-    """What would train next to nothing, or something else than was sampled."""
-    if c.model.param_dtype != "float32":
-        raise InputError(
-            f"model.param_dtype={c.model.param_dtype!r}: an update of 1e-6 of a parameter is below "
-            "what bfloat16 can tell apart, so most updates would be lost; train with float32 and "
-            "save memory with model.compute_dtype=bfloat16, model.remat or more mesh.fsdp"
-        )
-    rollout = c.rollout
-    if not {"rl1", "rl2"} & set(c.stages):
-        return
-    if rollout.temperature <= 0:
-        raise InputError(
-            f"rollout.temperature={rollout.temperature}: greedy members of a group are all the "
-            "same and teach nothing; give a positive one"
-        )
-    if rollout.top_p < 1 or rollout.top_k:
-        raise InputError(
-            f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k}: the policy loss is of "
-            "the whole distribution; train with top_p=1 and top_k=0 (eval has its own)"
-        )
 
 
 def keys(c: ConfigDict, prefix: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aster_jax import config as configs
-from aster_jax import mesh, policy, pools, workdir
+from aster_jax import config_check, mesh, policy, pools, workdir
 from aster_jax.demos import run as demos
 from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.eval import run as evaluation
@@ -51,12 +51,12 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise InputError("no experiment given; add --config experiments/quickstart.py")
     c = _CONFIG.value
-    configs.validate(c)
+    config_check.validate(c)
     hosts.check(jax.process_count(), os.environ)
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     workdir.make(path)
     with lock.held(path):
-        run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
+        run = workdir.open_run(c, path, mesh.build(**c.mesh))
         with run.notice.heard(c.notice_s):
             _run_stages(run)
 

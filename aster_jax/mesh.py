@@ -1,10 +1,12 @@
 """The device mesh and the one table that says how arrays are laid out on it.
 
 Axes: `data` replicates parameters, `fsdp` shards them along their width and is a data
-axis for batches too, `tensor` shards heads and feed-forward units.
+axis for batches too, `context` shards the tokens of a row (`model/context.py`) and the
+parameters like `fsdp`, `tensor` shards heads and feed-forward units.
 """
 
 import dataclasses
+import math
 import re
 
 import jax
@@ -15,48 +17,67 @@ from aster_jax.errors import InputError
 from aster_jax.model import config, transformer
 from aster_jax.model.layout import Layout
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
+# A parameter's width. Devices that share a row need not hold the same parameters, moments and
+# gradients: they are fetched block by block over `fsdp` as it is, and here over both.
+WIDTH = ("fsdp", "context")
 
 # First match wins; a parameter without a match is an error. Comment = weight shape. The
 # optimiser's moments have the same paths with a prefix, hence the same layout.
 RULES = (
-    (r"(^|/)embed/w$", PartitionSpec("tensor", "fsdp")),  # [V, D]
-    (r"(^|/)layers/[qkv]/w$", PartitionSpec(None, "fsdp", "tensor", None)),  # [L, D, N|K, H]
-    (r"(^|/)layers/o/w$", PartitionSpec(None, "tensor", None, "fsdp")),  # [L, N, H, D]
-    (r"(^|/)layers/(gate|up)/w$", PartitionSpec(None, "fsdp", "tensor")),  # [L, D, F]
-    (r"(^|/)layers/down/w$", PartitionSpec(None, "tensor", "fsdp")),  # [L, F, D]
+    (r"(^|/)embed/w$", PartitionSpec("tensor", WIDTH)),  # [V, D]
+    (r"(^|/)layers/[qkv]/w$", PartitionSpec(None, WIDTH, "tensor", None)),  # [L, D, N|K, H]
+    (r"(^|/)layers/o/w$", PartitionSpec(None, "tensor", None, WIDTH)),  # [L, N, H, D]
+    (r"(^|/)layers/(gate|up)/w$", PartitionSpec(None, WIDTH, "tensor")),  # [L, D, F]
+    (r"(^|/)layers/down/w$", PartitionSpec(None, "tensor", WIDTH)),  # [L, F, D]
     (r"(^|/)layers/(attn|mlp|q|k)_norm/scale$", PartitionSpec()),  # [L, D|H]
     (r"(^|/)final_norm/scale$", PartitionSpec()),  # [D]
-    (r"(^|/)unembed/w$", PartitionSpec("fsdp", "tensor")),  # [D, V]
+    (r"(^|/)unembed/w$", PartitionSpec(WIDTH, "tensor")),  # [D, V]
     (r"(^|/)(count|step)$", PartitionSpec()),  # scalars of the optimiser and the state
 )
 
 # The same for activations in training, by the place of the forward that names them; the
 # vocabulary's table comes from RULES. Comment = shape.
 ACTIVATIONS = (
+    ("looked_for", PartitionSpec("data")),  # [B, T], ids
     # [B, T, D], from the token table: each device looks up its part of the width for all rows
-    # of its fsdp group, and one exchange gives it the whole width of its own rows.
-    ("looked_up", PartitionSpec("data", None, "fsdp")),
-    ("residual", PartitionSpec(BATCH_AXES)),  # [B, T, D], after the embedding and each sub-block
-    ("heads", PartitionSpec(BATCH_AXES, None, "tensor")),  # [B, T, N, H]
-    ("kv_heads", PartitionSpec(BATCH_AXES, None, "tensor")),  # [B, T, K, H]
-    ("units", PartitionSpec(BATCH_AXES, None, "tensor")),  # [B, T, F]
+    # of its fsdp x context group; an exchange gives it more of the width of its part of the
+    # rows' tokens, another the whole width of its own rows.
+    ("looked_up", PartitionSpec("data", None, WIDTH)),
+    ("cut", PartitionSpec("data", "context", "fsdp")),
+    # [B, T, D], after the embedding and each sub-block
+    ("residual", PartitionSpec(BATCH_AXES, "context")),
+    ("heads", PartitionSpec(BATCH_AXES, "context", "tensor")),  # [B, T, N, H]
+    ("kv_heads", PartitionSpec(BATCH_AXES, "context", "tensor")),  # [B, T, K, H]
+    ("units", PartitionSpec(BATCH_AXES, "context", "tensor")),  # [B, T, F]
+    ("tokens", PartitionSpec(("context", *BATCH_AXES))),  # [B * T, ...], for the scores
+    ("whole_rows", PartitionSpec(BATCH_AXES)),  # [B, T], log-probs for the losses
 )
 
 
-def build(data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
-    """A (data, fsdp, tensor) mesh; -1 for `data` takes the devices that are left over."""
+def build(data: int, fsdp: int, tensor: int, devices=None, *, context: int = 1) -> Mesh:
+    """A mesh of AXES; -1 for `data` takes the devices that are left over."""
     devices = jax.devices() if devices is None else devices
     if data == -1:
-        data = len(devices) // (fsdp * tensor)
-    if data * fsdp * tensor != len(devices) or data < 1:
+        data = len(devices) // (fsdp * context * tensor)
+    if data * fsdp * context * tensor != len(devices) or data < 1:
         raise InputError(
-            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not use the "
-            f"{len(devices)} devices present; choose factors of {len(devices)}"
+            f"mesh data={data} x fsdp={fsdp} x context={context} x tensor={tensor} does not use "
+            f"the {len(devices)} devices present; choose factors of {len(devices)}"
         )
-    shape = (data, fsdp, tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    shape = (data, fsdp, context, tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+
+
+def for_rollouts(mesh: Mesh) -> Mesh:
+    """The same devices as the engine uses them: rows go over `context` too, as a row under way
+    always fits one device."""
+    data, fsdp, context, tensor = mesh.devices.shape
+    if context == 1:
+        return mesh
+    devices = mesh.devices.reshape(data, fsdp * context, 1, tensor)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -78,7 +99,7 @@ def lay_out(cfg: config.ModelConfig, mesh: Mesh) -> config.ModelConfig:
         return cfg
     places = dict(ACTIVATIONS)
     if kv_heads_axis(cfg, mesh) is None:
-        places["kv_heads"] = PartitionSpec(BATCH_AXES)
+        places["kv_heads"] = PartitionSpec(BATCH_AXES, "context")
     name, shape = "embed/w", (cfg.vocab_size, cfg.d_model)
     if not cfg.tie_embeddings:
         name, shape = "unembed/w", (cfg.d_model, cfg.vocab_size)
@@ -101,14 +122,17 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         raise InputError(f"no sharding rule matches parameter {path!r}; add it to mesh.RULES")
     entries = list(spec) + [None] * (len(shape) - len(spec))
     for axis, name in enumerate(entries):
-        if name is None or shape[axis] % mesh.shape[name] == 0:
+        names = name if isinstance(name, tuple) else (name,) if name else ()
+        sizes = {n: mesh.shape[n] for n in names if mesh.shape[n] > 1}
+        if shape[axis] % math.prod(sizes.values()) == 0:
             continue
         if re.search(r"(^|/)layers/[kv]/w$", path) and name == "tensor":
             entries[axis] = None  # few key/value heads: replicate them
             continue
+        over = " x ".join(f"{n}={size}" for n, size in sizes.items())
         raise InputError(
-            f"axis {axis} of {path} ({shape[axis]}) does not divide over mesh axis "
-            f"{name}={mesh.shape[name]}; choose a {name} size that divides it"
+            f"axis {axis} of {path} ({shape[axis]}) does not divide over mesh axis {over}; choose "
+            "a size that divides it"
         )
     return PartitionSpec(*entries)
 

@@ -1,9 +1,13 @@
 """ASTER-4B: the paper's run on Qwen3-4B-Thinking-2507, each number with its source.
 
     python -m aster_jax.main --config experiments/aster_4b.py --workdir /mnt/shared/aster_4b
+    python -m aster_jax.main --config experiments/aster_4b.py:16 ...
 
-Hardware: exactly 64 devices (mesh below), such as a TPU v5p-128: v5p names count
-TensorCores, so that is 64 chips and 64 JAX devices, on 16 hosts. A run with several processes
+Hardware: exactly 64 devices, such as a TPU v5p-128: v5p names count TensorCores, so that is
+64 chips and 64 JAX devices, on 16 hosts. Behind a colon another number of devices: 16 for a
+v5p-32. What is spread over them follows; what one of them holds stays the same but for the
+parameters. Chips with less memory need a smaller pool, or rows over several of them
+(mesh.context): `python -m launch.plan.table` finds the sizes. A run with several processes
 is refused so far, so such a slice cannot run this file yet; it holds the numbers of the run.
 What it takes of the 95.73 GiB of a chip, by the compiler's word (libtpu 0.0.52): 16.5 GiB in an
 RL update, 15.7 of them temporary, and 26.2 GiB while sampling, 18.0 of them the cache and 7.5 the
@@ -19,13 +23,14 @@ reviewed. Where they are silent the value is ours and says so.
 from aster_jax import config
 
 
-def get_config():
-    """The paper's numbers."""
+def get_config(devices: str = "64"):
+    """The paper's numbers, on so many devices."""
+    count = int(devices)
     c = config.default()
     c.name = "aster_4b"
     c.seed = 1  # [R] shuffle seed
     c.mesh.data = 1
-    c.mesh.fsdp = 64  # ours: fp32 master weights and moments, 16 bytes x 4.02 B, over 64 devices
+    c.mesh.fsdp = count  # ours: fp32 master weights and moments, 12 bytes x 4.02 B, over all devices
     c.model.source = "hf://Qwen/Qwen3-4B-Thinking-2507"  # [A]
     c.model.style = "qwen3_thinking_2507"
     c.model.param_dtype = "float32"  # [R] fp32 master weights
@@ -49,7 +54,7 @@ def get_config():
     c.sft.clip_norm = 1.0  # [R] framework default
     c.sft.row_tokens = 32_768  # [R] cut-off; longer ones are dropped, not cut
     c.sft.rows = 64  # ours: packed rows of about two samples each; [R] packs nothing, its step is 128
-    c.sft.micro_rows = 64  # ours: one row per device
+    c.sft.micro_rows = count  # ours: one row per device
     c.sft.epochs = 6.0  # [R]; 188 steps there, about as many here
 
     c.rl.learning_rate = 1e-6  # [R] constant, no warm-up
@@ -66,8 +71,9 @@ def get_config():
     c.rl.dual_clip = 10.0  # [R]
     c.rl.tis_cap = 2.0  # [R]
     c.rl.truncated = "keep"  # [R] cut trajectories are rewarded and trained on as they are
-    c.rl.row_tokens = 32_768  # ours: a trajectory of stage 2 fills a row
-    c.rl.micro_rows = 64  # ours: one row per device
+    c.rl1.row_tokens = 18_432  # ours: the longest trajectory of a stage fills a row
+    c.rl2.row_tokens = 32_768
+    c.rl.micro_rows = count  # ours: one row per device
     c.rl.save_every = 10  # [R]
     c.rl.eval_every = 10  # [R]
     c.rl.eval_problems = 64  # ours: set apart from the training problems; [R] measures on AIME
@@ -77,12 +83,12 @@ def get_config():
     c.rollout.dtype = "bfloat16"  # [R]
     c.rollout.ahead = 1  # ours: the host reads one dispatch behind
     c.rollout.lockstep = False  # ours: never wait for a slow tool
-    c.rollout.slots = 512  # ours
+    c.rollout.slots = 8 * count  # ours
     c.rollout.capacity = 32_768  # stage 2's context
     c.rollout.page_tokens = 64  # ours
-    c.rollout.pool_tokens = 8_388_608  # ours: 512 rows of 16,384, 19 GB on each of 64 devices
+    c.rollout.pool_tokens = 131_072 * count  # ours: 8 rows of 16,384, 19 GB on each device
     c.rollout.steps_per_dispatch = 32  # ours
-    c.rollout.prefill_rows = 64  # ours
+    c.rollout.prefill_rows = count  # ours: one row per device
     c.rollout.prefill_buckets = (256, 2048)  # ours
     c.rollout.tool_result_tokens = 2048  # ours; [R] leaves tool output unbounded
     c.rollout.trajectory_s = 7200.0  # ours

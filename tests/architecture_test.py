@@ -18,6 +18,7 @@ LAYERS = (
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
     ("settings",),
     ("config",),
+    ("config_check",),
     ("lifetime",),
     ("workdir",),
     ("pools",),
@@ -49,7 +50,9 @@ EFFECTS = {
     "weights/fetch.py": "downloads weights",
 }
 # Who may know that a config is an ml_collections one.
-CONFIG_READERS = ("config.py", "settings.py", "main.py", "workdir.py", "lifetime/changes.py")
+CONFIG_READERS = (
+    "config.py", "config_check.py", "settings.py", "main.py", "workdir.py", "lifetime/changes.py",
+)  # fmt: skip
 FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "registry", "base"}
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name
 # Wiring, and processes that only run as a whole: the test that runs them.

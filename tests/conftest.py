@@ -70,5 +70,5 @@ def one_device():
 
 @pytest.fixture(scope="session")
 def eight_devices():
-    """A mesh in which every axis has two devices."""
+    """A mesh in which every axis but `context` has two devices."""
     return meshes.build(2, 2, 2, devices=jax.devices()[:8])

@@ -6,13 +6,14 @@ commands, keys, the tree) is there.
 
 import ast
 import importlib.util
+import math
 import pathlib
 import re
 
 import jax
 import pytest
 
-from aster_jax import config
+from aster_jax import config, config_check
 from aster_jax import mesh as meshes
 from tests import source_tree
 
@@ -73,7 +74,7 @@ def _experiment(path: pathlib.Path):
 def test_every_experiment_resolves(path):
     module = _experiment(path)
     made = module.get_config()
-    config.validate(made)
+    config_check.validate(made)
     assert set(config.keys(made)) == set(config.keys(config.default()))
     command = f"python -m aster_jax.main --config {path.relative_to(ROOT).as_posix()}"
     assert command in module.__doc__
@@ -99,10 +100,10 @@ def test_what_the_launch_page_says_fits_a_slice_of_one_host_does(name, slice_nam
     c = _experiment(ROOT / "experiments" / f"{name}.py").get_config()
     if micro_rows:
         c.sft.micro_rows = c.rl.micro_rows = micro_rows
-    config.validate(c)
+    config_check.validate(c)
     devices = jax.devices()[: _devices(slice_name)]
     assert len(devices) == _devices(slice_name), "more devices than one host has"
-    mesh = meshes.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
+    mesh = meshes.build(**c.mesh, devices=devices)
     shards = meshes.batch_shards(mesh)
     for rows in (c.sft.micro_rows, c.rl.micro_rows, c.rollout.slots):
         assert rows % shards == 0
@@ -114,7 +115,7 @@ def test_the_launch_page_counts_devices_right():
     assert {name: int(count) for name, count in table.items()} == {n: _devices(n) for n in table}
     c = _experiment(ROOT / "experiments" / "aster_4b.py").get_config()
     named = re.search(r"TPU (v5p-\d+)", (ROOT / "experiments" / "aster_4b.py").read_text("utf-8"))
-    assert _devices(named[1]) == c.mesh.data * c.mesh.fsdp * c.mesh.tensor
+    assert _devices(named[1]) == math.prod(c.mesh.values())
 
 
 # Folders with a dot are of tools: pytest leaves a README.md in its cache.

@@ -99,9 +99,10 @@ def test_again_skips_everything_and_another_config_is_refused(run):
 
 
 @pytest.mark.slow
-def test_every_stage_runs_on_eight_devices(run, tmp_path):
-    """Two ways each of data, fsdp and tensor; what one device learns, eight learn."""
-    axes = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+@pytest.mark.parametrize("inner", ["tensor", "context"])
+def test_every_stage_runs_on_eight_devices(run, tmp_path, inner):
+    """Two ways each of data, fsdp and one more; what one device learns, eight learn."""
+    axes = ("--config.mesh.data=2", "--config.mesh.fsdp=2", f"--config.mesh.{inner}=2")
     micro = ("--config.sft.micro_rows=4", "--config.rl.micro_rows=4")
     code, out, err, _ = smoke_run.launch(
         tmp_path / "run", *axes, *micro, limit_s=1800.0, devices=8

@@ -11,7 +11,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
+from aster_jax import config as config_module
+from aster_jax import config_check
 from aster_jax import mesh as meshes
 from aster_jax.model import config
 from experiments import aster_1p7b, aster_4b, smoke
@@ -80,6 +83,32 @@ def test_matmuls_of_loops_and_recomputation_by_hand():
     assert matmuls.seconds([first], 1e12, first.bytes) == pytest.approx(5.0)
 
 
+def test_matmuls_by_hand_on_all_devices_and_none_of_a_kernel():
+    """[8, 16] x [16, 4], half of the rows on each of two devices, in copies on four more."""
+    mesh = meshes.build(2, 1, 1, jax.devices()[:4], context=2)
+    rows = jax.sharding.PartitionSpec("data")
+    by_hand = jax.shard_map(
+        lambda x, w: x @ w, mesh=mesh, in_specs=(rows, jax.sharding.PartitionSpec()), out_specs=rows
+    )
+    x, w = jnp.ones((8, 16)), jnp.ones((16, 4))
+    copies = 2
+    found = jax.make_jaxpr(by_hand)(x, w)
+    assert matmuls.flops(matmuls.of(found)) == copies * 2 * 8 * 16 * 4
+    assert not matmuls.has_kernel(found)
+
+    def body(x_ref, w_ref, out_ref):
+        out_ref[...] = x_ref[...] @ w_ref[...]
+
+    kernel = pl.pallas_call(body, out_shape=jax.ShapeDtypeStruct((8, 4), jnp.float32))
+    found = jax.make_jaxpr(jax.jit(lambda x, w: kernel(x, w).sum()))(x, w)
+    assert matmuls.of(found) == [] and matmuls.has_kernel(found)
+    # 32 queries see 16 keys on average: two products of 2 x 4 FLOPs, 3 heads, 2 layers, 5 rows.
+    cfg = dataclasses.replace(
+        config.PRESETS["qwen3_4b"], num_layers=2, num_heads=3, num_kv_heads=1, head_dim=4
+    )
+    assert matmuls.attention(cfg, 5, 32, 4.5).flops == 4.5 * 5 * 2 * 3 * 32 * 16 * 2 * (2 * 4)
+
+
 def test_the_train_step_executes_what_is_written_down():
     """Per token: 6 FLOPs per weight and 2 more for remat, and attention over whole rows.
 
@@ -140,6 +169,9 @@ def test_remedies_for_training_come_in_order():
     assert tried[0] == {"model.remat": True}
     assert tried[1] == {"model.remat": True, "sft.micro_rows": 4, "rl.micro_rows": 4}
     assert tried[-1]["mesh.tensor"] == 2 and tried[-1]["mesh.fsdp"] == 1
+    # Two devices to a row are one row at a time.
+    longer = {"mesh.fsdp": 1, "mesh.context": 2, "sft.micro_rows": 1, "rl.micro_rows": 1}
+    assert tried[-2] == tried[0] | longer
     assert remedies.changed(c, tried[1]).rl.micro_rows == 4 and c.rl.micro_rows == 8
 
 
@@ -159,6 +191,20 @@ def test_hours_by_hand():
     assert stage.rollout_s == pytest.approx(steps * (weights + 64 * token) / 1e9 + prefill)
     assert stage.update_s == 2.0 * 2  # 4,096 tokens in rows of 256, 8 of them at a time
     assert stage.hours == pytest.approx(3 * (stage.rollout_s + 4.0) / 3600)
+
+
+@pytest.mark.parametrize("made", [aster_4b, aster_1p7b])
+def test_the_papers_runs_have_the_same_share_per_device_on_any_number(made):
+    for devices in ("16", "64"):
+        c, n = made.get_config(devices), int(devices)
+        config_check.validate(c)
+        assert (c.mesh.fsdp, c.rl.micro_rows, c.sft.micro_rows) == (n, n, n)
+        assert c.rollout.pool_tokens == 131_072 * n and c.rollout.slots % n == 0
+        # The paper's shapes: 128 problems x 8 trajectories, of 18,432 tokens and then 32,768.
+        for stage, tokens in (("rl1", 18_432), ("rl2", 32_768)):
+            keys = config_module.rl_stage(c, stage)
+            assert (keys.prompts, keys.group) == (128, 8)
+            assert keys.context_tokens == keys.row_tokens == tokens
 
 
 @pytest.mark.parametrize("made", [aster_4b, aster_1p7b])
@@ -201,7 +247,7 @@ def test_the_command_plans_and_refuses():
     done = plan("--config", "experiments/smoke.py", "--topology", "cpu:8", "--json", "--only", "adopt")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert found["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert found["mesh"] == {"data": 8, "fsdp": 1, "context": 1, "tensor": 1}
     assert set(found["programs"]) == {"adopt weights"} and found["rows"]["slots"] == 32
     wrong = plan("--config", "experiments/aster_4b.py", "--topology", "cpu:8")
     assert wrong.returncode == 1 and "does not use the 8 devices" in wrong.stderr
@@ -219,7 +265,7 @@ def test_the_papers_runs_fit_their_own_chips(experiment, topology, most):
     done = plan("--config", f"experiments/{experiment}.py", "--topology", topology, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    names = {"sft step", "rl1+rl2 step", "rl1+rl2 old log-probs", "adopt weights", "decode"}
+    names = {"sft step", "rl1 step", "rl2 step", "rl2 old log-probs", "adopt weights", "decode"}
     assert names <= set(found["programs"])
     for name, one in found["programs"].items():
         print(experiment, topology, name, one)

@@ -42,35 +42,42 @@ def attend_packed(
     q_BTNH: jax.Array,
     k_BKHS: jax.Array,
     v_BKSH: jax.Array,
-    segments_BT: jax.Array,
+    segments_BS: jax.Array,
     accum_dtype: str = "float32",
+    first: jax.Array | None = None,
 ) -> jax.Array:
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
+    The queries are all of a row's, or a stretch of them that begins at its place `first`.
+
     Long rows go `MOST_QUERIES` queries at a time, whose scores the backward pass computes
     again; a query sees the same keys in one softmax either way. Keys behind the stretch
-    (`STRETCHES`) that the queries lie in are left out.
+    (`STRETCHES`) that the queries lie in are left out, where `first` is not given.
     """
     B, T, N, H = q_BTNH.shape
+    whole = first is None
     if T <= MOST_QUERIES:
-        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BT), accum_dtype)
+        order_T = None if whole else first + jnp.arange(T)
+        mask_BTS = causal_segments(segments_BS, order_T)
+        return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
     parts = -(-T // MOST_QUERIES)
     q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, parts * MOST_QUERIES - T), (0, 0), (0, 0)))
     split = q_BTNH.reshape(B, parts, MOST_QUERIES, N, H).swapaxes(0, 1)
     order = jnp.minimum(jnp.arange(parts * MOST_QUERIES), T - 1).reshape(parts, MOST_QUERIES)
+    order = order if whole else first + order
 
-    def stretch(first, last):
-        end = min(last * MOST_QUERIES, T)
+    def stretch(begin, last):
+        end = min(last * MOST_QUERIES, T) if whole else segments_BS.shape[1]
 
         @jax.checkpoint
         def one(part):
             q_BTNH, order_T = part
-            mask_BTS = causal_segments(segments_BT[:, :end], order_T)
+            mask_BTS = causal_segments(segments_BS[:, :end], order_T)
             return attend(q_BTNH, k_BKHS[..., :end], v_BKSH[:, :, :end], mask_BTS, accum_dtype)
 
-        return jax.lax.map(one, (split[first:last], order[first:last]))
+        return jax.lax.map(one, (split[begin:last], order[begin:last]))
 
-    stretches = min(STRETCHES, parts)
+    stretches = min(STRETCHES, parts) if whole else 1
     edges = [parts * i // stretches for i in range(stretches + 1)]
     out = jnp.concatenate([stretch(*ends) for ends in itertools.pairwise(edges)])
     return out.swapaxes(0, 1).reshape(B, parts * MOST_QUERIES, N, H)[:, :T]

@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import config, matmul, transformer
+from aster_jax.model import config, context, matmul, transformer
 from aster_jax.model.layout import constrain
 
 # Vocabulary entries per block, in multiples of the model's width: [tokens, block] in float32
@@ -44,17 +44,17 @@ def token_logprobs(
     """
     hidden_BTD, _ = transformer.forward(params, cfg, tokens_BT, positions_BT, segments_BT)
     hidden_BTD = constrain(hidden_BTD, cfg.layout, "residual")
-    B, T, D = hidden_BTD.shape
-    targets_BT = jnp.roll(tokens_BT, -1, axis=1)
+    targets_BT = context.spread(jnp.roll(tokens_BT, -1, axis=1), cfg.layout)
     w = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["w"]
-    rows = (hidden_BTD.reshape(B * T, D), targets_BT.reshape(-1))
+    rows = (context.flat(hidden_BTD, cfg.layout), context.flat(targets_BT, cfg.layout))
     logp_R, entropy_R = _blocked(cfg, temperature, w, *rows)
     first_BT = jnp.concatenate(
-        [jnp.ones((B, 1), bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1
+        [jnp.ones_like(segments_BT[:, :1], bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1
     )
 
     def shift(x_R):
-        return jnp.where(first_BT, 0.0, jnp.roll(x_R.reshape(B, T), 1, axis=1))
+        x_BT = context.in_order(context.unflat(x_R, tokens_BT.shape, cfg.layout), cfg.layout)
+        return jnp.where(first_BT, 0.0, jnp.roll(x_BT, 1, axis=1))
 
     return shift(logp_R), shift(entropy_R)
 

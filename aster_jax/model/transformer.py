@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import attention, config, layers, matmul
+from aster_jax.model import attention, config, context, layers, matmul
 from aster_jax.model import cache as kv
 from aster_jax.model.layout import constrain
 
@@ -51,8 +51,8 @@ class Block(nn.Module):
         k_BTKH = self._place(layers.rotate(k_BTKH, positions_BT, c), "kv_heads")
         v_BTKH = self._place(v_BTKH, "kv_heads")
         if cached is None:
-            keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
-            out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT, c.accum_dtype)
+            qkv = (q_BTNH, k_BTKH, v_BTKH)
+            out_BTNH = context.attend(*qkv, segments_BT, c.layout, c.accum_dtype)
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
@@ -164,15 +164,20 @@ def forward(
       table_BW: with a cache, the pages of each row in order.
 
     Returns:
-      hidden_BTD in the compute dtype, and the updated cache (None when none was given).
+      hidden_BTD in the compute dtype, and the updated cache (None when none was given). Where
+      `cfg.layout` spreads rows over several devices, their tokens are in the order of
+      `context.spread`.
     """
+    if cache is None:
+        segments_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+        tokens_BT, positions_BT = (context.spread(x, cfg.layout) for x in (tokens_BT, positions_BT))
+    tokens_BT = constrain(tokens_BT, cfg.layout, "looked_for")
     x_BTD = _embed(cfg).apply({"params": params["embed"]}, tokens_BT)
-    x_BTD = constrain(constrain(x_BTD, cfg.layout, "looked_up"), cfg.layout, "residual")
+    for place in ("looked_up", "cut", "residual"):
+        x_BTD = constrain(x_BTD, cfg.layout, place)
     if cache is not None:
         x_BTD, cache = _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW)
     else:
-        if segments_BT is None:
-            segments_BT = jnp.ones_like(tokens_BT)
         x_BTD = _train_layers(params, cfg, x_BTD, positions_BT, segments_BT)
     return _final_norm(cfg).apply({"params": params["final_norm"]}, x_BTD), cache
 

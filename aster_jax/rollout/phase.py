@@ -40,9 +40,9 @@ class Players:
 
 def check(run: workdir.Run) -> None:
     """Raise an InputError now where the engine cannot be built for this mesh or model."""
-    sizes = settings.engine_sizes(run.config.rollout)
-    engine.check(sizes, meshes.batch_shards(run.mesh))
-    engine.attention(policies.expected_config(run), sizes, run.mesh)
+    sizes, mesh = settings.engine_sizes(run.config.rollout), meshes.for_rollouts(run.mesh)
+    engine.check(sizes, meshes.batch_shards(mesh))
+    engine.attention(policies.expected_config(run), sizes, mesh)
 
 
 def check_tool(run: workdir.Run) -> None:
@@ -86,10 +86,10 @@ def check_golds(run: workdir.Run) -> None:
 @contextlib.contextmanager
 def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
     """Start the tool and the verifier, and build the programs; stop them at the end."""
-    sizes = settings.engine_sizes(run.config.rollout)
-    kernel, why = engine.attention(policy.cfg, sizes, run.mesh)
+    sizes, mesh = settings.engine_sizes(run.config.rollout), meshes.for_rollouts(run.mesh)
+    kernel, why = engine.attention(policy.cfg, sizes, mesh)
     run.say("engine", f"decoding attends by {kernel}: {why}")
-    dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
+    dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, mesh)
     with (
         start_tool(settings.tool(run.config)) as executor,
         verify.Verifier(verifying(run.config)) as verifier,

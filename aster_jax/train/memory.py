@@ -29,18 +29,18 @@ def needed_bytes(
     """Bytes per device by purpose: the larger of training and rollout is what counts.
 
     Training holds parameters and gradients in the parameter dtype and two moments in their
-    own, spread over fsdp x tensor, and of a microbatch, `micro` = (rows, tokens of a row), what enters
-    every layer and the float32 scores of one block of queries. A rollout holds parameters
+    own, spread over all devices but those of `data`, and of a microbatch, `micro` = (rows, tokens of
+    a row), what enters every layer and the float32 scores of one block of queries. A rollout holds parameters
     and moments too, the weights once more in its own dtype, and all pages of the cache.
     """
     count = transformer.count_params(cfg)
-    shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    shards = mesh.size // mesh.shape["data"]
     held = count * jnp.dtype(cfg.param_dtype).itemsize // shards
     weights = count * jnp.dtype(rollout_dtype).itemsize // mesh.shape["tensor"]
     moments = 2 * count * jnp.dtype(moments_dtype).itemsize // shards
     per_token = cache.bytes_per_token(cfg, rollout_dtype)
     heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
-    cached = pool_tokens * per_token // meshes.batch_shards(mesh) // heads
+    cached = pool_tokens * per_token // meshes.batch_shards(meshes.for_rollouts(mesh)) // heads
     activations = _activation_bytes(cfg, mesh, *micro)
     return {
         "training": 2 * held + moments + activations,
@@ -51,8 +51,11 @@ def needed_bytes(
 
 
 def _activation_bytes(cfg, mesh, rows, tokens) -> int:
-    inputs = cfg.num_layers * tokens * cfg.d_model * jnp.dtype(cfg.compute_dtype).itemsize
-    scores = cfg.num_heads * min(tokens, attention.MOST_QUERIES) * tokens * 4
+    context = mesh.shape["context"]
+    mine = tokens // context
+    inputs = cfg.num_layers * mine * cfg.d_model * jnp.dtype(cfg.compute_dtype).itemsize
+    queries = min(mine // 2 if context > 1 else mine, attention.MOST_QUERIES)
+    scores = cfg.num_heads * queries * tokens * 4
     return rows * (inputs + scores) // meshes.batch_shards(mesh) // mesh.shape["tensor"]
 
 
@@ -127,6 +130,6 @@ def check(
             f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train with "
             f"{needed['activations'] / GIB:.1f} for a microbatch, "
             f"{needed['rollout'] / GIB:.1f} to roll out with {needed['cache'] / GIB:.1f} of cache), "
-            f"{where} is {limit / GIB:.1f} GiB; use more devices with mesh.fsdp or mesh.tensor, "
-            "a smaller model, or lower micro_rows, row_tokens or rollout.pool_tokens"
+            f"{where} is {limit / GIB:.1f} GiB; use more devices with mesh.fsdp, mesh.context or "
+            "mesh.tensor, a smaller model, or lower micro_rows, row_tokens or rollout.pool_tokens"
         )

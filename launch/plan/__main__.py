@@ -20,7 +20,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from aster_jax import config as configs
+from aster_jax import config_check
 from aster_jax.errors import InputError
 from launch.plan import chips, estimate, report
 
@@ -28,6 +28,10 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment", lock
 _TOPOLOGY = flags.DEFINE_string("topology", None, "v5p:4x4x4, v6e:4x4, h100:8, cpu:8, ...")
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of lines")
 _ONLY = flags.DEFINE_string("only", "", "compile only programs whose name has this, e.g. step")
+_HOURS = flags.DEFINE_bool("hours", True, "estimate them, for which every training step is traced")
+_COLLECTIVES = flags.DEFINE_bool(
+    "collectives", True, "where the compiler cannot print a program, compile it for CPUs to count them"
+)
 _TRIES = flags.DEFINE_integer("tries", 3, "remedies compiled for a program that does not fit")
 _HBM = flags.DEFINE_float("hbm_gib", 0.0, "memory of one device in GiB; 0 takes the known one")
 _PRICE = flags.DEFINE_float("price", 0.0, "of one chip for one hour")
@@ -44,7 +48,7 @@ def main(argv: list[str]) -> None:
             "no experiment or no topology given; add --config experiments/aster_4b.py "
             "--topology v5p:4x4x4"
         )
-    configs.validate(_CONFIG.value)
+    config_check.validate(_CONFIG.value)
     chip = chips.chip(_TOPOLOGY.value)
     dump = tempfile.mkdtemp(prefix="plan")
     atexit.register(shutil.rmtree, dump, ignore_errors=True)
@@ -54,7 +58,8 @@ def main(argv: list[str]) -> None:
         config=_CONFIG.value, topology=_TOPOLOGY.value, chip=chip,
         assumed=estimate.Assumed(flop_share=_FLOPS.value, mean_share=_MEAN.value),
         memory=_HBM.value * chips.GIB or chip.memory, only=_ONLY.value, tries=_TRIES.value,
-        price=_PRICE.value, arguments=_joined(sys.argv[1:]),
+        price=_PRICE.value, hours=_HOURS.value,
+        arguments=_joined(sys.argv[1:]) if _COLLECTIVES.value else (),
     )  # fmt: skip
     if _JSON.value:
         print(json.dumps(report.make(wanted, lambda text: None)))

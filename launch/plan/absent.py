@@ -44,7 +44,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 def build(topology: str, mesh) -> jax.sharding.Mesh:
     """The run's mesh (config section `mesh`) over a topology's devices."""
-    return meshes.build(mesh.data, mesh.fsdp, mesh.tensor, devices=_devices(topology))
+    return meshes.build(**mesh, devices=_devices(topology))
 
 
 def _devices(topology):
@@ -125,8 +125,8 @@ def collectives_on_cpu(arguments: list[str], devices: int, name: str) -> dict | 
     For chips whose compiler cannot print what it made. What comes of partitioning is the same
     for all; a TPU then makes reduce-scatters of the all-reduces of which each chip keeps a part.
     """
-    kept = [a for a in arguments if not re.match(r"--?(topology|only|tries|json)\b", a)]
-    asked = ["--topology", f"cpu:{devices}", "--only", name, "--tries=0", "--json"]
+    kept = [a for a in arguments if not re.match(r"--?(topology|only|tries|json|(no)?hours)\b", a)]
+    asked = ["--topology", f"cpu:{devices}", "--only", name, "--tries=0", "--nohours", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "launch.plan", *kept, *asked], capture_output=True, text=True
     )

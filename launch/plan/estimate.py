@@ -60,7 +60,7 @@ class Stage:
 
 def rows(c, cfg, mesh, assumed: Assumed) -> dict[str, float]:
     """Rows under way at once, on all devices: slots, and what the pool holds."""
-    r, shards = c.rollout, meshes.batch_shards(mesh)
+    r, shards = c.rollout, meshes.batch_shards(meshes.for_rollouts(mesh))
     sizes = settings.engine_sizes(r)
     pages = sizes.pool_pages(shards) * shards
 
@@ -102,10 +102,11 @@ def _update_s(name, keys, micro_s, assumed) -> float:
     """Microbatches that a step's trajectories fill, times what one takes in each program."""
     tokens = keys.prompts * keys.group * assumed.mean_share * keys.context_tokens
     micro = math.ceil(tokens / keys.row_tokens / keys.micro_rows)
-    return micro * sum(s for program, s in micro_s.items() if _is_of(program, name))
+    return micro * sum(s for program, s in micro_s.items() if is_of(program, name))
 
 
-def _is_of(program, stage):
+def is_of(program: str, stage: str) -> bool:
+    """Whether a program is one of a stage's: "rl1+rl2 step" is of both."""
     return stage in program.split(" ")[0].split("+")
 
 
@@ -115,7 +116,7 @@ def _phase_s(c, cfg, mesh, chip, keys, trajectories, assumed) -> float:
     A decode step reads the weights once and the cache of its rows; a device's own rows are
     all that it waits for. Prompts and tool results cost 2 FLOPs per parameter and token.
     """
-    shards = meshes.batch_shards(mesh)
+    shards = meshes.batch_shards(meshes.for_rollouts(mesh))
     weights, _ = programs.rollout_bytes(c, cfg, mesh)
     heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
     per_token = cache.bytes_per_token(cfg, c.rollout.dtype) / heads

@@ -18,7 +18,7 @@ from aster_jax.rl import grpo
 from aster_jax.rollout import engine
 from aster_jax.sft import loss
 from aster_jax.train import optim, step
-from launch.plan import absent
+from launch.plan import absent, matmuls
 
 # Stop ids change no size; a run takes them from its tokenizer.
 STOP_IDS = (0,)
@@ -28,13 +28,15 @@ STOP_IDS = (0,)
 class Program:
     """One program: how to trace it, and bytes per device that lie beside its arguments.
 
-    `phase` is "update" or "rollout": keys of which section make it smaller.
+    `phase` is "update" or "rollout": keys of which section make it smaller. `attention`: what
+    its kernels compute, where it has any; None in rollouts.
     """
 
     name: str
     phase: str
     trace: Callable[[], jax.stages.Traced]
     beside: int
+    attention: matmuls.Matmul | None = None
 
 
 def model(c) -> model_config.ModelConfig:
@@ -70,21 +72,26 @@ def _training(c, cfg, mesh) -> list[Program]:
     if "sft" in c.stages and (c.sft.steps or c.sft.epochs):
         shape = (c.sft.rows // c.sft.micro_rows, c.sft.micro_rows, c.sft.row_tokens)
         trace = functools.partial(_step, c.sft, cfg, mesh, loss.loss_fn, types.SftBatch, shape)
-        made["sft", shape] = ["sft step", trace, 0]
+        made["sft", shape] = ["sft step", trace, 0, _attention(cfg, shape, True)]
     _, moments = state_bytes(c, cfg, mesh)
     for stage, keys in _rl_stages(c).items():
         members = keys.prompts // keys.minibatches * keys.group
         shape = (-(-members // keys.micro_rows), keys.micro_rows, keys.row_tokens)
         wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
         trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
-        parts = [(("rl", shape), "step", trace, 0)]
+        parts = [(("rl", shape), "step", trace, 0, _attention(cfg, shape, True))]
         if keys.minibatches > 1:
             score = functools.partial(_score, c, cfg, mesh, shape[1:])
-            parts.append((("old", shape[1:]), "old log-probs", score, moments))
-        for key, name, trace, beside in parts:
+            read = _attention(cfg, shape, False)
+            parts.append((("old", shape[1:]), "old log-probs", score, moments, read))
+        for key, name, *what in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
-            made[key] = [f"{before}{stage} {name}", trace, beside]
-    return [Program(name, "update", trace, beside) for name, trace, beside in made.values()]
+            made[key] = [f"{before}{stage} {name}", *what]
+    return [Program(name, "update", *what) for name, *what in made.values()]
+
+
+def _attention(cfg, shape, learns: bool) -> matmuls.Matmul:
+    return matmuls.attention(cfg, *shape[1:], 3.5 + cfg.remat if learns else 1)
 
 
 def _step(keys, cfg, mesh, loss_fn, batch_type, shape):
@@ -119,14 +126,15 @@ def _placed(shape, dtype, mesh, spec):
 
 def _rollout(c, cfg, mesh) -> list[Program]:
     """The engine's: weights as decoded with, every prefill, and the largest decode."""
-    sizes = settings.engine_sizes(c.rollout)
+    sizes, trains_on = settings.engine_sizes(c.rollout), mesh
+    mesh = meshes.for_rollouts(mesh)
     shards = meshes.batch_shards(mesh)
     ways = {"": settings.sampled(c.rollout)}
     if "eval" in c.stages:
         ways["eval "] = settings.sampled(settings.evaluations(c)["main"])
     made = engine.programs(cfg, sizes, ways[""], STOP_IDS, mesh)
-    trained = step.abstract_params(cfg, mesh)
-    params, moments = state_bytes(c, cfg, mesh)
+    trained = step.abstract_params(cfg, trains_on)
+    params, moments = state_bytes(c, cfg, trains_on)
     weights = jax.eval_shape(made.adopt, trained)
     slots, key = jax.eval_shape(made.empty), jax.eval_shape(lambda: jax.random.key(0))
     P, W = max(1, sizes.prefill_rows // shards) * shards, sizes.row_pages
@@ -155,7 +163,7 @@ def _rollout(c, cfg, mesh) -> list[Program]:
 
 def rollout_bytes(c, cfg, mesh) -> tuple[int, int]:
     """Bytes per device of the weights as decoded with, and of all pages of the cache."""
-    sizes = settings.engine_sizes(c.rollout)
+    sizes, mesh = settings.engine_sizes(c.rollout), meshes.for_rollouts(mesh)
     weights = jax.eval_shape(
         transformer.for_decoding, transformer.abstract_params(cfg)
     )

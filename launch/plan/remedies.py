@@ -30,15 +30,24 @@ def candidates(c, phase: str) -> list[dict[str, object]]:
                 break
             changes |= smaller
             found.append(dict(changes))
-        split = {"mesh.tensor": c.mesh.tensor * 2, "mesh.fsdp": c.mesh.fsdp // 2}
-        if c.mesh.fsdp % 2 == 0:
-            found.append({**changes, **split})
+        if c.mesh.fsdp % 2 == 0:  # half as many rows at a time, each over twice the devices
+            half = {"mesh.fsdp": c.mesh.fsdp // 2}
+            cut = _rows(c, changes, c.mesh.fsdp // 2 * max(c.mesh.data, 1))
+            found.append({**changes, **half, "mesh.context": c.mesh.context * 2, **cut})
+            found.append({**changes, **half, "mesh.tensor": c.mesh.tensor * 2})
     else:
         for part in (2, 4, 8):
             found.append({"rollout.pool_tokens": c.rollout.pool_tokens // part})
             if c.rollout.slots % part == 0:
                 found[-1]["rollout.slots"] = c.rollout.slots // part
     return found
+
+
+def _rows(c, changes, shards) -> dict[str, object]:
+    """One row per group of devices that share one, where there are more now."""
+    names = (f"{s}.micro_rows" for s in ("sft", "rl"))
+    now = {name: changes[name] if name in changes else c[name.split(".")[0]].micro_rows for name in names}
+    return {name: shards for name, rows in now.items() if rows > shards}
 
 
 def changed(c, changes: dict[str, object]) -> ConfigDict:

@@ -15,7 +15,8 @@ class Wanted:
 
     `memory`: bytes per device, 0 if unknown; `only`: programs whose name has it; `tries`:
     remedies compiled for each program that does not fit; `price`: of a chip for an hour;
-    `arguments`: the command's own, to ask about CPUs with; () asks nothing.
+    `hours`: whether they are wanted, for which all steps are traced; `arguments`: the
+    command's own, to ask about CPUs with; () asks nothing.
     """
 
     config: object
@@ -26,6 +27,7 @@ class Wanted:
     only: str = ""
     tries: int = 3
     price: float = 0.0
+    hours: bool = True
     arguments: tuple[str, ...] = ()
 
 
@@ -48,13 +50,15 @@ def make(wanted: Wanted, say) -> dict:
         "programs": {}, "remedies": {},
     }  # fmt: skip
     say(head(found))
-    micro_s = {}
+    micro_s, timed = {}, wanted.hours and wanted.chip.flops
     for program in programs.of_run(c, cfg, mesh):
-        if wanted.only not in program.name and program.phase != "update":
+        if wanted.only not in program.name and not (timed and program.phase == "update"):
             continue
         traced = program.trace()
         products = matmuls.traced(traced)
-        if program.phase == "update" and wanted.chip.flops:
+        if program.attention and matmuls.has_kernel(traced.jaxpr):
+            products.append(program.attention)
+        if timed and program.phase == "update":
             micro_s[program.name] = _seconds(products, mesh.size, wanted)
         if wanted.only not in program.name:
             continue
@@ -73,7 +77,7 @@ def make(wanted: Wanted, say) -> dict:
         say(_line(program.name, one))
         if one["why_not"]:
             found["remedies"][program.name] = _remedy(program, wanted, say)
-    if wanted.chip.flops:
+    if timed:
         found |= _time(c, cfg, mesh, micro_s, wanted)
     return found
 

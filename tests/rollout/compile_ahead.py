@@ -91,7 +91,8 @@ def compile_all(case: dict) -> dict:
     """Every program of the engine for one case: topology, mesh, preset, layers, engine."""
     data, fsdp, tensor = case["mesh"]
     platform = "gpu" if case["topology"].startswith("h100") else "tpu"
-    mesh = jax.sharding.Mesh(np.array(described(case["topology"])).reshape(data, fsdp, tensor), meshes.AXES)
+    devices = np.array(described(case["topology"])).reshape(data, fsdp, 1, tensor)
+    mesh = jax.sharding.Mesh(devices, meshes.AXES)
     cfg = dataclasses.replace(config.PRESETS[case["preset"]], num_layers=case["layers"])
     sizes = case["engine"] | {"prefill_buckets": tuple(case["engine"]["prefill_buckets"])}
     engine_cfg = engine.EngineConfig(**sizes)

@@ -1,0 +1,113 @@
+"""What `validate` refuses, and with which words."""
+
+import pytest
+
+from aster_jax import config, config_check
+
+
+def named():
+    c = config.default()
+    c.name = "t"
+    return c
+
+
+def test_the_defaults_are_valid():
+    config_check.validate(named())
+
+
+@pytest.mark.parametrize(
+    "key, value, text",
+    [
+        ("name", "", "name is empty"),
+        ("stages", ("demos", "train"), r"stages has \['train'\]; known stages are demos, sft"),
+        ("stages", ("sft", "demos"), "must keep the order demos, sft"),
+        ("rl.normalise", "token", "rl.normalise='token'; choose one of"),
+        ("rl.truncated", "drop", "rl.truncated='drop'"),
+        ("demos.style", "long", "demos.style='long'"),
+        ("model.accum_dtype", "bfloat16", "model.accum_dtype='bfloat16'; choose one of"),
+        ("eval.checkpoints", ("base", "rl3"), r"eval.checkpoints has \['rl3'\]; known are base"),
+        ("rl.minibatches", 0, "rl.minibatches=0 must be at least 1"),
+        ("sft.micro_rows", 0, "sft.micro_rows=0 must be at least 1"),
+        ("rollout.page_tokens", 0, "rollout.page_tokens=0 must be at least 1"),
+        ("rl2.response_tokens", 0, "rl2.response_tokens=0 must be at least 1"),
+        ("rollout.temperature", 0.0, "rollout.temperature=0.0: greedy members"),
+        ("rollout.top_p", 0.9, "rollout.top_p=0.9.*train with top_p=1"),
+        ("rollout.top_k", 5, "rollout.top_k=5"),
+        ("rl1.context_tokens", 513, "rl1.context_tokens=513 exceeds rollout.capacity=512"),
+        ("eval.context_tokens", 513, "eval.context_tokens=513 exceeds rollout.capacity=512"),
+        ("rl.row_tokens", 511, "rl1.context_tokens=512 exceeds rl.row_tokens=511"),
+        ("rl.minibatches", 3, "rl.prompts=16 must be a multiple of rl.minibatches=3"),
+        ("sft.micro_rows", 7, "sft.rows=32 must be a multiple of sft.micro_rows=7"),
+        # What only its own stage would have stumbled over.
+        ("model.param_dtype", "bfloat16", "model.param_dtype='bfloat16': .*train with float32"),
+        ("model.compute_dtype", "float8", "model.compute_dtype='float8'; choose one of"),
+        ("rollout.dtype", "foo", "rollout.dtype='foo'"),
+        ("eval.top_p", 1.5, "eval: .*top_p=1.5"),
+        ("eval.top_p", 0.0, "eval: .*top_p=0.0"),
+        ("eval.temperature", -1.0, "eval.temperature=-1.0 must not be negative"),
+        ("eval.temperature", float("nan"), "eval.temperature=nan"),
+        ("rl1.learning_rate", -1e-6, "rl1.learning_rate=-1e-06"),
+        ("rl.learning_rate", float("inf"), "learning_rate=inf"),
+        ("sft.beta2", 1.0, "sft: beta2=1.0 must be in"),
+        ("rl2.beta1", -0.1, "rl2.beta1=-0.1"),
+        ("rl.clip_norm", 0.0, "rl1: clip_norm=0.0 must be above 0"),
+        ("rl.dual_clip", 0.5, "rl1: dual_clip=0.5 must be at least 1"),
+        ("rl2.clip_low", 2.0, "rl2: clip_low=2.0"),
+        ("rl.tis_cap", float("nan"), "tis_cap=nan"),
+        ("rl.group", 1, "rl.group=1: a trajectory is compared"),
+        ("rl1.steps", -3, "rl1.steps=-3 must not be negative"),
+        ("rollout.deadline_s", -1.0, "rollout.deadline_s=-1.0"),
+        ("tools.wall_limit_s", 0.0, "tools.wall_limit_s=0.0 is outside"),
+        ("tools.min_tier", "Z", "tools.min_tier='Z' is not one of"),
+        ("rl.min_group", 1.5, "rl.min_group=1.5 is a share"),
+        ("rl.hand_on", "first", "rl.hand_on='first'; choose one of"),
+        ("rollout.prefill_buckets", (), "prefill_buckets="),
+        ("mesh.fsdp", 0, "mesh.fsdp=0 must be at least 1"),
+        ("mesh.context", 0, "mesh.context=0 must be at least 1"),
+        ("mesh.context", 3, "sft.row_tokens=512 must be a multiple of 6: each of mesh.context=3"),
+        ("eval.also", ({"temperature": 0.6},), "eval.also.0.*a dict with a 'name'"),
+        ("eval.also", ({"name": "main"},), "names are letters.*each once"),
+        ("eval.also", ({"name": "../x"},), "names are letters"),
+        ("eval.also", ({"name": "x", "temprature": 1.0},), "'x' has .'temprature'.; known keys"),
+        ("eval.also", ({"name": "x", "temperature": "hot"},), "eval.also 'x'"),
+        ("eval.also", ({"name": "x", "top_p": 2.0},), "eval.also 'x': .*top_p=2.0"),
+        ("eval.also", ({"name": "x", "context_tokens": 999},), "'x'.context_tokens=999 exceeds"),
+    ],
+)
+def test_what_cannot_work_is_refused(key, value, text):
+    c = named()
+    *sections, last = key.split(".")
+    section = c
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    with pytest.raises(ValueError, match=text):
+        config_check.validate(c)
+
+
+def test_a_decay_must_be_longer_than_its_warm_up():
+    c = named()
+    c.rl2.warmup_steps, c.rl2.decay_steps = 5, 3
+    with pytest.raises(ValueError, match="rl2: decay_steps=3 .*must exceed warmup_steps=5"):
+        config_check.validate(c)
+
+
+def test_bfloat16_parameters_are_for_what_does_not_train():
+    c = named()
+    c.stages, c.model.param_dtype = ("eval", "report"), "bfloat16"
+    config_check.validate(c)
+
+
+def test_sampling_is_free_where_nothing_is_trained_on_it():
+    c = named()
+    c.stages, c.rollout.temperature, c.rollout.top_p = ("demos", "sft", "eval"), 0.0, 0.9
+    config_check.validate(c)
+
+
+def test_rows_are_cut_only_where_they_are_trained_on():
+    c = named()
+    c.mesh.context, c.rl2.row_tokens, c.rl2.context_tokens = 4, 516, 512
+    with pytest.raises(ValueError, match="rl2.row_tokens=516 must be a multiple of 8"):
+        config_check.validate(c)
+    c.stages = ("sft", "rl1", "eval")
+    config_check.validate(c)
