@@ -14,11 +14,13 @@ from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.sharding import PartitionSpec
 
 from aster_jax.errors import InputError
-from aster_jax.model import config, gpu_attention
+from aster_jax.model import config, gpu_attention, gpu_packed_attention, packed_attention
 
 # Keys that the TPU kernel loads at once: longer blocks hide the latency of fetching pages
 # one by one.
 TPU_BLOCK_TOKENS = 512
+# Rows of training are filled up with padding to a multiple of this, or of 128 if shorter.
+TRAINING_MULTIPLE = 256
 # Of a tensor core's tile, and of what two pages may take of the shared memory.
 GPU_PAGE_TOKENS = (16, 128)
 GPU_LEAST_CAPABILITY = 8.0  # of Triton in XLA; earlier ones fail when they compile
@@ -59,6 +61,44 @@ def decode(
             out_specs=queries, axis_names=set(free), check_vma=False,
         )  # fmt: skip
     return run(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B)
+
+
+def train(
+    kernel: str,
+    accum_dtype: str,
+    q_BTNH: jax.Array,
+    k_BKHS: jax.Array,
+    v_BKSH: jax.Array,
+    start_BT: jax.Array,
+    first: jax.Array,
+) -> jax.Array:
+    """`packed_attention.attend` by the kernel `kernel` ("xla", "gpu", "tpu"), for any lengths.
+
+    Arguments are one device's own rows and heads.
+    """
+    T, S = q_BTNH.shape[1], k_BKHS.shape[3]
+    run = {"xla": _train_xla, "gpu": _train_gpu}[kernel]
+    multiple = TRAINING_MULTIPLE if max(T, S) > TRAINING_MULTIPLE else 128
+    more_t, more_s = -T % multiple, -S % multiple
+    if more_t or more_s:
+        q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, more_t), (0, 0), (0, 0)))
+        k_BKHS = jnp.pad(k_BKHS, ((0, 0), (0, 0), (0, 0), (0, more_s)))
+        v_BKSH = jnp.pad(v_BKSH, ((0, 0), (0, 0), (0, more_s), (0, 0)))
+        start_BT = jnp.where(start_BT < S, start_BT, S + more_s)
+        start_BT = jnp.pad(start_BT, ((0, 0), (0, more_t)), constant_values=S + more_s)
+    return run(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first)[:, :T]
+
+
+def _train_xla(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
+    sizes = q_BTNH.shape[1], k_BKHS.shape[3]
+    blocks = tuple(map(min, (packed_attention.QUERIES, packed_attention.KEYS), sizes))
+    return packed_attention.attend(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first)
+
+
+def _train_gpu(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
+    k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
+    tiles = gpu_packed_attention.Tiles()
+    return gpu_packed_attention.attend(tiles, False, q_BTNH, k_BSKH, v_BSKH, start_BT, first)
 
 
 def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):

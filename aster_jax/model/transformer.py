@@ -52,7 +52,10 @@ class Block(nn.Module):
         v_BTKH = self._place(v_BTKH, "kv_heads")
         if cached is None:
             keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
-            out_BTNH = attention.attend_packed(q_BTNH, keys, values, segments_BT, c.accum_dtype)
+            kernel = "xla" if c.training_attention == "auto" else c.training_attention
+            out_BTNH = attention.attend_packed(
+                q_BTNH, keys, values, segments_BT, c.accum_dtype, kernel=kernel, layout=c.layout
+            )
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
