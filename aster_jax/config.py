@@ -59,6 +59,7 @@ def _model():
     c.compute_dtype = "float32"  # matmuls in training; bfloat16 on accelerators
     # float64: log-probs of training and rollouts agree more closely, at half the speed on CPU
     c.accum_dtype = "float32"  # sums in the forward's matmuls, in training and in rollouts
+    c.training_attention = "auto"  # auto (the platform's kernel where it can serve), xla, gpu, tpu
     c.remat = False  # recompute activations in the backward pass to save memory
     # Only for source = "scratch":
     c.vocab_size = 512  # SentencePiece pieces, learned from the demonstrations
@@ -263,6 +264,7 @@ def _validate_names(c):
         ("model", "param_dtype", dtypes),
         ("model", "compute_dtype", dtypes),
         ("model", "accum_dtype", ("float32", "float64")),
+        ("model", "training_attention", ("auto", "xla", "gpu", "tpu")),
         ("rollout", "dtype", dtypes),
         ("rollout", "attention", ("auto", "xla", "gpu", "tpu")),
         ("rollout", "ahead", (0, 1, 2)),

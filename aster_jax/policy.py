@@ -90,7 +90,8 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
 
 def _how(m) -> dict:
     """The keys of `model` that say how any model is computed, whatever its sizes."""
-    return {k: m[k] for k in ("param_dtype", "compute_dtype", "accum_dtype", "remat")}
+    keys = ("param_dtype", "compute_dtype", "accum_dtype", "remat", "training_attention")
+    return {k: m[k] for k in keys}
 
 
 def check(run: workdir.Run) -> None:

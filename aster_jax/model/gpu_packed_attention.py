@@ -160,9 +160,9 @@ def _keys_seen(tile, start_BT, first, S):
     start_BXQ = start_BT.reshape(*low_BX.shape, Q)
     latest_BX = start_BXQ.max(axis=-1)
     one_BX = (start_BXQ.min(axis=-1) == latest_BX) & (latest_BX < S)
-    place_X = first + jnp.arange(low_BX.shape[1], dtype=jnp.int32) * Q
+    place_1X = first + jnp.arange(low_BX.shape[1], dtype=jnp.int32)[None] * Q
     from_BX = jnp.where(one_BX, jnp.minimum((latest_BX + C - 1) // C, high_BX), high_BX)
-    to_BX = jnp.clip((place_X + 1) // C, from_BX, high_BX)
+    to_BX = jnp.clip((place_1X + 1) // C, from_BX, high_BX)
     return jnp.stack([low_BX, from_BX, to_BX, high_BX], axis=-1).astype(jnp.int32)
 
 

@@ -14,7 +14,13 @@ from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.sharding import PartitionSpec
 
 from aster_jax.errors import InputError
-from aster_jax.model import config, gpu_attention, gpu_packed_attention, packed_attention
+from aster_jax.model import (
+    config,
+    gpu_attention,
+    gpu_packed_attention,
+    packed_attention,
+    tpu_packed_attention,
+)
 
 # Keys that the TPU kernel loads at once: longer blocks hide the latency of fetching pages
 # one by one.
@@ -77,7 +83,7 @@ def train(
     Arguments are one device's own rows and heads.
     """
     T, S = q_BTNH.shape[1], k_BKHS.shape[3]
-    run = {"xla": _train_xla, "gpu": _train_gpu}[kernel]
+    run = {"xla": _train_xla, "gpu": _train_gpu, "tpu": _train_tpu}[kernel]
     multiple = TRAINING_MULTIPLE if max(T, S) > TRAINING_MULTIPLE else 128
     more_t, more_s = -T % multiple, -S % multiple
     if more_t or more_s:
@@ -99,6 +105,12 @@ def _train_gpu(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
     k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
     tiles = gpu_packed_attention.Tiles()
     return gpu_packed_attention.attend(tiles, False, q_BTNH, k_BSKH, v_BSKH, start_BT, first)
+
+
+def _train_tpu(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
+    if q_BTNH.shape[1] != k_BKHS.shape[3]:  # a part of a row: the kernel counts from its start
+        return _train_xla(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first)
+    return tpu_packed_attention.attend(False, q_BTNH, k_BKHS, v_BKSH, start_BT)
 
 
 def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
@@ -152,6 +164,50 @@ def choose(
     if wanted == "auto":
         return "xla", why_not
     raise InputError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
+
+
+def choose_training(
+    wanted: str, platform: str, cfg: config.ModelConfig, capability: str = ""
+) -> tuple[str, str]:
+    """What attention in packed rows runs on: "xla", "gpu" or "tpu", and why.
+
+    Arguments as for `choose`; `wanted` is `ModelConfig.training_attention`.
+
+    Raises:
+      ValueError: the kernel asked for is not one of the platform, or cannot serve.
+    """
+    platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
+    if wanted == "xla":
+        return "xla", "as configured"
+    if wanted not in ("auto", platform):
+        raise InputError(
+            f"model.training_attention={wanted!r} needs {wanted} devices, these are {platform}; "
+            "choose 'auto' or 'xla'"
+        )
+    if platform not in _OBSTACLES:
+        return "xla", f"there is no kernel for {platform}"
+    why_not = _training_obstacle(platform, cfg, capability)
+    if not why_not:
+        return platform, "a kernel for this platform"
+    if wanted == "auto":
+        return "xla", why_not
+    raise InputError(f"model.training_attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
+
+
+def _training_obstacle(platform, cfg, capability):
+    if cfg.accum_dtype != "float32":
+        return f"the kernels add up in float32, not in accum_dtype={cfg.accum_dtype!r}; change it"
+    if platform == "tpu":
+        if cfg.head_dim % 128:
+            return f"the TPU kernel takes heads of a multiple of 128, not head_dim={cfg.head_dim}"
+        return ""
+    if cfg.compute_dtype != "bfloat16":
+        # In float32 Triton takes minutes to compile it.
+        return (
+            "the GPU kernel computes in bfloat16, not in "
+            f"compute_dtype={cfg.compute_dtype!r}; set it to 'bfloat16'"
+        )
+    return _gpu_obstacle(cfg.head_dim, "", GPU_PAGE_TOKENS[0], (), capability)
 
 
 def _gpu_obstacle(head_dim, dtype, page_tokens, table, capability):

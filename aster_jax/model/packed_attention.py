@@ -182,8 +182,8 @@ def _join(x_XKRH, shape):
 def _seen(start_Q, place_Q, C, j, shape):
     """Which scores of key block j count, in the shape of the scores [K, R, C]."""
     K, R, _ = shape
-    place_C = j * C + jnp.arange(C)
-    seen_QC = (start_Q[:, None] <= place_C) & (place_C <= place_Q[:, None])
+    place_1C = (j * C + jnp.arange(C))[None]
+    seen_QC = (start_Q[:, None] <= place_1C) & (place_1C <= place_Q[:, None])
     seen_QGC = jnp.broadcast_to(seen_QC[:, None], (len(start_Q), R // len(start_Q), C))
     return jnp.broadcast_to(seen_QGC.reshape(1, R, C), shape)
 
