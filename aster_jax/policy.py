@@ -90,7 +90,8 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
 
 def _how(m) -> dict:
     """The keys of `model` that say how any model is computed, whatever its sizes."""
-    keys = ("param_dtype", "compute_dtype", "accum_dtype", "remat", "training_attention")
+    keys = ("param_dtype", "compute_dtype", "accum_dtype", "remat")
+    keys += ("keep_attention", "training_attention")
     return {k: m[k] for k in keys}
 
 

@@ -23,7 +23,9 @@ class ModelConfig:
     forward's matmuls add up in (`matmul.py`). `attention` is what
     computes single queries over the cache's pages: "xla" (the reference), or the kernel
     for "gpu" or "tpu". `training_attention` is what computes packed rows: likewise, or "auto"
-    for what `mesh.lay_out` finds best for its devices ("xla" without a mesh). `layout` says
+    for what `mesh.lay_out` finds best for its devices ("xla" without a mesh). `remat` computes
+    a layer's activations again in the backward pass; `keep_attention` spares it the attention,
+    for 2 bytes more per token, layer, head and its size. `layout` says
     how activations are spread over a mesh; None leaves it to the compiler.
     """
 
@@ -43,6 +45,7 @@ class ModelConfig:
     compute_dtype: str = "float32"
     accum_dtype: str = "float32"
     remat: bool = False
+    keep_attention: bool = False
     attention: str = "xla"
     training_attention: str = "auto"
     layout: Layout | None = None

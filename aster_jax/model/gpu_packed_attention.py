@@ -37,11 +37,12 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """One tile per kernel."""
+    """One tile per kernel; these are the fastest of six or seven on an H200, heads of 128
+    (`experiments.benchmarks.train_gpu`)."""
 
-    forward: Tile = Tile(128, 128, 8, 2)
-    dq: Tile = Tile(128, 64, 8, 2)
-    dkv: Tile = Tile(64, 128, 8, 2)
+    forward: Tile = Tile(64, 64, 4, 3)
+    dq: Tile = Tile(64, 64, 4, 2)
+    dkv: Tile = Tile(64, 64, 4, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -79,11 +80,12 @@ def _forward(tiles, interpret, q_BTNH, k_BSKH, v_BSKH, start_BT, first):
             jax.ShapeDtypeStruct((B, N, T), jnp.float32),
         ],
     )(q_BTNH, k_BSKH, v_BSKH, start_BT, ranges_BX4, first.reshape(1))  # fmt: skip
+    out_BTNH, logsum_BNT = packed_attention.kept((out_BTNH, logsum_BNT))
     return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, start_BT, first, out_BTNH, logsum_BNT)
 
 
-def _backward(tiles, interpret, kept, dout_BTNH):
-    q_BTNH, k_BSKH, v_BSKH, start_BT, first, out_BTNH, logsum_BNT = kept
+def _backward(tiles, interpret, residuals, dout_BTNH):
+    q_BTNH, k_BSKH, v_BSKH, start_BT, first, out_BTNH, logsum_BNT = residuals
     dout_BTNH = dout_BTNH.astype(q_BTNH.dtype)
     delta_BNT = jnp.einsum(
         "BTNH,BTNH->BNT", out_BTNH.astype(jnp.float32), dout_BTNH.astype(jnp.float32)

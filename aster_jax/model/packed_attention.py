@@ -15,6 +15,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from aster_jax.model import matmul
 
@@ -23,6 +24,7 @@ MASKED = -1e30
 # Queries and keys of a block: multiples of 128 fill the matrix unit of a TPU. Smaller ones
 # compute less of what the mask hides, and spend their time on the loop.
 QUERIES, KEYS = 256, 256
+KEPT = "attention"  # the name of what remat may keep
 
 
 def starts(segments_BS: jax.Array) -> jax.Array:
@@ -35,6 +37,11 @@ def starts(segments_BS: jax.Array) -> jax.Array:
     before_BS = jnp.pad(segments_BS[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     begun_BS = jnp.where(segments_BS != before_BS, places_BS, 0)
     return jnp.where(segments_BS > 0, jax.lax.cummax(begun_BS, axis=1), S)
+
+
+def kept(results):
+    """Results that remat keeps where it is told to (`ModelConfig.keep_attention`)."""
+    return jax.tree.map(lambda x: checkpoint_name(x, KEPT), results)
 
 
 def bounds(start_BT: jax.Array, first: jax.Array, S: int, Q: int, C: int) -> tuple:
@@ -102,12 +109,12 @@ def _forward(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
         return (out_KRH / total_KR[..., None]).astype(q_BTNH.dtype), top_KR + jnp.log(total_KR)
 
     out_XKRH, logsum_XKR = jax.lax.map(one, items)
-    out_BTNH = _join(out_XKRH, q_BTNH.shape)
+    out_BTNH, logsum_XKR = kept((_join(out_XKRH, q_BTNH.shape), logsum_XKR))
     return out_BTNH, (q_BTNH, k_BKHS, v_BKSH, start_BT, first, out_BTNH, logsum_XKR)
 
 
-def _backward(accum_dtype, blocks, kept, cotangent_BTNH):
-    q_BTNH, k_BKHS, v_BKSH, start_BT, first, out_BTNH, logsum_XKR = kept
+def _backward(accum_dtype, blocks, residuals, cotangent_BTNH):
+    q_BTNH, k_BKHS, v_BKSH, start_BT, first, out_BTNH, logsum_XKR = residuals
     C, H, dtype = blocks[1], q_BTNH.shape[-1], q_BTNH.dtype
     items = _items(blocks, k_BKHS, q_BTNH, start_BT, first)
     dout_XKRH = _split(cotangent_BTNH.astype(dtype), blocks[0], k_BKHS.shape[1])

@@ -54,7 +54,10 @@ def _kernel(heads, length, interpret):
         block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
     )  # fmt: skip
     with jax.ensure_compile_time_eval():
-        return splash.make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret)
+        return splash.make_splash_mha_single_device(
+            mask, block_sizes=sizes, interpret=interpret,
+            residual_checkpoint_name=packed_attention.KEPT,
+        )
 
 
 def _seen_only(kernel, start_T):

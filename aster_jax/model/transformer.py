@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import attention, config, layers, matmul
+from aster_jax.model import attention, config, layers, matmul, packed_attention
 from aster_jax.model import cache as kv
 from aster_jax.model.layout import constrain
 
@@ -187,7 +187,9 @@ def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
     if cfg.remat:
         # The barriers against common subexpressions are not needed inside a scan, and cost time.
         scanned = not isinstance(params["layers"], tuple)
-        block = jax.checkpoint(block, prevent_cse=not scanned)
+        names = (packed_attention.KEPT,) if cfg.keep_attention else ()
+        policy = jax.checkpoint_policies.save_only_these_names(*names)
+        block = jax.checkpoint(block, prevent_cse=not scanned, policy=policy)
     if isinstance(params["layers"], tuple):
         for layer in params["layers"]:
             x_BTD, _ = block(x_BTD, layer)
