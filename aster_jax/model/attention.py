@@ -63,11 +63,9 @@ def attend_packed(
     if kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]:
         return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BS), accum_dtype)
     first = jnp.asarray(first, jnp.int32)
-    start_BT = packed_attention.starts(segments_BS)
-    if T != segments_BS.shape[1]:
-        start_BT = jax.lax.dynamic_slice_in_dim(start_BT, first, T, axis=1)
+    start_BS = packed_attention.starts(segments_BS)
     run = functools.partial(kernels.train, kernel, accum_dtype)
-    return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BT, first)
+    return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
 
 
 def attend(

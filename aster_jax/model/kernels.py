@@ -75,42 +75,36 @@ def train(
     q_BTNH: jax.Array,
     k_BKHS: jax.Array,
     v_BKSH: jax.Array,
-    start_BT: jax.Array,
+    start_BS: jax.Array,
     first: jax.Array,
 ) -> jax.Array:
     """`packed_attention.attend` by the kernel `kernel` ("xla", "gpu", "tpu"), for any lengths.
 
-    Arguments are one device's own rows and heads.
+    Arguments are one device's own rows and heads, and `packed_attention.starts` of whole rows.
     """
     T, S = q_BTNH.shape[1], k_BKHS.shape[3]
-    run = {"xla": _train_xla, "gpu": _train_gpu, "tpu": _train_tpu}[kernel]
     multiple = TRAINING_MULTIPLE if max(T, S) > TRAINING_MULTIPLE else 128
     more_t, more_s = -T % multiple, -S % multiple
-    if more_t or more_s:
-        q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, more_t), (0, 0), (0, 0)))
-        k_BKHS = jnp.pad(k_BKHS, ((0, 0), (0, 0), (0, 0), (0, more_s)))
-        v_BKSH = jnp.pad(v_BKSH, ((0, 0), (0, 0), (0, more_s), (0, 0)))
-        start_BT = jnp.where(start_BT < S, start_BT, S + more_s)
-        start_BT = jnp.pad(start_BT, ((0, 0), (0, more_t)), constant_values=S + more_s)
-    return run(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first)[:, :T]
-
-
-def _train_xla(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
-    sizes = q_BTNH.shape[1], k_BKHS.shape[3]
-    blocks = tuple(map(min, (packed_attention.QUERIES, packed_attention.KEYS), sizes))
-    return packed_attention.attend(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first)
-
-
-def _train_gpu(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
-    k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
-    tiles = gpu_packed_attention.Tiles()
-    return gpu_packed_attention.attend(tiles, False, q_BTNH, k_BSKH, v_BSKH, start_BT, first)
-
-
-def _train_tpu(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
-    if q_BTNH.shape[1] != k_BKHS.shape[3]:  # a part of a row: the kernel counts from its start
-        return _train_xla(accum_dtype, q_BTNH, k_BKHS, v_BKSH, start_BT, first)
-    return tpu_packed_attention.attend(False, q_BTNH, k_BKHS, v_BKSH, start_BT)
+    start_BS = jnp.where(start_BS < S, start_BS, S + more_s)
+    start_BT = jax.lax.dynamic_slice_in_dim(start_BS, first, T, axis=1) if T != S else start_BS
+    start_BT = jnp.pad(start_BT, ((0, 0), (0, more_t)), constant_values=S + more_s)
+    start_BS = jnp.pad(start_BS, ((0, 0), (0, more_s)), constant_values=S + more_s)
+    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, more_t), (0, 0), (0, 0)))
+    k_BKHS = jnp.pad(k_BKHS, ((0, 0), (0, 0), (0, 0), (0, more_s)))
+    v_BKSH = jnp.pad(v_BKSH, ((0, 0), (0, 0), (0, more_s), (0, 0)))
+    if kernel == "gpu":
+        k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
+        tiles = gpu_packed_attention.Tiles()
+        out_BTNH = gpu_packed_attention.attend(tiles, False, q_BTNH, k_BSKH, v_BSKH, start_BT, first)
+    elif kernel == "tpu":
+        starts = start_BS, start_BT
+        out_BTNH = tpu_packed_attention.attend(False, q_BTNH, k_BKHS, v_BKSH, *starts, first)
+    else:
+        largest = (packed_attention.QUERIES, T + more_t), (packed_attention.KEYS, S + more_s)
+        blocks = tuple(min(sizes) for sizes in largest)
+        args = (q_BTNH, k_BKHS, v_BKSH, start_BT, first)
+        out_BTNH = packed_attention.attend(accum_dtype, blocks, *args)
+    return out_BTNH[:, :T]
 
 
 def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):

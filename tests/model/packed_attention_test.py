@@ -127,17 +127,20 @@ def test_the_gpu_kernels_equal_the_reference(layout, first, dtype):
     check(found, with_gradients(dense, wide, *args[1:]), segments[:, first:])
 
 
-def by_splash(q_BTNH, k_BKHS, v_BKSH, segments_BS):
+def by_splash(q_BTNH, k_BKHS, v_BKSH, segments_BS, first=0):
     """The kernel of `tpu_packed_attention`."""
-    return tpu_packed_attention.attend(True, q_BTNH, k_BKHS, v_BKSH, packed_attention.starts(segments_BS))
+    start_BS, first = packed_attention.starts(segments_BS), jnp.int32(first)
+    start_BT = jax.lax.dynamic_slice_in_dim(start_BS, first, q_BTNH.shape[1], axis=1)
+    return tpu_packed_attention.attend(True, q_BTNH, k_BKHS, v_BKSH, start_BS, start_BT, first)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("mixed", "whole and empty", "many"))
-def test_the_tpu_kernel_equals_the_reference(layout):
-    segments = jnp.asarray(np.stack(layout))
-    qkv, weights = draw(segments, size=128)
-    check(with_gradients(by_splash, qkv, weights, segments),
-          with_gradients(dense, qkv, weights, segments), segments)  # fmt: skip
+@pytest.mark.parametrize("first, T", [(0, S), (100, 256)])
+def test_the_tpu_kernel_equals_the_reference(layout, first, T):
+    segments, part = jnp.asarray(np.stack(layout)), slice(first, first + T)
+    (q, k, v), weights = draw(segments, size=128)
+    args = [q[:, part], k, v], weights[:, part], segments, jnp.int32(first)
+    check(with_gradients(by_splash, *args), with_gradients(dense, *args), segments[:, part])
 
 
 def test_blocks_of_other_segments_are_never_read():
