@@ -18,6 +18,11 @@ from aster_jax.model import config as model_config
 from aster_jax.model import transformer
 from aster_jax.train import checkpoint, disk, memory, optim, step
 
+# Keys of `model` that say how any model is computed, whatever its sizes.
+HOW = (
+    "param_dtype", "compute_dtype", "accum_dtype", "remat", "keep_attention", "training_attention",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -89,10 +94,7 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
 
 
 def _how(m) -> dict:
-    """The keys of `model` that say how any model is computed, whatever its sizes."""
-    keys = ("param_dtype", "compute_dtype", "accum_dtype", "remat")
-    keys += ("keep_attention", "training_attention")
-    return {k: m[k] for k in keys}
+    return {k: m[k] for k in HOW}
 
 
 def check(run: workdir.Run) -> None:

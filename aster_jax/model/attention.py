@@ -17,6 +17,7 @@ MASKED = -1e30
 # Rows of up to so many tokens are one block: the mask hides half of it, and nothing is gained
 # by a loop.
 SHORT = 128
+WHOLE = "whole_rows"  # the scope of scores of which no kernel computes the half behind a query
 # Rows whose pages are fetched together. Fewer are more steps for the host's threads; more wait
 # for the longest among more.
 ROWS_AT_ONCE = 16
@@ -60,9 +61,11 @@ def attend_packed(
       layout: of `ModelConfig`: every device of its mesh computes its own rows and heads.
     """
     B, T, N, H = q_BTNH.shape
-    if kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]:
-        return attend(q_BTNH, k_BKHS, v_BKSH, causal_segments(segments_BS), accum_dtype)
     first = jnp.asarray(first, jnp.int32)
+    if kernel == "whole" or (kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]):
+        mask_BTS = causal_segments(segments_BS, first + jnp.arange(T))
+        with jax.named_scope(WHOLE):
+            return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
     start_BS = packed_attention.starts(segments_BS)
     run = functools.partial(kernels.train, kernel, accum_dtype)
     return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)

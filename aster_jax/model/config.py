@@ -9,7 +9,7 @@ import dataclasses
 from aster_jax.model.layout import Layout
 
 ACCUM_DTYPES = ("float32", "float64")
-TRAINING_ATTENTIONS = ("auto", "xla", "gpu", "tpu")
+TRAINING_ATTENTIONS = ("auto", "xla", "gpu", "tpu", "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ModelConfig:
     forward's matmuls add up in (`matmul.py`). `attention` is what
     computes single queries over the cache's pages: "xla" (the reference), or the kernel
     for "gpu" or "tpu". `training_attention` is what computes packed rows: likewise, or "auto"
-    for what `mesh.lay_out` finds best for its devices ("xla" without a mesh). `remat` computes
+    for what `mesh.lay_out` finds best for its devices ("xla" without a mesh), or "whole" for
+    all scores at once, by which plans count. `remat` computes
     a layer's activations again in the backward pass; `keep_attention` spares it the attention,
     for 2 bytes more per token, layer, head and its size. `layout` says
     how activations are spread over a mesh; None leaves it to the compiler.

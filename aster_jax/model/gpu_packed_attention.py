@@ -37,10 +37,10 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """One tile per kernel; these are the fastest of six or seven on an H200, heads of 128
+    """One tile per kernel; these are the fastest of ten or so on an H200, heads of 128
     (`experiments.benchmarks.train_gpu`)."""
 
-    forward: Tile = Tile(64, 64, 4, 3)
+    forward: Tile = Tile(128, 64, 4, 2)
     dq: Tile = Tile(64, 64, 4, 2)
     dkv: Tile = Tile(64, 64, 4, 2)
 

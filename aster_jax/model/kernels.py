@@ -163,16 +163,16 @@ def choose(
 def choose_training(
     wanted: str, platform: str, cfg: config.ModelConfig, capability: str = ""
 ) -> tuple[str, str]:
-    """What attention in packed rows runs on: "xla", "gpu" or "tpu", and why.
+    """What attention in packed rows runs on, a value of `ModelConfig.training_attention`, and why.
 
-    Arguments as for `choose`; `wanted` is `ModelConfig.training_attention`.
+    Arguments as for `choose`.
 
     Raises:
       ValueError: the kernel asked for is not one of the platform, or cannot serve.
     """
     platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
-    if wanted == "xla":
-        return "xla", "as configured"
+    if wanted in ("xla", "whole"):
+        return wanted, "as configured"
     if wanted not in ("auto", platform):
         raise InputError(
             f"model.training_attention={wanted!r} needs {wanted} devices, these are {platform}; "

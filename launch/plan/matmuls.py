@@ -9,6 +9,8 @@ import math
 
 import jax
 
+from aster_jax.model import attention
+
 LOOPS = ("while",)  # of unknown length: the body is counted once
 
 
@@ -26,7 +28,9 @@ def of(jaxpr, times: int = 1) -> list[Matmul]:
     found = []
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if eqn.primitive.name == "dot_general":
-            found.append(_matmul(eqn, times))
+            one = _matmul(eqn, times)
+            hidden = attention.WHOLE in str(eqn.source_info.name_stack)
+            found.append(_without_scores(eqn, one) if hidden else one)
             continue
         often = times * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
         for value in eqn.params.values():
@@ -43,6 +47,13 @@ def _matmul(eqn, times) -> Matmul:
     depth = math.prod(left.shape[axis] for axis in contracted)
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in (left, right, out))
     return Matmul(2 * depth * math.prod(out.shape), size, times)
+
+
+def _without_scores(eqn, one) -> Matmul:
+    """Of attention: half of the scores lie behind their query, and none leave the kernel."""
+    arrays = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    scores = max(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+    return Matmul(one.flops // 2, one.bytes - scores, one.times)
 
 
 def flops(matmuls: list[Matmul]) -> int:

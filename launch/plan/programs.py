@@ -28,13 +28,15 @@ STOP_IDS = (0,)
 class Program:
     """One program: how to trace it, and bytes per device that lie beside its arguments.
 
-    `phase` is "update" or "rollout": keys of which section make it smaller.
+    `phase` is "update" or "rollout": keys of which section make it smaller. `counted` traces
+    what an update's matmuls are counted from: attention in loops and kernels hides its own.
     """
 
     name: str
     phase: str
     trace: Callable[[], jax.stages.Traced]
     beside: int
+    counted: Callable[[], jax.stages.Traced] | None = None
 
 
 def model(c) -> model_config.ModelConfig:
@@ -42,7 +44,7 @@ def model(c) -> model_config.ModelConfig:
     name = c.model.source.rsplit("/", 1)[-1].lower().replace("-", "_").replace(".", "p")
     if name not in model_config.PRESETS:
         return policy.expected_config(python_types.SimpleNamespace(config=c))
-    how = {key: c.model[key] for key in ("param_dtype", "compute_dtype", "accum_dtype", "remat")}
+    how = {key: c.model[key] for key in policy.HOW}
     return dataclasses.replace(model_config.PRESETS[name], **how)
 
 
@@ -84,7 +86,12 @@ def _training(c, cfg, mesh) -> list[Program]:
         for key, name, trace, beside in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
             made[key] = [f"{before}{stage} {name}", trace, beside]
-    return [Program(name, "update", trace, beside) for name, trace, beside in made.values()]
+    plain = dataclasses.replace(cfg, training_attention="whole")
+
+    def counted(trace):
+        return functools.partial(trace.func, *(plain if x is cfg else x for x in trace.args))
+
+    return [Program(name, "update", t, beside, counted(t)) for name, t, beside in made.values()]
 
 
 def _step(keys, cfg, mesh, loss_fn, batch_type, shape):

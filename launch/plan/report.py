@@ -53,7 +53,7 @@ def make(wanted: Wanted, say) -> dict:
         if wanted.only not in program.name and program.phase != "update":
             continue
         traced = program.trace()
-        products = matmuls.traced(traced)
+        products = matmuls.traced(program.counted() if program.counted else traced)
         if program.phase == "update" and wanted.chip.flops:
             micro_s[program.name] = _seconds(products, mesh.size, wanted)
         if wanted.only not in program.name:
