@@ -58,7 +58,9 @@ def _model():
     c.compute_dtype = "float32"  # matmuls in training; bfloat16 on accelerators
     # float64: log-probs of training and rollouts agree more closely, at half the speed on CPU
     c.accum_dtype = "float32"  # sums in the forward's matmuls, in training and in rollouts
+    c.training_attention = "auto"  # auto (the platform's kernel where it can serve), xla, gpu, tpu
     c.remat = False  # recompute activations in the backward pass to save memory
+    c.keep_attention = False  # but not attention: faster in long rows, for more memory
     # Only for source = "scratch":
     c.vocab_size = 512  # SentencePiece pieces, learned from the demonstrations
     c.num_layers = 2  # transformer blocks

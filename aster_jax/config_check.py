@@ -43,6 +43,7 @@ def _validate_names(c):
         ("model", "param_dtype", dtypes),
         ("model", "compute_dtype", dtypes),
         ("model", "accum_dtype", ("float32", "float64")),
+        ("model", "training_attention", ("auto", "xla", "gpu", "tpu")),
         ("rollout", "dtype", dtypes),
         ("rollout", "attention", ("auto", "xla", "gpu", "tpu")),
         ("rollout", "ahead", (0, 1, 2)),

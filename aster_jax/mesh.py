@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aster_jax.errors import InputError
-from aster_jax.model import config, transformer
+from aster_jax.model import config, kernels, transformer
 from aster_jax.model.layout import Layout
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -94,7 +94,12 @@ def kv_heads_axis(cfg: config.ModelConfig, mesh: Mesh) -> str | None:
 
 
 def lay_out(cfg: config.ModelConfig, mesh: Mesh) -> config.ModelConfig:
-    """`cfg` for training on this mesh: with ACTIVATIONS; as it is where there is one device."""
+    """`cfg` for training on this mesh: with its kernel, and ACTIVATIONS where devices are many."""
+    first = mesh.devices.flat[0]
+    capability = str(getattr(first, "compute_capability", ""))
+    kernel, _ = kernels.choose_training(cfg.training_attention, first.platform, cfg, capability)
+    if kernel != "xla":
+        cfg = dataclasses.replace(cfg, training_attention=kernel)
     if mesh.size == 1:
         return cfg
     places = dict(ACTIVATIONS)

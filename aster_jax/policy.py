@@ -18,6 +18,11 @@ from aster_jax.model import config as model_config
 from aster_jax.model import transformer
 from aster_jax.train import checkpoint, disk, memory, optim, step
 
+# Keys of `model` that say how any model is computed, whatever its sizes.
+HOW = (
+    "param_dtype", "compute_dtype", "accum_dtype", "remat", "keep_attention", "training_attention",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -89,8 +94,7 @@ def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:
 
 
 def _how(m) -> dict:
-    """The keys of `model` that say how any model is computed, whatever its sizes."""
-    return {k: m[k] for k in ("param_dtype", "compute_dtype", "accum_dtype", "remat")}
+    return {k: m[k] for k in HOW}
 
 
 def check(run: workdir.Run) -> None:

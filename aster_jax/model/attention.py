@@ -3,22 +3,21 @@
 The reference path in plain XLA, and the way to the kernels. Scores and softmax are float32.
 """
 
-import itertools
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from aster_jax.model import cache as kv
-from aster_jax.model import kernels, matmul
+from aster_jax.model import kernels, matmul, packed_attention
+from aster_jax.model.layout import Layout, per_device
 
 # Not -inf: a row that may attend to nothing (padding) must give finite numbers.
 MASKED = -1e30
-# Queries of a row whose scores are there at once in training: 32 heads of a row of 32,768
-# tokens take 137 GB of scores altogether, and 4.3 GB so many at a time.
-MOST_QUERIES = 1024
-# Stretches that a long row falls into; the queries of one read no keys behind it. Eight spare
-# 44 % of all scores (half is what lies in the future); each is one more loop to compile.
-STRETCHES = 8
+# Rows of up to so many tokens are one block: the mask hides half of it, and nothing is gained
+# by a loop.
+SHORT = 128
+WHOLE = "whole_rows"  # the scope of scores of which no kernel computes the half behind a query
 # Rows whose pages are fetched together. Fewer are more steps for the host's threads; more wait
 # for the longest among more.
 ROWS_AT_ONCE = 16
@@ -44,43 +43,32 @@ def attend_packed(
     v_BKSH: jax.Array,
     segments_BS: jax.Array,
     accum_dtype: str = "float32",
-    first: jax.Array | None = None,
+    first: int | jax.Array = 0,
+    kernel: str = "xla",
+    layout: Layout | None = None,
 ) -> jax.Array:
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
-    The queries are all of a row's, or a stretch of them that begins at its place `first`.
+    Only keys between the start of a query's segment and the query itself are computed, in
+    blocks; padding (segment 0) sees nothing and gives zeros, in short rows itself.
 
-    Long rows go `MOST_QUERIES` queries at a time, whose scores the backward pass computes
-    again; a query sees the same keys in one softmax either way. Keys behind the stretch
-    (`STRETCHES`) that the queries lie in are left out, where `first` is not given.
+    Args:
+      q_BTNH: queries at the places first..first + T - 1 of their rows.
+      k_BKHS, v_BKSH, segments_BS: of whole rows; a segment's tokens stand side by side.
+      accum_dtype: of the forward's sums; the kernels know float32 only.
+      first: 0, or a scalar that may be traced.
+      kernel: as in `ModelConfig.training_attention`, but not "auto".
+      layout: of `ModelConfig`: every device of its mesh computes its own rows and heads.
     """
     B, T, N, H = q_BTNH.shape
-    whole = first is None
-    if T <= MOST_QUERIES:
-        order_T = None if whole else first + jnp.arange(T)
-        mask_BTS = causal_segments(segments_BS, order_T)
-        return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
-    parts = -(-T // MOST_QUERIES)
-    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, parts * MOST_QUERIES - T), (0, 0), (0, 0)))
-    split = q_BTNH.reshape(B, parts, MOST_QUERIES, N, H).swapaxes(0, 1)
-    order = jnp.minimum(jnp.arange(parts * MOST_QUERIES), T - 1).reshape(parts, MOST_QUERIES)
-    order = order if whole else first + order
-
-    def stretch(begin, last):
-        end = min(last * MOST_QUERIES, T) if whole else segments_BS.shape[1]
-
-        @jax.checkpoint
-        def one(part):
-            q_BTNH, order_T = part
-            mask_BTS = causal_segments(segments_BS[:, :end], order_T)
-            return attend(q_BTNH, k_BKHS[..., :end], v_BKSH[:, :, :end], mask_BTS, accum_dtype)
-
-        return jax.lax.map(one, (split[begin:last], order[begin:last]))
-
-    stretches = min(STRETCHES, parts) if whole else 1
-    edges = [parts * i // stretches for i in range(stretches + 1)]
-    out = jnp.concatenate([stretch(*ends) for ends in itertools.pairwise(edges)])
-    return out.swapaxes(0, 1).reshape(B, parts * MOST_QUERIES, N, H)[:, :T]
+    first = jnp.asarray(first, jnp.int32)
+    if kernel == "whole" or (kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]):
+        mask_BTS = causal_segments(segments_BS, first + jnp.arange(T))
+        with jax.named_scope(WHOLE):
+            return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
+    start_BS = packed_attention.starts(segments_BS)
+    run = functools.partial(kernels.train, kernel, accum_dtype)
+    return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
 
 
 def attend(

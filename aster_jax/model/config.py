@@ -9,6 +9,7 @@ import dataclasses
 from aster_jax.model.layout import Layout
 
 ACCUM_DTYPES = ("float32", "float64")
+TRAINING_ATTENTIONS = ("auto", "xla", "gpu", "tpu", "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,12 @@ class ModelConfig:
     run in; norms, softmax and log-softmax are always float32. `accum_dtype` is what the
     forward's matmuls add up in (`matmul.py`). `attention` is what
     computes single queries over the cache's pages: "xla" (the reference), or the kernel
-    for "gpu" or "tpu". `layout` says how activations are spread over a mesh (`mesh.lay_out`);
-    None leaves it to the compiler.
+    for "gpu" or "tpu". `training_attention` is what computes packed rows: likewise, or "auto"
+    for what `mesh.lay_out` finds best for its devices ("xla" without a mesh), or "whole" for
+    all scores at once, by which plans count. `remat` computes
+    a layer's activations again in the backward pass; `keep_attention` spares it the attention,
+    for 2 bytes more per token, layer, head and its size. `layout` says
+    how activations are spread over a mesh; None leaves it to the compiler.
     """
 
     vocab_size: int
@@ -41,7 +46,9 @@ class ModelConfig:
     compute_dtype: str = "float32"
     accum_dtype: str = "float32"
     remat: bool = False
+    keep_attention: bool = False
     attention: str = "xla"
+    training_attention: str = "auto"
     layout: Layout | None = None
 
     def __post_init__(self):
@@ -54,6 +61,11 @@ class ModelConfig:
             raise ValueError(f"head_dim={self.head_dim} must be even for rotary positions")
         if self.accum_dtype not in ACCUM_DTYPES:
             raise ValueError(f"accum_dtype={self.accum_dtype!r}; choose one of {ACCUM_DTYPES}")
+        if self.training_attention not in TRAINING_ATTENTIONS:
+            raise ValueError(
+                f"training_attention={self.training_attention!r}; choose one of "
+                f"{TRAINING_ATTENTIONS}"
+            )
 
 
 _QWEN3 = dict(

@@ -14,11 +14,19 @@ from jax.experimental.pallas.ops.tpu import paged_attention as tpu
 from jax.sharding import PartitionSpec
 
 from aster_jax.errors import InputError
-from aster_jax.model import config, gpu_attention
+from aster_jax.model import (
+    config,
+    gpu_attention,
+    gpu_packed_attention,
+    packed_attention,
+    tpu_packed_attention,
+)
 
 # Keys that the TPU kernel loads at once: longer blocks hide the latency of fetching pages
 # one by one.
 TPU_BLOCK_TOKENS = 512
+# Rows of training are filled up with padding to a multiple of this, or of 128 if shorter.
+TRAINING_MULTIPLE = 256
 # Of a tensor core's tile, and of what two pages may take of the shared memory.
 GPU_PAGE_TOKENS = (16, 128)
 GPU_LEAST_CAPABILITY = 8.0  # of Triton in XLA; earlier ones fail when they compile
@@ -59,6 +67,43 @@ def decode(
             out_specs=queries, axis_names=set(free), check_vma=False,
         )  # fmt: skip
     return run(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B)
+
+
+def train(
+    kernel: str,
+    accum_dtype: str,
+    q_BTNH: jax.Array,
+    k_BKHS: jax.Array,
+    v_BKSH: jax.Array,
+    start_BS: jax.Array,
+    first: jax.Array,
+) -> jax.Array:
+    """`packed_attention.attend` by the kernel `kernel` ("xla", "gpu", "tpu"), for any lengths.
+
+    Arguments are one device's own rows and heads, and `packed_attention.starts` of whole rows.
+    """
+    T, S = q_BTNH.shape[1], k_BKHS.shape[3]
+    more_t, more_s = (-n % (TRAINING_MULTIPLE if n > TRAINING_MULTIPLE else 128) for n in (T, S))
+    start_BS = jnp.where(start_BS < S, start_BS, S + more_s)
+    start_BT = jax.lax.dynamic_slice_in_dim(start_BS, first, T, axis=1) if T != S else start_BS
+    start_BT = jnp.pad(start_BT, ((0, 0), (0, more_t)), constant_values=S + more_s)
+    start_BS = jnp.pad(start_BS, ((0, 0), (0, more_s)), constant_values=S + more_s)
+    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, more_t), (0, 0), (0, 0)))
+    k_BKHS = jnp.pad(k_BKHS, ((0, 0), (0, 0), (0, 0), (0, more_s)))
+    v_BKSH = jnp.pad(v_BKSH, ((0, 0), (0, 0), (0, more_s), (0, 0)))
+    if kernel == "gpu":
+        k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
+        tiles = gpu_packed_attention.Tiles()
+        out_BTNH = gpu_packed_attention.attend(tiles, False, q_BTNH, k_BSKH, v_BSKH, start_BT, first)
+    elif kernel == "tpu":
+        starts = start_BS, start_BT
+        out_BTNH = tpu_packed_attention.attend(False, q_BTNH, k_BKHS, v_BKSH, *starts, first)
+    else:
+        largest = (packed_attention.QUERIES, T + more_t), (packed_attention.KEYS, S + more_s)
+        blocks = tuple(min(sizes) for sizes in largest)
+        args = (q_BTNH, k_BKHS, v_BKSH, start_BT, first)
+        out_BTNH = packed_attention.attend(accum_dtype, blocks, *args)
+    return out_BTNH[:, :T]
 
 
 def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
@@ -112,6 +157,50 @@ def choose(
     if wanted == "auto":
         return "xla", why_not
     raise InputError(f"rollout.attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
+
+
+def choose_training(
+    wanted: str, platform: str, cfg: config.ModelConfig, capability: str = ""
+) -> tuple[str, str]:
+    """What attention in packed rows runs on, a value of `ModelConfig.training_attention`, and why.
+
+    Arguments as for `choose`.
+
+    Raises:
+      ValueError: the kernel asked for is not one of the platform, or cannot serve.
+    """
+    platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
+    if wanted in ("xla", "whole"):
+        return wanted, "as configured"
+    if wanted not in ("auto", platform):
+        raise InputError(
+            f"model.training_attention={wanted!r} needs {wanted} devices, these are {platform}; "
+            "choose 'auto' or 'xla'"
+        )
+    if platform not in _OBSTACLES:
+        return "xla", f"there is no kernel for {platform}"
+    why_not = _training_obstacle(platform, cfg, capability)
+    if not why_not:
+        return platform, "a kernel for this platform"
+    if wanted == "auto":
+        return "xla", why_not
+    raise InputError(f"model.training_attention={wanted!r} cannot be had: {why_not}, or choose 'xla'")
+
+
+def _training_obstacle(platform, cfg, capability):
+    if cfg.accum_dtype != "float32":
+        return f"the kernels add up in float32, not in accum_dtype={cfg.accum_dtype!r}; change it"
+    if platform == "tpu":
+        if cfg.head_dim % 128:
+            return f"the TPU kernel takes heads of a multiple of 128, not head_dim={cfg.head_dim}"
+        return ""
+    if cfg.compute_dtype != "bfloat16":
+        # In float32 Triton takes minutes to compile it.
+        return (
+            "the GPU kernel computes in bfloat16, not in "
+            f"compute_dtype={cfg.compute_dtype!r}; set it to 'bfloat16'"
+        )
+    return _gpu_obstacle(cfg.head_dim, "", GPU_PAGE_TOKENS[0], (), capability)
 
 
 def _gpu_obstacle(head_dim, dtype, page_tokens, table, capability):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import attention, config, context, layers, matmul
+from aster_jax.model import attention, config, context, layers, matmul, packed_attention
 from aster_jax.model import cache as kv
 from aster_jax.model.layout import constrain
 
@@ -51,8 +51,9 @@ class Block(nn.Module):
         k_BTKH = self._place(layers.rotate(k_BTKH, positions_BT, c), "kv_heads")
         v_BTKH = self._place(v_BTKH, "kv_heads")
         if cached is None:
-            qkv = (q_BTNH, k_BTKH, v_BTKH)
-            out_BTNH = context.attend(*qkv, segments_BT, c.layout, c.accum_dtype)
+            kernel = "xla" if c.training_attention == "auto" else c.training_attention
+            rows = (q_BTNH, k_BTKH, v_BTKH, segments_BT)
+            out_BTNH = context.attend(*rows, c.layout, c.accum_dtype, kernel)
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
@@ -189,7 +190,9 @@ def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
     if cfg.remat:
         # The barriers against common subexpressions are not needed inside a scan, and cost time.
         scanned = not isinstance(params["layers"], tuple)
-        block = jax.checkpoint(block, prevent_cse=not scanned)
+        names = (packed_attention.KEPT,) if cfg.keep_attention else ()
+        policy = jax.checkpoint_policies.save_only_these_names(*names)
+        block = jax.checkpoint(block, prevent_cse=not scanned, policy=policy)
     if isinstance(params["layers"], tuple):
         for layer in params["layers"]:
             x_BTD, _ = block(x_BTD, layer)

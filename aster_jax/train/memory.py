@@ -1,8 +1,8 @@
 """Will it fit? A floor on the memory a run needs, checked before anything is allocated.
 
 Only what is certain is counted (parameters, gradients, Adam's moments, the inputs of all
-layers and one block of attention scores; the rollout's copy of the weights, the cache), so
-a run that is refused here could not have worked.
+layers; the rollout's copy of the weights, the cache), so a run that is refused here could not
+have worked.
 """
 
 import os
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from aster_jax import mesh as meshes
 from aster_jax.errors import InputError
-from aster_jax.model import attention, cache, config, transformer
+from aster_jax.model import cache, config, transformer
 
 GIB = 1 << 30
 
@@ -29,9 +29,9 @@ def needed_bytes(
     """Bytes per device by purpose: the larger of training and rollout is what counts.
 
     Training holds parameters and gradients in the parameter dtype and two moments in their
-    own, spread over all devices but those of `data`, and of a microbatch, `micro` = (rows, tokens of
-    a row), what enters every layer and the float32 scores of one block of queries. A rollout holds parameters
-    and moments too, the weights once more in its own dtype, and all pages of the cache.
+    own, spread over all devices but those of `data`, and what enters every layer of a
+    microbatch, `micro` = (rows, tokens of a row). A rollout holds parameters and moments too,
+    the weights once more in its own dtype, and all pages of the cache.
     """
     count = transformer.count_params(cfg)
     shards = mesh.size // mesh.shape["data"]
@@ -51,12 +51,9 @@ def needed_bytes(
 
 
 def _activation_bytes(cfg, mesh, rows, tokens) -> int:
-    context = mesh.shape["context"]
-    mine = tokens // context
+    mine = tokens // mesh.shape["context"]
     inputs = cfg.num_layers * mine * cfg.d_model * jnp.dtype(cfg.compute_dtype).itemsize
-    queries = min(mine // 2 if context > 1 else mine, attention.MOST_QUERIES)
-    scores = cfg.num_heads * queries * tokens * 4
-    return rows * (inputs + scores) // meshes.batch_shards(mesh) // mesh.shape["tensor"]
+    return rows * inputs // meshes.batch_shards(mesh) // mesh.shape["tensor"]
 
 
 def available_bytes(root: pathlib.Path = pathlib.Path("/")) -> tuple[int, str]:

@@ -1,8 +1,8 @@
 """The matmuls that a traced program executes, recomputation included, and a floor on their time.
 
 Counted from the program as traced and not as compiled: a compiler's own count takes the
-body of a loop once, whatever its length. Kernels are not looked into, as what they skip depends
-on the data: `attention` is what theirs comes to.
+body of a loop once, whatever its length. What attention in loops and kernels skips depends on
+the data: it is counted from all scores at once (`ModelConfig.training_attention` "whole").
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import math
 
 import jax
 
-KERNEL = "pallas_call"
+from aster_jax.model import attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,15 @@ def of(jaxpr, times: int = 1) -> list[Matmul]:
     found = []
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if eqn.primitive.name == "dot_general":
-            found.append(_matmul(eqn, times))
+            one = _matmul(eqn, times)
+            hidden = attention.WHOLE in str(eqn.source_info.name_stack)
+            found.append(_without_scores(eqn, one) if hidden else one)
             continue
         often = times * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
         if eqn.primitive.name == "shard_map":
             sizes = eqn.params["mesh"].shape
             often *= math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"])
-        for inner in _inner(eqn) if eqn.primitive.name != KERNEL else ():
+        for inner in _inner(eqn):
             found += of(inner, often)
     return found
 
@@ -48,22 +50,6 @@ def _inner(eqn) -> list:
     return [v for v in values if hasattr(v, "eqns") or hasattr(v, "jaxpr")]
 
 
-def has_kernel(jaxpr) -> bool:
-    """Whether a kernel runs somewhere in a (closed) jaxpr."""
-    eqns = getattr(jaxpr, "jaxpr", jaxpr).eqns
-    return any(e.primitive.name == KERNEL or any(map(has_kernel, _inner(e))) for e in eqns)
-
-
-def attention(cfg, rows: int, tokens: int, passes: float) -> Matmul:
-    """Of a training program's kernels: causal, as if every row were one sequence.
-
-    `passes` over the two products of scores and values: 1 forward, 1 more with remat and 2.5
-    backward, where each has two and the scores are made again.
-    """
-    once = 2 * cfg.num_layers * cfg.num_heads * cfg.head_dim * tokens**2 * rows
-    return Matmul(int(passes * once), 0, 1)
-
-
 def _matmul(eqn, times) -> Matmul:
     left, right = (v.aval for v in eqn.invars)
     (out,) = (v.aval for v in eqn.outvars)
@@ -71,6 +57,13 @@ def _matmul(eqn, times) -> Matmul:
     depth = math.prod(left.shape[axis] for axis in contracted)
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in (left, right, out))
     return Matmul(2 * depth * math.prod(out.shape), size, times)
+
+
+def _without_scores(eqn, one) -> Matmul:
+    """Of attention: half of the scores lie behind their query, and none leave the kernel."""
+    arrays = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    scores = max(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+    return Matmul(one.flops // 2, one.bytes - scores, one.times)
 
 
 def flops(matmuls: list[Matmul]) -> int:

@@ -18,7 +18,7 @@ from aster_jax.rl import grpo
 from aster_jax.rollout import engine
 from aster_jax.sft import loss
 from aster_jax.train import optim, step
-from launch.plan import absent, matmuls
+from launch.plan import absent
 
 # Stop ids change no size; a run takes them from its tokenizer.
 STOP_IDS = (0,)
@@ -28,15 +28,15 @@ STOP_IDS = (0,)
 class Program:
     """One program: how to trace it, and bytes per device that lie beside its arguments.
 
-    `phase` is "update" or "rollout": keys of which section make it smaller. `attention`: what
-    its kernels compute, where it has any; None in rollouts.
+    `phase` is "update" or "rollout": keys of which section make it smaller. `counted` traces
+    what an update's matmuls are counted from: attention in loops and kernels hides its own.
     """
 
     name: str
     phase: str
     trace: Callable[[], jax.stages.Traced]
     beside: int
-    attention: matmuls.Matmul | None = None
+    counted: Callable[[], jax.stages.Traced] | None = None
 
 
 def model(c) -> model_config.ModelConfig:
@@ -44,7 +44,7 @@ def model(c) -> model_config.ModelConfig:
     name = c.model.source.rsplit("/", 1)[-1].lower().replace("-", "_").replace(".", "p")
     if name not in model_config.PRESETS:
         return policy.expected_config(python_types.SimpleNamespace(config=c))
-    how = {key: c.model[key] for key in ("param_dtype", "compute_dtype", "accum_dtype", "remat")}
+    how = {key: c.model[key] for key in policy.HOW}
     return dataclasses.replace(model_config.PRESETS[name], **how)
 
 
@@ -72,26 +72,26 @@ def _training(c, cfg, mesh) -> list[Program]:
     if "sft" in c.stages and (c.sft.steps or c.sft.epochs):
         shape = (c.sft.rows // c.sft.micro_rows, c.sft.micro_rows, c.sft.row_tokens)
         trace = functools.partial(_step, c.sft, cfg, mesh, loss.loss_fn, types.SftBatch, shape)
-        made["sft", shape] = ["sft step", trace, 0, _attention(cfg, shape, True)]
+        made["sft", shape] = ["sft step", trace, 0]
     _, moments = state_bytes(c, cfg, mesh)
     for stage, keys in _rl_stages(c).items():
         members = keys.prompts // keys.minibatches * keys.group
         shape = (-(-members // keys.micro_rows), keys.micro_rows, keys.row_tokens)
         wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
         trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
-        parts = [(("rl", shape), "step", trace, 0, _attention(cfg, shape, True))]
+        parts = [(("rl", shape), "step", trace, 0)]
         if keys.minibatches > 1:
             score = functools.partial(_score, c, cfg, mesh, shape[1:])
-            read = _attention(cfg, shape, False)
-            parts.append((("old", shape[1:]), "old log-probs", score, moments, read))
-        for key, name, *what in parts:
+            parts.append((("old", shape[1:]), "old log-probs", score, moments))
+        for key, name, trace, beside in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
-            made[key] = [f"{before}{stage} {name}", *what]
-    return [Program(name, "update", *what) for name, *what in made.values()]
+            made[key] = [f"{before}{stage} {name}", trace, beside]
+    plain = dataclasses.replace(cfg, training_attention="whole")
 
+    def counted(trace):
+        return functools.partial(trace.func, *(plain if x is cfg else x for x in trace.args))
 
-def _attention(cfg, shape, learns: bool) -> matmuls.Matmul:
-    return matmuls.attention(cfg, *shape[1:], 3.5 + cfg.remat if learns else 1)
+    return [Program(name, "update", t, beside, counted(t)) for name, t, beside in made.values()]
 
 
 def _step(keys, cfg, mesh, loss_fn, batch_type, shape):

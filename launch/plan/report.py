@@ -55,9 +55,7 @@ def make(wanted: Wanted, say) -> dict:
         if wanted.only not in program.name and not (timed and program.phase == "update"):
             continue
         traced = program.trace()
-        products = matmuls.traced(traced)
-        if program.attention and matmuls.has_kernel(traced.jaxpr):
-            products.append(program.attention)
+        products = matmuls.traced(program.counted() if program.counted else traced)
         if timed and program.phase == "update":
             micro_s[program.name] = _seconds(products, mesh.size, wanted)
         if wanted.only not in program.name:

@@ -53,54 +53,6 @@ def test_segments_hide_each_other_and_the_future():
     )
 
 
-def packed(T, seed=0):
-    """Two rows of packed segments, padding behind one of them; and weights for a sum."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-    q_BTNH = jax.random.normal(keys[0], (2, T, 4, 8))
-    k_BKHS, v_BKSH = (jax.random.normal(keys[i], (2, 2, *s)) for i, s in ((1, (8, T)), (2, (T, 8))))
-    segments_BT = jnp.stack([jnp.arange(T) // 5 + 1, jnp.where(jnp.arange(T) < T - 3, 1, 0)])
-    return (q_BTNH, k_BKHS, v_BKSH), segments_BT, jax.random.normal(keys[3], (2, T, 4, 8))
-
-
-@pytest.mark.parametrize("T", [4, 5, 8, 11, 29])
-def test_blocks_of_queries_change_neither_result_nor_gradients(monkeypatch, T):
-    """8 queries in all stretches but the last where there are more blocks than stretches."""
-    monkeypatch.setattr(attention, "MOST_QUERIES", 4)
-    monkeypatch.setattr(attention, "STRETCHES", 3)
-    qkv, segments_BT, weights = packed(T)
-
-    def whole(qkv):
-        out = attention.attend(*qkv, attention.causal_segments(segments_BT))
-        return jnp.sum(out * weights), out
-
-    def blocks(qkv):
-        out = attention.attend_packed(*qkv, segments_BT)
-        return jnp.sum(out * weights), out
-
-    (_, out), gradients = jax.value_and_grad(whole, has_aux=True)(qkv)
-    (_, found), found_gradients = jax.value_and_grad(blocks, has_aux=True)(qkv)
-    np.testing.assert_allclose(found, out, atol=1e-6)
-    for a, b in zip(found_gradients, gradients, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
-
-
-def test_memory_of_long_rows_grows_with_their_length_only(monkeypatch):
-    monkeypatch.setattr(attention, "MOST_QUERIES", 128)
-
-    def temporary_bytes(T):
-        qkv, segments_BT, weights = packed(T)
-
-        def loss(qkv):
-            return jnp.sum(attention.attend_packed(*qkv, segments_BT) * weights)
-
-        compiled = jax.jit(jax.grad(loss)).lower(qkv).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporary_bytes(2048) < 2.5 * temporary_bytes(1024)
-    # The scores of all queries alone: 2 rows x 4 heads x 2,048^2 x 4 bytes.
-    assert temporary_bytes(2048) < 0.5 * 2 * 4 * 2048**2 * 4
-
-
 def paged(lengths, T, seed=0):
     """Queries at the last T positions of rows whose keys lie on scattered pages of 4."""
     B, W, S, K, H = len(lengths), 5, 4, 2, 8

@@ -14,8 +14,8 @@ from aster_jax.train import memory
 def test_needs_by_hand(tiny, one_device):
     count = transformer.count_params(tiny)
     # 2 arrays x 2 layers x 2 heads x 16 = 128 numbers per token, a pool of 500 tokens.
-    # 8 rows of 10 tokens: 2 layers x 10 x 32 float32, and 4 heads x 10 x 10 scores.
-    micro = 8 * (2 * 10 * 32 * 4 + 4 * 10 * 10 * 4)
+    # 8 rows of 10 tokens: 2 layers x 10 x 32 float32.
+    micro = 8 * 2 * 10 * 32 * 4
     needed = memory.needed_bytes(tiny, one_device, 500, "bfloat16", (8, 10))
     assert needed == {
         "training": 4 * 4 * count + micro,
@@ -52,8 +52,8 @@ def test_the_papers_model_fits_a_pod_by_this_count():
     needed = memory.needed_bytes(
         config.PRESETS["qwen3_4b_thinking_2507"], mesh, 64 * 32_768, "bfloat16", (4, 32_768)
     )
-    # 36 layers x 32,768 x 2,560 bfloat16 and 32 heads x 1,024 x 32,768 scores, over 2 devices.
-    assert needed["activations"] == (36 * 32_768 * 2_560 * 2 + 32 * 1_024 * 32_768 * 4) // 2
+    # 36 layers x 32,768 x 2,560 bfloat16, over 2 devices.
+    assert needed["activations"] == 36 * 32_768 * 2_560 * 2 // 2
     # 4.02 G parameters x 16 bytes / 8 devices.
     rest = needed["training"] - needed["activations"]
     assert rest == pytest.approx(8.045e9, rel=1e-3)
