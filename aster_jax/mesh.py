@@ -59,6 +59,41 @@ def build(data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def local(mesh: Mesh) -> Mesh:
+    """The part of a mesh that is this process's: all of it where there is one process.
+
+    Its `tensor` axis is the whole one, so that a model's weights are all here; InputError
+    where that axis goes over several processes.
+    """
+    if jax.process_count() == 1:
+        return mesh
+    tensor = mesh.shape["tensor"]
+    groups = np.moveaxis(mesh.devices, mesh.axis_names.index("tensor"), -1).reshape(-1, tensor)
+    here = [g for g in groups if {d.process_index for d in g} == {jax.process_index()}]
+    if len(here) * tensor != jax.local_device_count():
+        raise InputError(
+            f"mesh.tensor={tensor} goes over several processes, which have "
+            f"{jax.local_device_count()} devices each; rollouts need every tensor group within "
+            "one process: choose a tensor size that divides the devices of one"
+        )
+    sizes = {"data": len(here), "tensor": tensor}
+    shape = [sizes[name] if name in sizes else 1 for name in mesh.axis_names]
+    return Mesh(np.array(here).reshape(shape), mesh.axis_names, axis_types=mesh.axis_types)
+
+
+def as_local(tree, mesh: Mesh):
+    """Global arrays that are replicated, but for `tensor`, as arrays of one process's `mesh`;
+    the shards themselves, nothing is copied."""
+
+    def one(x):
+        where = NamedSharding(mesh, x.sharding.spec)
+        parts = {s.device: s.data for s in x.addressable_shards}
+        arrays = [parts[d] for d in where.addressable_devices_indices_map(x.shape)]
+        return jax.make_array_from_single_device_arrays(x.shape, where, arrays)
+
+    return jax.tree.map(one, tree)
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of devices that a batch's rows are spread over."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -44,7 +44,8 @@ class Device:
       engine_cfg: engine sizes.
       how: sampling.
       stop_ids: token ids that end a turn.
-      mesh: devices; slots are spread over its data axes.
+      mesh: devices; slots are spread over its data axes. Of several processes each has a
+        Device of the same mesh, and uses its own part of it.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Device:
         mesh: jax.sharding.Mesh,
     ):
         self.config = engine_cfg
-        self.shards = meshes.batch_shards(mesh)
+        self._mesh = meshes.local(mesh)
+        self.shards = meshes.batch_shards(self._mesh)
+        self._is_part = self._mesh is not mesh
         self._programs = engine.programs(cfg, engine_cfg, how, stop_ids, mesh)
         self._slots = None
         self._weights = None
@@ -74,7 +77,8 @@ class Device:
 
     def _take(self, params, run_key):
         self._weights = None  # never two copies of them
-        self._weights = self._programs.adopt(params)
+        weights = self._programs.adopt(params)
+        self._weights = meshes.as_local(weights, self._mesh) if self._is_part else weights
         self._run_key = run_key
         self._forget()
         if self._slots is None:
