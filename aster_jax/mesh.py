@@ -193,6 +193,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def by_row(mesh: Mesh) -> NamedSharding:
+    """The layout of arrays whose first axis is rows."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
 def put_rows(tree, mesh: Mesh, axis: int = 1):
     """Host arrays with a row axis at `axis` -> global arrays sharded by row.
 
