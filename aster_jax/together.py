@@ -130,11 +130,11 @@ def gather(x: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(x, tiled=True)
 
 
-def deal(groups: list) -> list:
+def deal(groups: list, processes: int) -> list[int]:
     """For each entry of a list in which equals stand for one group, the process it is dealt to:
     whole groups in turn."""
     order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    return [order[group] % count() for group in groups]
+    return [order[group] % processes for group in groups]
 
 
 def know_hosts(names: list[str]) -> None:

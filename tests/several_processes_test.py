@@ -14,7 +14,8 @@ from tests import smoke_run
 from tests.resume_test import assert_same_state, records, without_times
 
 # How full the engine was: each process has slots of its own.
-OCCUPANCY = ("occupancy", "pages_peak", "pages_peak_frac", "wasted_step_frac", "rows_set_aside")
+OCCUPANCY = ("occupancy", "pages_peak", "pages_peak_frac", "wasted_step_frac", "rows_set_aside",
+             "compiles_after_warmup")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +58,18 @@ def ended_with(ended, dead: int, *words: str):
 
 
 def test_demos_and_sft_of_two_processes_and_the_end_of_the_first(whole, tmp_path):
-    path, only = tmp_path / "run", "--config.stages=('demos','sft')"
-    ended, _ = several(path, only, at={0: "sft:13"})
+    path, only = tmp_path / "run", ("--config.stages=('demos','sft')", "--config.sft.steps=14")
+    ended, _ = several(path, *only, at={0: "sft:13"})
     assert ended[0][0] == -signal.SIGKILL
     ended_with(ended, 0, "process 0 (", "ended without a word", "process 1 ends with it")
     assert [r["step"] for r in smoke_run.metrics(path)] == list(range(1, 13))
-    assert "resumed after step 10" in done(path, only)
+    assert "resumed after step 10" in done(path, *only)
     for name in ("demos.jsonl", "transcripts.jsonl", "tokenizer/tokenizer.model"):
         assert (path / "demos" / name).read_bytes() == (whole / "demos" / name).read_bytes()
-    expected = [r for r in smoke_run.metrics(whole) if r["stage"] == "sft"]
+    expected = [r for r in smoke_run.metrics(whole) if r["stage"] == "sft"][:14]
     for made, one in zip(smoke_run.metrics(path), expected, strict=True):
         assert made["step"] == one["step"]
-        assert made["sft/loss"] == pytest.approx(one["sft/loss"], rel=2e-3)
-        if made["step"] <= 5:
-            assert made["sft/grad_norm"] == pytest.approx(one["sft/grad_norm"], rel=1e-4)
+        assert made["sft/loss"] == pytest.approx(one["sft/loss"], rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +77,12 @@ def one(whole, tmp_path_factory):
     """RL, filter, evaluation and report by one process with two devices, and the command."""
     _, _, how = smoke_run.rewarded()
     arguments = (
-        *how, "--config.rl1.steps=3", "--config.rl2.steps=1", "--config.eval.checkpoints=('rl2',)",
-        "--config.rl.eval_every=2", "--config.rl.eval_problems=3", "--config.filter.min_kept=4",
+        *how, "--config.rl1.steps=2", "--config.rl2.steps=1", "--config.filter.min_kept=4",
+        "--config.eval.checkpoints=('rl2',)", "--config.eval.think=False",
     )  # fmt: skip
     path = tmp_path_factory.mktemp("one") / "run"
     smoke_run.begin_from(whole, path, "demos", "sft")
-    code, out, err, _ = smoke_run.launch(path, *arguments, devices=2)
-    assert code == 0, f"{out}\n{err}"
+    done(path, *arguments, count=1, devices=2)
     return path, arguments
 
 
@@ -96,17 +94,18 @@ def assert_as_one(path, one, same_bits: bool):
     if same_bits:
         assert made == expected
     for a, b in zip(made, expected, strict=True):
-        assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
+        numbers = {k: v for k, v in b.items() if not isinstance(v, str)}
+        assert {k: a[k] for k in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-5)
     files = [p.relative_to(one) for p in one.glob("*/*/step_*.jsonl")]
     files += [p.relative_to(one) for p in one.glob("eval/*_*.jsonl")]
-    assert len(files) == 4 + 3
+    assert len(files) == 3 + 2
     for name in files:
         found, wanted = records(path / name), records(one / name)
         assert [r["tokens"] for r in found] == [r["tokens"] for r in wanted]
         assert [r["calls"] for r in found] == [r["calls"] for r in wanted]
         if same_bits:
             assert found == wanted
-    for name in ("filter/kept.jsonl", "eval/results.json", "eval/asked.json", "report/summary.txt"):
+    for name in ("filter/kept.jsonl", "eval/results.json", "eval/differences.json"):
         assert (path / name).read_bytes() == (one / name).read_bytes(), name
     assert (path / "report" / "index.html").exists()
     left = [p.name for p in path.rglob("*") if "partial" in p.name or p.name.startswith(".shared")]
@@ -114,8 +113,8 @@ def assert_as_one(path, one, same_bits: bool):
 
 
 def test_rl_and_evaluation_of_two_processes_whatever_happens_to_them(whole, one, tmp_path):
-    """Killed in an update, told to go in a rollout, failed in a rollout: they end with the bits
-    of one process that nobody disturbed. (With two devices every sum over them is of two.)"""
+    """Killed in an update, told to go in a rollout: they end with the bits of one process that
+    nobody disturbed. (With two devices every sum over them is of two.)"""
     path, arguments = tmp_path / "run", one[1]
     smoke_run.begin_from(whole, path, "demos", "sft")
 
@@ -130,13 +129,7 @@ def test_rl_and_evaluation_of_two_processes_whatever_happens_to_them(whole, one,
     assert "left on SIGTERM" in ended[0][1] and not any(err for _, _, err in ended)
     assert [r["step"] for r in smoke_run.metrics(path)] == [1]
 
-    ended, _ = several(path, *arguments, at={1: "fail-rollout:2"})
-    assert "resumed after step 1" in ended[0][1] and ended[1][0] == 1
-    ended_with(ended[:1], -1, "process 1 (", "has failed: RuntimeError: nobody expects this")
-    assert "nobody expects this" in (path / "error.log").read_text()
-    assert [r["step"] for r in smoke_run.metrics(path)] == [1, 2]
-
-    done(path, *arguments)
+    assert "resumed after step 1" in done(path, *arguments)
     assert_as_one(path, one[0], same_bits=True)
     for stage in ("rl1", "rl2"):
         assert_same_state(one[0], path, stage)
@@ -159,8 +152,7 @@ def test_four_devices_in_any_number_of_processes(count, devices, whole, one, tmp
     alone, path = tmp_path / "alone", tmp_path / "run"
     for made in (alone, path):
         smoke_run.begin_from(whole, made, "demos", "sft")
-    code, out, err, _ = smoke_run.launch(alone, *one[1], *small, devices=4)
-    assert code == 0, f"{out}\n{err}"
+    done(alone, *one[1], *small, count=1, devices=4)
     done(path, *one[1], *small, count=count, devices=devices)
     assert_as_one(path, alone, same_bits=False)
     done(tmp_path / "new", *small, count=count, devices=devices)

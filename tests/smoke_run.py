@@ -32,6 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=experiments/smoke.py"
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 HOW = signal.SIGKILL
+HASTY = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
 MIDDLE_OF_A_SAVE_S = 0.02  # from its first file on; of the smoke model it takes several times that
 
 
@@ -59,11 +60,12 @@ def launch_several(
     at: dict[int, str] | None = None, limit_s: float = 900.0,
 ) -> list[tuple[int, str, str]]:  # fmt: skip
     """The same as `count` processes of so many devices each, as in so many terminals; the
-    exit code, stdout and stderr of each. `at`: what happens to which of them, and where."""
+    exit code, stdout and stderr of each. `at`: what happens to which of them, and where.
+    Compiled in a hurry (tests/conftest.py), which is most of what such small runs cost."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} " + " ".join(HASTY)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2 * count)]
@@ -72,7 +74,8 @@ def launch_several(
             module = ["tests.smoke_run", at[i]] if at and i in at else ["aster_jax.main"]
             started.append(subprocess.Popen(
                 [sys.executable, "-m", *module, CONFIG, f"--workdir={path}", *arguments,
-                 f"--coordinator={address}", f"--processes={count}", f"--process={i}"],
+                 *([f"--coordinator={address}", f"--processes={count}", f"--process={i}"]
+                   if count > 1 else [])],
                 cwd=ROOT, env=environment, stdout=files[2 * i], stderr=files[2 * i + 1],
             ))  # fmt: skip
         try:

@@ -194,7 +194,7 @@ def run_phase(
     stats: dict = {"phase_s": 0.0, "sampled_tokens": 0, "verify_s": 0.0}
     scored = []
     if missing:
-        dealt = together.deal([r.problem.id for r in missing])
+        dealt = together.deal([r.problem.id for r in missing], together.count())
         mine = [r for r, i in zip(missing, dealt, strict=True) if i == together.index()]
         judged = _Judging(run, policy, with_whom.verifier, mine, episodes, where or {})
         if not with_whom.device.is_warm:

@@ -226,7 +226,7 @@ class Checkpoints:
                 state = self._read(step, abstract)
                 position = self.position(step)
             except Exception as e:
-                failed[step] = _brief(e)
+                failed[step] = metrics.brief(e)
                 continue
             for bad, reason in failed.items():
                 together.once("aside", functools.partial(self._set_aside, bad, reason))
@@ -267,7 +267,7 @@ class Checkpoints:
         except Exception as e:
             raise InputError(
                 f"the parameters in checkpoint {self._directory / str(step)} do not fit this "
-                f"model, or are damaged ({_brief(e)}); take another step, or use another workdir"
+                f"model, or are damaged ({metrics.brief(e)}); take another step, or use another workdir"
             ) from e
 
     def drop_moments(self) -> None:
@@ -329,7 +329,7 @@ class Checkpoints:
 
     def _fail(self, step, error):
         """A save came to nothing: said if the disk is the cause, else kept for `wait`."""
-        reason = _fault_of_disk(error)
+        reason = metrics.fault_of_disk(error)
         if reason is None or together.count() > 1:  # the others wait for this one's part
             self._failure = error
             return
@@ -397,17 +397,3 @@ def _among_processes() -> dict:
 def _optimiser(state: train_step.TrainState) -> dict:
     """What of a state is not parameters."""
     return {"step": state.step, "opt_state": state.opt_state}
-
-
-def _fault_of_disk(error: BaseException) -> str | None:
-    """What the operating system said, if it is the cause; tensorstore has it in its text."""
-    if isinstance(error, OSError):
-        return error.strerror or _brief(error)
-    code = re.search(r"os_error_code='?(\d+)", str(error))
-    return os.strerror(int(code[1])) if code else None
-
-
-def _brief(error: BaseException) -> str:
-    """One line of an error's text."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + "..."

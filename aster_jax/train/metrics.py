@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -157,6 +158,20 @@ def patiently(
                 )  # fmt: skip
         sleep(LOOK_EVERY_S)
         waited += LOOK_EVERY_S
+
+
+def fault_of_disk(error: BaseException) -> str | None:
+    """What the operating system said, if it is the cause; tensorstore has it in its text."""
+    if isinstance(error, OSError):
+        return error.strerror or brief(error)
+    code = re.search(r"os_error_code='?(\d+)", str(error))
+    return os.strerror(int(code[1])) if code else None
+
+
+def brief(error: BaseException) -> str:
+    """One line of an error's text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "..."
 
 
 def _parsed(line) -> dict | None:
