@@ -67,10 +67,10 @@ def main(argv: list[str]) -> None:
             watch.on_leaving = lambda: run.notice.come(c.notice_s)
             run.notice.share(watch.leaving)
         with run.notice.heard(c.notice_s):
-            _run_stages(run, watch)
+            _run_stages(run)
 
 
-def _run_stages(run: workdir.Run, watch) -> None:
+def _run_stages(run: workdir.Run) -> None:
     stage = "run"
     try:
         _check(run)
@@ -100,7 +100,7 @@ def _run_stages(run: workdir.Run, watch) -> None:
         run.say(stage, "left on SIGTERM; what is whole is saved, the same command goes on")
         sys.exit(notice.EXIT_CODE)
     except Exception:
-        hosts.wait_for_cause(watch)
+        hosts.wait_for_cause()
         where = run.keep_traceback(stage)
         print(f"aster_jax: {stage} failed; the traceback is in {where} too", file=sys.stderr)
         raise

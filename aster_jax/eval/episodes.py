@@ -60,13 +60,13 @@ class Episodes:
         """Whether every request has an episode that counts."""
         return not (self.missing(asked) or self.lost(asked) or self.unjudged(asked))
 
-    def new_part(self) -> pathlib.Path:
-        """Where the journal of a phase that is about to begin is; give its records to `add`."""
-        return self._part(max(self._numbers(), default=0) + 1)
+    def new_part(self) -> journal.Journal:
+        """The journal of a phase that is about to begin; give its records to `add`."""
+        return journal.Journal(self._part(max(self._numbers(), default=0) + 1))
 
-    def add(self, part: pathlib.Path, records: list[dict]) -> None:
+    def add(self, part: journal.Journal, records: list[dict]) -> None:
         """What a phase has made: on disk for good, and in place of what it supersedes."""
-        journal.Journal(part).seal(records)
+        part.seal(records)
         self._take(records)
 
     def seal(self, asked: list[live.Request]) -> list[dict]:

@@ -11,7 +11,6 @@ start; whatever is lost in the end stays in the denominators, as wrong.
 import contextlib
 import functools
 import json
-import pathlib
 import time
 
 from aster_jax import policy as policies
@@ -112,14 +111,15 @@ def _make(run, policy, players, params, arm, asked, had):
     began, where = time.monotonic(), arm.where()
     plan = _plan(run, players, arm, asked, had, began)
     while (todo := together.once("eval", lambda: next(plan, None))) is not None:
-        part, numbers, spent_s = todo
+        path, numbers, spent_s = todo
+        part = journal.Journal(path, together.index())
         requests = [asked[i] for i in numbers]
         scored, _ = phase.run_phase(
             run, policy, players(), params(), requests, arm.budgets(run.config, spent_s),
-            arm.phase, journal.Journal(part, together.index()), where,
+            arm.phase, part, where,
         )  # fmt: skip
         if had is not None:
-            had.add(pathlib.Path(part), [
+            had.add(part, [
                 record.to_record(s, r.problem, policy.tokenizer, where)
                 for s, r in zip(scored, requests, strict=True)
             ])  # fmt: skip
@@ -139,7 +139,7 @@ def _plan(run, players, arm, asked, had, began):
 
     def play(requests):
         which = [numbers[r.problem.id, r.sample] for r in requests]
-        return str(had.new_part()), which, time.monotonic() - began
+        return str(had.new_part().path), which, time.monotonic() - began
 
     # What an earlier start has lost is asked for once more, whatever the number of retries.
     rounds = rollout.retries + bool(had.lost(asked) or had.unjudged(asked))

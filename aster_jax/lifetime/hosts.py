@@ -130,10 +130,10 @@ def _join(how: dict) -> Watch:
     return watch
 
 
-def wait_for_cause(watch: Watch | None) -> None:
+def wait_for_cause() -> None:
     """Before an unexpected error is told: it may come of the end of another process, which then
     ends this one too."""
-    if watch is not None:
+    if jax.process_count() > 1:
         time.sleep(CAUSE_S)
 
 

@@ -28,6 +28,11 @@ class Journal:
         self._lock = threading.Lock()
         self._file = None
 
+    @property
+    def path(self) -> pathlib.Path:
+        """Where the final file is, or will be."""
+        return self._path
+
     def add(self, record: dict) -> None:
         """Append one record, from any thread; the kernel has it when this returns.
 
