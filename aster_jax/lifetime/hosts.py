@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -105,21 +106,30 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
     except (InputError, GaveUp) as e:
         _fail(watch, str(e), f"aster_jax: process {together.index()}: {e}")
     except BaseException as e:
+        wait_for_cause()
         _fail(watch, f"{type(e).__name__}: {e!s:.300}", traceback.format_exc())
     _end(watch)
 
 
 def _join(how: dict) -> Watch:
+    # SIGTERM is ours (`notice.py`); till that listens, it ends the process as it does any.
+    jax.config.update("jax_enable_preemption_service", False)
+    # JAX gives up with a bare abort; ours comes first and is a sentence.
+    alarm = threading.Timer(FIND_S, _not_found)
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
-            **how, initialization_timeout=FIND_S, heartbeat_timeout_seconds=SILENT_S,
+            **how, initialization_timeout=FIND_S + 60, heartbeat_timeout_seconds=SILENT_S,
             shutdown_timeout_seconds=SILENT_S,
         )  # fmt: skip
     except (RuntimeError, ValueError) as e:
         raise InputError(
-            f"the processes of this run did not find each other within {FIND_S} s ({e!s:.200}); "
-            "all have to be started with the same coordinator and number of processes"
+            f"the processes of this run did not find each other ({e!s:.200}); all have to be "
+            "started with the same coordinator and number of processes"
         ) from e
+    finally:
+        alarm.cancel()
     state = distributed.global_state
     host = state.coordinator_address.rpartition(":")[0].strip("[]")
     watch = Watch(state.client, state.process_id, state.num_processes, host, notice.EXIT_CODE)
@@ -128,6 +138,16 @@ def _join(how: dict) -> Watch:
     if len(set(counts)) > 1:
         raise InputError(f"the processes have {counts} devices; each needs as many as the others")
     return watch
+
+
+def _not_found():
+    print(
+        f"aster_jax: the processes of this run did not find each other within {FIND_S} s; all "
+        "have to be started with the same coordinator, whose port is open, and the same number "
+        "of processes",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(1)
 
 
 def wait_for_cause() -> None:

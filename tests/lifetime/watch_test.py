@@ -87,6 +87,21 @@ def test_an_error_nobody_expects_leaves_its_traceback_where_it_was():
     assert all("has failed: RuntimeError: a bug" in said[i] for i in (1, 2)), said
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_that_nobody_joins_says_so(who):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    code = (
+        "from aster_jax.lifetime import hosts\nhosts.FIND_S = 2\n"
+        f"with hosts.joined({address!r}, 2, {who}):\n    print('never')"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
+                          env={**os.environ, "JAX_PLATFORMS": "cpu"})  # fmt: skip
+    assert made.returncode == 1 and not made.stdout
+    assert "did not find each other within 2 s" in made.stderr and "Traceback" not in made.stderr
+
+
 def test_one_that_is_told_to_go_is_heard_by_all_and_the_end_is_quiet():
     codes, said, _ = ended("leaving", 2)
     assert codes == [0, 0, 0] and said == ["", "", ""]
