@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     ):
         run = workdir.open_run(c, path, mesh.build(c.mesh.data, c.mesh.fsdp, c.mesh.tensor))
         if watch is not None:
-            watch.on_leaving = lambda: run.notice.come(c.notice_s)
+            watch.on_leaving(lambda: run.notice.come(c.notice_s))
             run.notice.share(watch.leaving)
         with run.notice.heard(c.notice_s):
             _run_stages(run)

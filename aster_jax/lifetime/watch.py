@@ -7,6 +7,7 @@ collective that will never finish. The same way go the sentence of a process tha
 and the notice of one that was sent SIGTERM.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -26,21 +27,22 @@ HOLD_S = 6  # a failing JAX client waits so long before it ends the process, for
 
 
 class Watch:
-    """This process's part in it. `on_leaving` is called when another process was sent SIGTERM.
+    """This process's part in it.
 
     Args:
       client: of JAX's key-value store; only at the start.
       index, count: of the process.
       address: host name or number of process 0's machine, as the others reach it.
+      exit_code: of a process that ends because another one was told to go.
     """
 
     def __init__(self, client, index: int, count: int, address: str, exit_code: int):
         self._index, self._count, self._exit_code = index, count, exit_code
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._lines: dict[int, socket.socket] = {}
         self._names = {i: f"process {i}" for i in range(count)}
         self._over = self._leaving = False
-        self.on_leaving: Callable[[], None] = lambda: None
+        self._on_leaving: Callable[[], None] = lambda: None
         me = f"process {index} ({socket.gethostname()}, pid {os.getpid()})"
         self._names[index] = me
         if index == 0:
@@ -105,7 +107,15 @@ class Watch:
             self._leaving = True
         if self._index == 0:
             self._tell({"leaving": 1}, but=other)
-        self.on_leaving()
+        self._on_leaving()
+
+    def on_leaving(self, call: Callable[[], None]) -> None:
+        """Have `call` called when another process was sent SIGTERM, now if one was before."""
+        with self._lock:
+            self._on_leaving = call
+            late = self._leaving
+        if late:
+            call()
 
     def leaving(self) -> None:
         """Tell the others that this process was sent SIGTERM."""
@@ -145,12 +155,11 @@ class Watch:
 
     def _tell(self, said: dict, but: int = -1):
         text = (json.dumps(said) + "\n").encode()
-        for i, line in self._lines.items():
-            if i != but:
-                try:
-                    line.sendall(text)
-                except OSError:
-                    continue  # who is gone is told of where it is heard
+        with self._sending:
+            for i, line in self._lines.items():
+                if i != but:
+                    with contextlib.suppress(OSError):  # who is gone is missed where it is heard
+                        line.sendall(text)
 
 
 def _kept_alive(line: socket.socket) -> socket.socket:

@@ -19,7 +19,7 @@ from aster_jax.errors import InputError
 address, me, deed = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with hosts.joined(address, 3, me) as watch:
     left = []
-    watch.on_leaving = lambda: left.append(1)
+    watch.on_leaving(lambda: left.append(1))
     multihost_utils.process_allgather(np.zeros(3))
     print("ready", flush=True)
     if me == int(sys.argv[4]):
