@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from aster_jax import config, workdir
+from aster_jax.errors import InputError
 
 
 def settings(**changes):
