@@ -5,6 +5,7 @@ told to go or fails, all end, with a sentence, and the same command goes on.
 """
 
 import json
+import shutil
 import signal
 import time
 
@@ -158,3 +159,29 @@ def test_four_devices_in_any_number_of_processes(count, devices, whole, one, tmp
     done(tmp_path / "new", *small, count=count, devices=devices)
     for stage in smoke_run.STAGES:
         json.loads((tmp_path / "new" / stage / "DONE.json").read_text())
+
+
+@pytest.mark.slow
+def test_what_had_ended_is_not_made_again_by_another_number_of_processes(whole, tmp_path):
+    """Without a fixed schedule: two of them are killed in a rollout, and one or four go on."""
+    how = (
+        "--config.stages=('demos','sft','rl1')", "--config.rl1.steps=1",
+        "--config.rollout.lockstep=False", "--config.rollout.steps_per_dispatch=4",
+        "--config.rollout.slots=8", "--config.rollout.pool_tokens=2048",
+    )  # fmt: skip
+    begun = tmp_path / "begun"
+    smoke_run.begin_from(whole, begun, "demos", "sft")
+    ended, _ = several(begun, *how, at={1: "rollout:1:45"})
+    ended_with(ended, 1, "process 1 (", "ended without a word")
+    parts = sorted((begun / "rl1" / "episodes").glob("*.partial"))
+    assert "step_000001.jsonl.1.partial" in [p.name for p in parts]  # the other may be behind
+    kept = [json.loads(line) for p in parts for line in p.read_text().splitlines()]
+    for count in (1, 4):
+        path = tmp_path / str(count)
+        shutil.copytree(begun, path)
+        done(path, *how, count=count)
+        text = (path / "rl1" / "episodes" / "step_000001.jsonl").read_text()
+        made = [json.loads(line) for line in text.splitlines()]
+        assert len(made) == 32 and kept
+        assert all(r in made for r in kept)  # with the seconds that they took then
+        assert [p.name for p in (path / "rl1" / "episodes").iterdir()] == ["step_000001.jsonl"]

@@ -6,7 +6,7 @@ middle of what is named there, so that a test hits the same moment every time.
 
     sft:N       while optimiser step N of SFT is computed
     update:N    while the update of RL step N is computed
-    rollout:N   in the third dispatch of the process's N-th rollout phase
+    rollout:N   in the third dispatch of the process's N-th rollout phase; rollout:N:D in the D-th
     save:N      while the checkpoint of step N is written
 
 With `term-` before it, it sends itself SIGTERM there instead, and goes on as it can; with
@@ -189,8 +189,8 @@ def _die_at(place: str) -> None:
     global HOW
     ways = {"term-": signal.SIGTERM, "fail-": None}
     HOW = ways.get(place[:5], signal.SIGKILL)
-    kind, number = (place[5:] if place[:5] in ways else place).split(":")
-    number = int(number)
+    kind, *numbers = (place[5:] if place[:5] in ways else place).split(":")
+    number, dispatch = int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 3
     fetch, save = step.fetch, checkpoint.Checkpoints.save
     begin, decode = device.Device.begin, device.Device.decode
     counts = {"phase": 0, "decode": 0}
@@ -214,7 +214,7 @@ def _die_at(place: str) -> None:
 
     def dying_decode(self, slots):
         counts["decode"] += 1
-        if (kind, number, 3) == ("rollout", counts["phase"], counts["decode"]):
+        if (kind, number, dispatch) == ("rollout", counts["phase"], counts["decode"]):
             _die()
         return decode(self, slots)
 
