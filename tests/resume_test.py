@@ -116,10 +116,12 @@ def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
     path, arguments = begin("disturbed", 3)
     killed(path, "update:1", *arguments)
     assert not (path / "metrics.jsonl").exists()
-    # The first phase of the second process is that of step 1 again, the next one of step 2.
-    killed(path, "rollout:2", *arguments)
-    assert [r["step"] for r in smoke_run.metrics(path)] == [1]
-    assert "resumed after step 1" in done(path, *arguments)
+    # The first phase of the second process is that of step 1 again, the third one of step 3;
+    # the checkpoint of step 2 may still be on its way then, that of step 1 is not.
+    killed(path, "rollout:3", *arguments)
+    assert [r["step"] for r in smoke_run.metrics(path)] == [1, 2]
+    out = done(path, *arguments)
+    assert "resumed after step 1" in out or "resumed after step 2" in out
     assert_same_state(undisturbed, path, "rl1")
     assert without_times(smoke_run.metrics(path)) == without_times(expected)
     for number in (1, 2, 3):
