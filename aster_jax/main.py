@@ -14,11 +14,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aster_jax import config as configs
-from aster_jax import config_check, mesh, policy, pools, workdir
+from aster_jax import config_check, mesh, policy, pools, together, workdir
 from aster_jax.demos import run as demos
 from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.eval import run as evaluation
-from aster_jax.lifetime import changes, hosts, lock, notice
+from aster_jax.lifetime import changes, hosts, notice
 from aster_jax.report import run as report
 from aster_jax.rl import filter as rl_filter
 from aster_jax.rl import run as rl
@@ -28,6 +28,11 @@ from aster_jax.sft import run as sft
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "the experiment, e.g. experiments/quickstart.py", lock_config=True
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, of several that no launcher tells of each other"
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes share the run")
+_PROCESS = flags.DEFINE_integer("process", None, "which of them this one is, from 0")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "where everything is written; default runs/NAME and the overrides"
 )
@@ -52,11 +57,15 @@ def main(argv: list[str]) -> None:
         raise InputError("no experiment given; add --config experiments/quickstart.py")
     c = _CONFIG.value
     config_check.validate(c)
-    hosts.check(jax.process_count(), os.environ)
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
-    workdir.make(path)
-    with lock.held(path):
+    with (
+        hosts.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) as watch,
+        workdir.held(c, path),
+    ):
         run = workdir.open_run(c, path, mesh.build(**c.mesh))
+        if watch is not None:
+            watch.on_leaving(lambda: run.notice.come(c.notice_s))
+            run.notice.share(watch.leaving)
         with run.notice.heard(c.notice_s):
             _run_stages(run)
 
@@ -69,11 +78,15 @@ def _run_stages(run: workdir.Run) -> None:
         jax.config.update("jax_compilation_cache_dir", str((run.path / "compiled").absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
+        if jax.process_count() > 1:
+            devices += f" of {jax.process_count()} processes"
         run.say("run", f"{run.config.name} in {run.path} on {devices}")
         worked = False
         for stage in run.config.stages:
             run.notice.check()
-            if _is_current(run, stage) and not (stage == "report" and worked):
+            if together.once(stage, lambda: _is_current(run, stage)) and not (
+                stage == "report" and worked
+            ):
                 run.say(stage, "finished before, skipped")
                 continue
             run.begin(stage)
@@ -87,6 +100,7 @@ def _run_stages(run: workdir.Run) -> None:
         run.say(stage, "left on SIGTERM; what is whole is saved, the same command goes on")
         sys.exit(notice.EXIT_CODE)
     except Exception:
+        hosts.wait_for_cause()
         where = run.keep_traceback(stage)
         print(f"aster_jax: {stage} failed; the traceback is in {where} too", file=sys.stderr)
         raise
@@ -105,7 +119,10 @@ def _is_current(run: workdir.Run, stage: str) -> bool:
 
 def _check(run: workdir.Run) -> None:
     """What a later stage would stumble over is said before the first one starts."""
-    left = {s for s in run.config.stages if not _is_current(run, s)}
+    policy.fetch(run)
+    left = set(together.once("what is left", lambda: [
+        s for s in run.config.stages if not _is_current(run, s)
+    ]))  # fmt: skip
     if left - {"filter", "report"}:
         for text in pools.check(run.config):
             run.say("run", text)

@@ -80,6 +80,41 @@ def for_rollouts(mesh: Mesh) -> Mesh:
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
+def local(mesh: Mesh) -> Mesh:
+    """The part of a mesh that is this process's, for rollouts: all of it where there is one.
+
+    Its `tensor` axis is the whole one, so that a model's weights are all here; InputError
+    where that axis goes over several processes.
+    """
+    if jax.process_count() == 1:
+        return for_rollouts(mesh)
+    tensor = mesh.shape["tensor"]
+    groups = np.moveaxis(mesh.devices, mesh.axis_names.index("tensor"), -1).reshape(-1, tensor)
+    here = [g for g in groups if {d.process_index for d in g} == {jax.process_index()}]
+    if len(here) * tensor != jax.local_device_count():
+        raise InputError(
+            f"mesh.tensor={tensor} goes over several processes, which have "
+            f"{jax.local_device_count()} devices each; rollouts need every tensor group within "
+            "one process: choose a tensor size that divides the devices of one"
+        )
+    sizes = {"data": len(here), "tensor": tensor}
+    shape = [sizes[name] if name in sizes else 1 for name in mesh.axis_names]
+    return Mesh(np.array(here).reshape(shape), mesh.axis_names, axis_types=mesh.axis_types)
+
+
+def as_local(tree, mesh: Mesh):
+    """Global arrays that are replicated, but for `tensor`, as arrays of one process's `mesh`;
+    the shards themselves, nothing is copied."""
+
+    def one(x):
+        where = NamedSharding(mesh, x.sharding.spec)
+        parts = {s.device: s.data for s in x.addressable_shards}
+        arrays = [parts[d] for d in where.addressable_devices_indices_map(x.shape)]
+        return jax.make_array_from_single_device_arrays(x.shape, where, arrays)
+
+    return jax.tree.map(one, tree)
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of devices that a batch's rows are spread over."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
@@ -185,6 +220,11 @@ def _merged(axes):
 def replicated(mesh: Mesh) -> NamedSharding:
     """The layout of scalars and small control arrays."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def by_row(mesh: Mesh) -> NamedSharding:
+    """The layout of arrays whose first axis is rows."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def put_rows(tree, mesh: Mesh, axis: int = 1):

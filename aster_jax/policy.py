@@ -10,7 +10,7 @@ import jax
 
 from aster_jax import config as configs
 from aster_jax import mesh as meshes
-from aster_jax import settings, weights, workdir
+from aster_jax import settings, together, weights, workdir
 from aster_jax.data import chat, tokenizer
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes, provenance
@@ -51,6 +51,13 @@ class Policy:
 @functools.lru_cache(maxsize=4)
 def _known(source: str):
     return weights.describe(source)
+
+
+def fetch(run: workdir.Run) -> None:
+    """Have the model's files on this host before anybody looks at them: downloaded once where
+    the processes share a cache."""
+    if run.config.model.source != "scratch":
+        together.first_then_rest("model", lambda: _known(run.config.model.source))
 
 
 def describe(run: workdir.Run) -> Policy:
@@ -137,8 +144,9 @@ def section_of(c, stage: str):
 
 def say_origin(run: workdir.Run) -> None:
     """Record what the process runs on, and say what changed since the start before."""
-    for text in provenance.record(run.path, weights.revision(run.config.model.source)):
-        run.say("run", f"{text}; bits may differ from here on")
+    if together.is_first():
+        for text in provenance.record(run.path, weights.revision(run.config.model.source)):
+            run.say("run", f"{text}; bits may differ from here on")
 
 
 def say_disk(run: workdir.Run) -> None:

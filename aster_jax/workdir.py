@@ -3,24 +3,33 @@
 Every stage writes under `workdir/STAGE/`. It has begun when `began.json` is there, with
 what determines its output, and is finished when `DONE.json` is; that marker is written
 last and atomically, so a half-made stage is never taken for whole.
+
+Of several processes the first one reads and writes all this, and tells the others what
+stands there: what one has just written, another one may not see yet on a shared disk.
 """
 
 import contextlib
 import dataclasses
 import json
 import pathlib
+import secrets
 import sys
 import time
 import traceback
+import zlib
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
 
 from aster_jax import config as configs
+from aster_jax import together
 from aster_jax.errors import InputError
-from aster_jax.lifetime import changes
+from aster_jax.lifetime import changes, lock
 from aster_jax.lifetime.notice import Notice
 from aster_jax.train import metrics
+
+SHARED_S = 60.0  # until a file that one process has made is seen by all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +71,9 @@ class Run:
 
         A stage that has ended and is asked for more steps is open again.
         """
+        return together.once(f"{stage} begins", lambda: self._begin(stage))
+
+    def _begin(self, stage):
         path = self.directory(stage) / "began.json"
         if not path.exists():
             known = changes.record(self.config, stage)
@@ -76,18 +88,22 @@ class Run:
 
     def open_again(self, stage: str) -> None:
         """Take the marker of a finished stage away: there is more to do."""
-        (self.path / stage / "DONE.json").unlink(missing_ok=True)
+        if together.is_first():
+            (self.path / stage / "DONE.json").unlink(missing_ok=True)
 
     def has_begun(self, stage: str) -> bool:
         """Whether the stage has recorded what it begins from."""
-        return (self.path / stage / "began.json").exists()
+        return together.once("begun", lambda: (self.path / stage / "began.json").exists())
 
     def has_ended(self, stage: str) -> bool:
         """Whether the stage has been finished once; more steps may have been asked since."""
-        return (self.path / stage / "DONE.json").exists()
+        return together.once("ended", lambda: (self.path / stage / "DONE.json").exists())
 
     def is_finished(self, stage: str) -> bool:
         """Whether the stage's outputs are complete, by what the config asks of it now."""
+        return together.once("finished", lambda: self._is_finished(stage))
+
+    def _is_finished(self, stage):
         if not self.has_ended(stage):
             return False
         if stage == "filter" and self.has_ended("rl1") and not self.has_begun("rl2"):
@@ -100,11 +116,15 @@ class Run:
 
     def finish(self, stage: str, summary: dict) -> None:
         """Mark a stage complete, with a few numbers for later stages and the report."""
-        text = json.dumps(summary, indent=1) + "\n"
-        metrics.replace(self.directory(stage) / "DONE.json", text)
+        if together.is_first():
+            text = json.dumps(summary, indent=1) + "\n"
+            metrics.replace(self.directory(stage) / "DONE.json", text)
 
     def summary(self, stage: str) -> dict:
         """The numbers a finished stage left; an error when it has not run."""
+        return together.once("summary", lambda: self._summary(stage))
+
+    def _summary(self, stage):
         if not self.has_ended(stage):
             raise InputError(
                 f"stage {stage!r} has not finished in {self.path}; add it to config.stages"
@@ -116,7 +136,8 @@ class Run:
         path = self.path / "error.log"
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with contextlib.suppress(OSError), open(path, "a") as f:  # a full disk has no room for it
-            f.write(f"--- {when} {stage}\n{traceback.format_exc()}\n")
+            who = f" process {jax.process_index()}" if jax.process_count() > 1 else ""
+            f.write(f"--- {when} {stage}{who}\n{traceback.format_exc()}\n")
         return path
 
 
@@ -133,20 +154,83 @@ def make(path: pathlib.Path) -> None:
         ) from e
 
 
+@contextlib.contextmanager
+def held(config: ConfigDict, path: pathlib.Path) -> Iterator[None]:
+    """Make the directory and hold it: process 0 has the lock, for all of the run.
+
+    Raises InputError where it cannot be had, and where the processes have different
+    configs, directories or disks.
+    """
+    asked = [zlib.crc32(as_json(config).encode()), str(path.absolute())]
+    _check_same(together.everybody("config", asked))
+    with contextlib.ExitStack() as stack:
+        together.once("workdir", lambda: stack.enter_context(_locked(path)))
+        if together.count() > 1:
+            _check_shared(path)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path):
+    make(path)
+    with lock.held(path):
+        yield
+
+
+def _check_same(asked: list[list]) -> None:
+    for i, (digest, where) in enumerate(asked):
+        if digest != asked[0][0]:
+            raise InputError(f"process {i} has another config than process 0; give all the same")
+        if where != asked[0][1]:
+            raise InputError(
+                f"process {i} has workdir {where}, process 0 {asked[0][1]}; give --workdir DIR, a "
+                "directory on a disk that all processes share"
+            )
+
+
+def _check_shared(path: pathlib.Path) -> None:
+    """InputError where a process does not see what process 0 writes here."""
+    name = together.once("shared", lambda: _leave_word(path))
+    seen = together.everybody("shared?", _sees(path / name))
+    if together.is_first():
+        (path / name).unlink(missing_ok=True)
+    if not all(seen):
+        blind = [i for i, there in enumerate(seen) if not there]
+        raise InputError(
+            f"processes {blind} do not see what process 0 writes to {path.absolute()}; give "
+            "--workdir DIR, a directory on a disk that all processes share"
+        )
+
+
+def _leave_word(path) -> str:
+    name = f".shared-{secrets.token_hex(8)}"
+    (path / name).write_text("")
+    return name
+
+
+def _sees(path) -> bool:
+    deadline = time.monotonic() + SHARED_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) -> Run:
     """The run at `path`, new or to be resumed.
 
     Raises InputError when the directory cannot be written, or holds a stage whose output
     the config would change (`lifetime/changes.py`).
     """
-    make(path)
     run = Run(config, path, mesh)
-    _take_config(run)
+    together.once("open", lambda: _take_config(run))
     return run
 
 
 def _take_config(run: Run) -> None:
     """Check the config against what is there, and make it the run's; changes are recorded."""
+    make(run.path)
     changes.check(run.config, run.path)
     known = run.path / "config.json"
     text = as_json(run.config)

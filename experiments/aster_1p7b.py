@@ -3,9 +3,8 @@
     python -m aster_jax.main --config experiments/aster_1p7b.py --workdir /mnt/shared/aster_1p7b
     python -m aster_jax.main --config experiments/aster_1p7b.py:64 ...
 
-Hardware: exactly 16 devices, or as many as stand behind a colon; such as a TPU v6e-16, whose names count chips: 16
-chips on 4 hosts. A run with several processes is refused so far, so such a slice cannot run
-this file yet; it holds the numbers of the run. What it takes of the 31.24 GiB of a chip, by the
+Hardware: exactly 16 devices, or as many as stand behind a colon; such as a TPU v6e-16, whose
+names count chips: 16 chips on 4 hosts with one process each. What it takes of the 31.24 GiB of a chip, by the
 compiler's word (libtpu 0.0.52): 10.8 GiB in an RL update, 9.6 of them temporary, and 18.4 GiB
 while sampling, 14.0 of them the cache. `python -m launch.plan --config
 experiments/aster_1p7b.py --topology v6e:4x4` says so. Expected: the paper's table (AIME 2025,

@@ -4,11 +4,10 @@
     python -m aster_jax.main --config experiments/aster_4b.py:16 ...
 
 Hardware: exactly 64 devices, such as a TPU v5p-128: v5p names count TensorCores, so that is
-64 chips and 64 JAX devices, on 16 hosts. Behind a colon another number of devices: 16 for a
-v5p-32. What is spread over them follows; what one of them holds stays the same but for the
-parameters. Chips with less memory need a smaller pool, or rows over several of them
-(mesh.context): `python -m launch.plan.table` finds the sizes. A run with several processes
-is refused so far, so such a slice cannot run this file yet; it holds the numbers of the run.
+64 chips and 64 JAX devices, on 16 hosts with one process each. Behind a colon another number
+of devices: 16 for a v5p-32. What is spread over them follows; what one of them holds stays the
+same but for the parameters. Chips with less memory need a smaller pool, or rows over several
+of them (mesh.context): `python -m launch.plan.table` finds the sizes.
 What it takes of the 95.73 GiB of a chip, by the compiler's word (libtpu 0.0.52): 16.5 GiB in an
 RL update, 15.7 of them temporary, and 26.2 GiB while sampling, 18.0 of them the cache and 7.5 the
 weights. `python -m launch.plan --config experiments/aster_4b.py --topology v5p:4x4x4` says so.

@@ -12,6 +12,7 @@ from tests import source_tree
 # package. The longest matching name decides where a module stands.
 LAYERS = (
     ("errors",),
+    ("together",),
     ("types", "tools", "train.metrics"),
     ("model", "data", "reward"),
     ("mesh", "demos", "eval.passk"),
@@ -34,9 +35,11 @@ JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # operating system: who may read the clock, print, and write files, and why.
 EFFECTS = {
     "workdir.py": "speaks for a run and keeps its directory",
+    "lifetime/hosts.py": "starts the processes of a run and ends them together",
     "lifetime/lock.py": "holds a file with a heartbeat",
     "lifetime/notice.py": "ends the process",
     "lifetime/provenance.py": "notes when a run was started",
+    "lifetime/watch.py": "ends the process, and says why",
     "rl/update.py": "measures the parts of a step",
     "rollout/phase.py": "measures and bounds the wait for verdicts",
     "export.py": "is a command",

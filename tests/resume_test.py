@@ -98,53 +98,17 @@ def test_sft_killed_in_a_step_and_in_a_save(whole, tmp_path):
     assert without_times(smoke_run.metrics(path)) == without_times(expected)
 
 
-def answered(path):
-    """Problem id -> an answer that some trajectories of RL step 1 gave and others did not."""
-    given = {}
-    for r in records(path / "rl1" / "episodes" / "step_000001.jsonl"):
-        boxed = r["spans"][-1]["text"].rpartition("\\boxed{")[2].partition("}")[0]
-        correct = boxed if r["end"] == "answered" and boxed.isdigit() else None
-        given.setdefault(r["problem_id"], []).append(correct)
-    return {
-        problem: next(a for a in answers if a)
-        for problem, answers in given.items()
-        if any(answers) and len(set(answers)) > 1
-    }
-
-
 def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
-    """With rewards that differ within a group, so that updates are real ones: two minibatches,
-    log-probs of the trainer before the first and importance weights, as in the paper's run.
-
-    The smoke model is right too rarely for that. So step 1 is played once to see what the
-    model says (which does not depend on the answers), and some of it is declared right.
-    """
-    problems = tmp_path / "problems.jsonl"
-    questions = [
-        {"id": f"p{i}", "question": f"What is the least common multiple of {a} and {b}, modulo 577?"}
-        for i, (a, b) in enumerate(((84, 36), (45, 63), (56, 72), (24, 90)))
-    ]
-
-    def declare(right):
-        rows = [{**q, "answer": right.get(f"problems/{q['id']}", "-1")} for q in questions]
-        problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    _, heard, how = smoke_run.rewarded()
 
     def begin(name, steps):
         path = tmp_path / name
         smoke_run.begin_from(whole, path, "demos", "sft")
-        if name != "heard":  # these programs differ from those of `whole`, by the minibatches
-            shutil.copytree(tmp_path / "heard" / "compiled", path / "compiled", dirs_exist_ok=True)
-        return path, (
-            f"--config.problems.source={problems}", "--config.stages=('demos','sft','rl1')",
-            f"--config.rl1.steps={steps}", "--config.rl.minibatches=2", "--config.rl.tis_cap=2.0",
-        )  # fmt: skip
+        # These programs differ from those of `whole`, by the minibatches.
+        shutil.copytree(heard / "compiled", path / "compiled", dirs_exist_ok=True)
+        stages = "--config.stages=('demos','sft','rl1')"
+        return path, (stages, f"--config.rl1.steps={steps}", *how)
 
-    declare({})
-    heard, arguments = begin("heard", 1)
-    done(heard, *arguments)
-    right = answered(heard)
-    assert right
-    declare(right)
     undisturbed, arguments = begin("undisturbed", 3)
     done(undisturbed, *arguments)
     expected = smoke_run.metrics(undisturbed)
@@ -152,10 +116,12 @@ def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
     path, arguments = begin("disturbed", 3)
     killed(path, "update:1", *arguments)
     assert not (path / "metrics.jsonl").exists()
-    # The first phase of the second process is that of step 1 again, the next one of step 2.
-    killed(path, "rollout:2", *arguments)
-    assert [r["step"] for r in smoke_run.metrics(path)] == [1]
-    assert "resumed after step 1" in done(path, *arguments)
+    # The first phase of the second process is that of step 1 again, the third one of step 3;
+    # the checkpoint of step 2 may still be on its way then, that of step 1 is not.
+    killed(path, "rollout:3", *arguments)
+    assert [r["step"] for r in smoke_run.metrics(path)] == [1, 2]
+    out = done(path, *arguments)
+    assert "resumed after step 1" in out or "resumed after step 2" in out
     assert_same_state(undisturbed, path, "rl1")
     assert without_times(smoke_run.metrics(path)) == without_times(expected)
     for number in (1, 2, 3):

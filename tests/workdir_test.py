@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from aster_jax import config, workdir
+from aster_jax.errors import InputError
 
 
 def settings(**changes):
@@ -88,3 +89,20 @@ def test_say_names_the_stage_and_the_time(tmp_path, one_device, capsys):
     run.say("rl1", "step 1/2")
     run.live("rl1", "only where somebody watches")
     assert capsys.readouterr().out == "[   0.0 s] rl1    step 1/2\n"
+
+
+def test_processes_that_were_not_started_alike_are_named():
+    workdir._check_same([[7, "/runs/a"], [7, "/runs/a"]])
+    with pytest.raises(InputError, match="process 2 has another config than process 0"):
+        workdir._check_same([[7, "/runs/a"], [7, "/runs/a"], [8, "/runs/a"]])
+    with pytest.raises(InputError, match="process 1 has workdir /b/runs/a, process 0 /runs/a"):
+        workdir._check_same([[7, "/runs/a"], [7, "/b/runs/a"]])
+
+
+def test_a_disk_that_is_not_shared_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "SHARED_S", 0.3)
+    assert workdir._sees(tmp_path / workdir._leave_word(tmp_path))
+    assert not workdir._sees(tmp_path / "never")
+    before = set(tmp_path.iterdir())
+    workdir._check_shared(tmp_path)  # leaves nothing of its own
+    assert set(tmp_path.iterdir()) == before

@@ -4,7 +4,7 @@ Leaves `transcripts.jsonl` (messages, for people), `demos.jsonl` (ids and masks,
 and, for a model from scratch, `tokenizer/` with the vocabulary learned from them.
 """
 
-from aster_jax import pools, settings, tools, types, weights, workdir
+from aster_jax import pools, settings, together, tools, types, weights, workdir
 from aster_jax.data import chat, problems, tokenizer
 from aster_jax.demos import collect, curate, sharegpt
 from aster_jax.errors import InputError
@@ -16,7 +16,11 @@ MOST_DROPPED = 0.5  # share of transcripts that the filters may drop before it i
 
 
 def run(run: workdir.Run) -> None:
-    """Collect, filter and render the demonstrations."""
+    """Collect, filter and render the demonstrations; process 0 only."""
+    together.once("demos", lambda: _run(run))
+
+
+def _run(run):
     c = run.config
     run.begin("demos")
     run.say("demos", f"{c.demos.count} demonstrations from {c.demos.source}, {c.demos.style}")

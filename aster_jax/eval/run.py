@@ -14,10 +14,10 @@ import json
 import time
 
 from aster_jax import policy as policies
-from aster_jax import pools, settings, types, workdir
+from aster_jax import pools, settings, together, types, workdir
 from aster_jax.errors import InputError
 from aster_jax.eval import arms, episodes, results
-from aster_jax.rollout import phase, record
+from aster_jax.rollout import journal, phase, record
 from aster_jax.train import metrics
 
 CHUNK = 4  # with a fixed schedule, requests of a phase per slot
@@ -32,9 +32,10 @@ def run(run: workdir.Run) -> None:
         for name, section in settings.evaluations(run.config).items()
     }
     path = run.directory("eval") / "results.json"
-    before = json.loads(path.read_text()) if path.exists() else []
+    before = json.loads(path.read_text()) if together.is_first() and path.exists() else []
     book = results.Book(wanted, before, run.config.seed)
-    _write(path.with_name("asked.json"), book.asked())
+    if together.is_first():
+        _write(path.with_name("asked.json"), book.asked())
     for how, by_checkpoint in arms.by_players(wanted):
         with contextlib.ExitStack() as stack:
             # Called, and the tool started, only where something is to be made.
@@ -43,6 +44,8 @@ def run(run: workdir.Run) -> None:
             )
             for members in by_checkpoint:
                 _checkpoint(run, policy, players, members, problems, book)
+    if not together.is_first():
+        return
     _write(path, book.results())
     _write(path.with_name("differences.json"), book.differences())
     checkpoints = list(dict.fromkeys(arm.checkpoint for arm in wanted))
@@ -58,9 +61,10 @@ def _checkpoint(run, policy, players, members, problems, book):
     )
     for arm in members:
         asked = arm.requests(policy, problems[arm.evaluation])
-        had = episodes.Episodes(run.path / arm.file, arm.limits_s)
-        if not had.is_complete(asked):
-            _make(run, policy, players, params, arm, asked, had)
+        had = episodes.Episodes(run.path / arm.file, arm.limits_s) if together.is_first() else None
+        _make(run, policy, players, params, arm, asked, had)
+        if had is None:
+            continue
         is_complete = had.is_complete(asked)
         entry = book.enter(arm, had.seal(asked), is_complete)
         _write(run.path / "eval" / "results.json", book.results())
@@ -86,7 +90,8 @@ def _problems(run, policy, name, heldout, section) -> list[types.Problem]:
     fitting = phase.fitting(run, policy, found, label, section.context_tokens, arms.FORCED_ANSWER)
     for stage in ("rl1", "rl2"):
         if heldout != "generated" and run.has_begun(stage):
-            left_out = json.loads((run.path / stage / "began.json").read_text())["heldout"]
+            began = run.path / stage / "began.json"
+            left_out = together.once("began", lambda: json.loads(began.read_text()))["heldout"]
             seen = 0 if heldout in left_out else pools.trained_on(run.config, fitting, left_out)
             if seen:
                 run.say(
@@ -100,21 +105,41 @@ def _problems(run, policy, name, heldout, section) -> list[types.Problem]:
 def _make(run, policy, players, params, arm, asked, had):
     """Phases until every request has an episode, and then for those that were lost.
 
+    Process 0 knows which episodes there are (`had`; None elsewhere), and says what all of
+    them play next.
+    """
+    began, where = time.monotonic(), arm.where()
+    plan = _plan(run, players, arm, asked, had, began)
+    while (todo := together.once("eval", lambda: next(plan, None))) is not None:
+        path, numbers, spent_s = todo
+        part = journal.Journal(path, together.index())
+        requests = [asked[i] for i in numbers]
+        scored, _ = phase.run_phase(
+            run, policy, players(), params(), requests, arm.budgets(run.config, spent_s),
+            arm.phase, part, where,
+        )  # fmt: skip
+        if had is not None:
+            had.add(part, [
+                record.to_record(s, r.problem, policy.tokenizer, where)
+                for s, r in zip(scored, requests, strict=True)
+            ])  # fmt: skip
+
+
+def _plan(run, players, arm, asked, had, began):
+    """The phases of an arm, each decided when those before it are made: the path of its
+    journal, the numbers of its requests, and the seconds that are spent.
+
     With a fixed schedule (rollout.lockstep) a chunk is made as a whole or not at all, so
     that a killed run ends with the same bits.
     """
-    rollout, began = run.config.rollout, time.monotonic()
+    if had.is_complete(asked):
+        return
+    rollout = run.config.rollout
+    numbers = {(r.problem.id, r.sample): i for i, r in enumerate(asked)}
 
     def play(requests):
-        budgets = arm.budgets(run.config, time.monotonic() - began)
-        part, where = had.new_part(), arm.where()
-        scored, _ = phase.run_phase(
-            run, policy, players(), params(), requests, budgets, arm.phase, part, where
-        )
-        had.add(part, [
-            record.to_record(s, r.problem, policy.tokenizer, where)
-            for s, r in zip(scored, requests, strict=True)
-        ])  # fmt: skip
+        which = [numbers[r.problem.id, r.sample] for r in requests]
+        return str(had.new_part().path), which, time.monotonic() - began
 
     # What an earlier start has lost is asked for once more, whatever the number of retries.
     rounds = rollout.retries + bool(had.lost(asked) or had.unjudged(asked))
@@ -122,14 +147,14 @@ def _make(run, policy, players, params, arm, asked, had):
     for chunk in episodes.chunks(had.unfiled(asked), size):
         missing = had.missing(chunk)
         if missing:
-            play(chunk if rollout.lockstep else missing)
+            yield play(chunk if rollout.lockstep else missing)
     for _ in range(rounds):
         if time.monotonic() - began >= (arm.limits_s[1] or float("inf")):
             return  # what would be asked now could only be cut
         _judge_again(run, players, had, asked)
         lost = had.lost(asked)
         if lost:
-            play(lost)
+            yield play(lost)
 
 
 def _judge_again(run, players, had, asked):

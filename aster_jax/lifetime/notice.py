@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
+from aster_jax import together
 from aster_jax.errors import Leaving
 
 EXIT_CODE = 143  # 128 + SIGTERM, as a shell shows it: the launcher is to come again
@@ -18,19 +20,32 @@ MARGIN_S = 1.0  # of the notice, kept for the process to end in
 
 
 class Notice:
-    """Whether the process has been asked to leave."""
+    """Whether the process has been asked to leave, itself or with the others of its run."""
 
     def __init__(self):
         self._given = threading.Event()
+        self._tell: Callable[[], None] = lambda: None
 
     def is_given(self) -> bool:
-        """Whether SIGTERM has come."""
+        """Whether SIGTERM has come, as far as this process knows yet."""
         return self._given.is_set()
 
     def check(self) -> None:
-        """Raise `errors.Leaving` if it has. For places where nothing is half done."""
-        if self.is_given():
+        """Raise `errors.Leaving` if it has. For places where nothing is half done, and where
+        all processes come by: they leave at the same one."""
+        if together.once("leave", self.is_given):
             raise Leaving
+
+    def share(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called when this process hears the signal."""
+        self._tell = tell
+
+    def come(self, notice_s: float) -> None:
+        """The machine, or that of another process of this run, goes in so many seconds."""
+        self._given.set()
+        timer = threading.Timer(max(0.0, notice_s - MARGIN_S), _end, args=(notice_s,))
+        timer.daemon = True
+        timer.start()
 
     @contextlib.contextmanager
     def heard(self, notice_s: float):
@@ -65,10 +80,8 @@ class Notice:
         os.close(read)
         if not received:
             return
-        self._given.set()
-        timer = threading.Timer(max(0.0, notice_s - MARGIN_S), _end, args=(notice_s,))
-        timer.daemon = True
-        timer.start()
+        self._tell()
+        self.come(notice_s)
 
 
 def _end(notice_s: float) -> None:

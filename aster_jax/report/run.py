@@ -8,9 +8,7 @@ import json
 import os
 import pathlib
 
-import jax
-
-from aster_jax import workdir
+from aster_jax import together, workdir
 from aster_jax.report import collapse, plots, records, tables, viewer
 
 DIRECTORY = "report"
@@ -18,9 +16,12 @@ DIRECTORY = "report"
 
 def run(run: workdir.Run) -> None:
     """Write the report of a run and print its table; process 0 only."""
-    if jax.process_index() == 0:
-        print(write(run.path, run.config.report.trajectories), flush=True)
-        run.say("report", f"see {run.path / DIRECTORY / 'index.html'}")
+    together.once("report", lambda: _run(run))
+
+
+def _run(run):
+    print(write(run.path, run.config.report.trajectories), flush=True)
+    run.say("report", f"see {run.path / DIRECTORY / 'index.html'}")
     run.finish("report", {"page": "index.html"})
 
 

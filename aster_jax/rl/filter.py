@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from aster_jax import config as configs
-from aster_jax import pools, types, workdir
+from aster_jax import pools, together, types, workdir
 from aster_jax.errors import InputError
 from aster_jax.train import metrics
 
@@ -53,6 +53,10 @@ def _episodes(directory: pathlib.Path) -> Iterator[dict]:
 
 def run(run: workdir.Run) -> None:
     """Read stage 1's episodes, write `filter/kept.jsonl`, one line per problem."""
+    together.once("filter", lambda: _run(run))
+
+
+def _run(run):
     c = run.config.filter
     rl1 = run.summary("rl1")
     pool = pools.train(run.config, run.begin("rl1")["heldout"])
@@ -84,7 +88,11 @@ def bring_back(lines: list[dict], min_kept: int) -> int:
 
 def keep(pool: list[types.Problem], path: pathlib.Path) -> list[types.Problem]:
     """The problems of `pool` that the filter's file keeps."""
+    kept = set(together.once("kept problems", lambda: _kept(path)))
+    return [p for p in pool if p.id in kept]
+
+
+def _kept(path) -> list[str]:
     if not path.exists():
         raise InputError(f"{path} is missing; run the filter stage before rl2")
-    kept = {r["id"] for r in map(json.loads, path.read_text().splitlines()) if r["kept"]}
-    return [p for p in pool if p.id in kept]
+    return [r["id"] for r in map(json.loads, path.read_text().splitlines()) if r["kept"]]

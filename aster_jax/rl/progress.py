@@ -5,7 +5,7 @@ import json
 import zlib
 
 from aster_jax import policy as policies
-from aster_jax import workdir
+from aster_jax import together, workdir
 from aster_jax.errors import GaveUp
 from aster_jax.train import checkpoint, metrics, step
 
@@ -50,7 +50,7 @@ def drop_moments(run: workdir.Run, stage: str, saved) -> bool:
         return False
     origin = policies.starts_from(run, stage)
     directory = run.path / origin / "checkpoints"
-    if origin != "base" and directory.exists():
+    if origin != "base" and together.once("origin", directory.exists):
         with checkpoint.Checkpoints(directory, checkpoint.Keep()) as earlier:
             earlier.drop_moments()
     return True

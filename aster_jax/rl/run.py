@@ -11,7 +11,7 @@ import time
 
 from aster_jax import config as configs
 from aster_jax import policy as policies
-from aster_jax import pools, settings, types, workdir
+from aster_jax import pools, settings, together, types, workdir
 from aster_jax.data import problems
 from aster_jax.errors import InputError, Leaving
 from aster_jax.rl import filter as filters
@@ -51,7 +51,8 @@ def run(run: workdir.Run, stage: str) -> None:
                 asked = phase.requests([pool[i] for i in chosen], c.group, policy)
                 where = {"stage": stage, "step": now, "checkpoint": stage, "arm": "main",
                          "lineage": at.lineage}  # fmt: skip
-                episodes = journal.Journal(directory / "episodes" / f"step_{now:06d}.jsonl")
+                path = directory / "episodes" / f"step_{now:06d}.jsonl"
+                episodes = journal.Journal(path, together.index())
                 scored, stats = phase.run_phase(
                     run, policy, players, state.params, asked, limits, f"{stage}/{now}",
                     episodes, where, reuse=not run.config.rollout.lockstep,
@@ -104,6 +105,8 @@ def _prompts(run, stage, c, found: int) -> int:
 def _write_episodes(episodes, scored, policy, pool, where) -> float:
     """All trajectories of a step in one file, in order; the seconds it took."""
     began = time.monotonic()
+    if not together.is_first():
+        return 0.0
     by_id = {p.id: p for p in pool}
     episodes.seal([
         record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where)

@@ -7,11 +7,10 @@ test stands inside `train.step`). Both are counted and said, and neither ends th
 
 import time
 
-import jax
 import numpy as np
 
 from aster_jax import mesh as meshes
-from aster_jax import types
+from aster_jax import together, types
 from aster_jax.model import logprobs
 from aster_jax.rl import batch as batches
 from aster_jax.rl import grpo
@@ -157,5 +156,5 @@ def _with_old_logprobs(run, policy, state, batch, used) -> types.RlBatch:
         )
         temperature = run.config.rollout.temperature
         logp, _ = logprobs.score(state.params, *micro, cfg=cfg, temperature=temperature)
-        old[i] = jax.device_get(logp)
+        old[i] = together.gather(logp)
     return batch.replace(old_logprobs_BT=old)

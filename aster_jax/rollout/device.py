@@ -44,7 +44,8 @@ class Device:
       engine_cfg: engine sizes.
       how: sampling.
       stop_ids: token ids that end a turn.
-      mesh: devices; slots are spread over its data axes.
+      mesh: devices; slots are spread over its data axes. Of several processes each has a
+        Device of the same mesh, and uses its own part of it.
     """
 
     def __init__(
@@ -56,7 +57,10 @@ class Device:
         mesh: jax.sharding.Mesh,
     ):
         self.config = engine_cfg
-        self.shards = meshes.batch_shards(mesh)
+        self._mesh = meshes.local(mesh)
+        self.shards = meshes.batch_shards(self._mesh)
+        self._is_part = self._mesh is not mesh
+        self._rows = meshes.by_row(self._mesh)
         self._programs = engine.programs(cfg, engine_cfg, how, stop_ids, mesh)
         self._slots = None
         self._weights = None
@@ -74,7 +78,8 @@ class Device:
 
     def _take(self, params, run_key):
         self._weights = None  # never two copies of them
-        self._weights = self._programs.adopt(params)
+        weights = self._programs.adopt(params)
+        self._weights = meshes.as_local(weights, self._mesh) if self._is_part else weights
         self._run_key = run_key
         self._forget()
         if self._slots is None:
@@ -140,8 +145,8 @@ class Device:
         )
         table_PW = self._table(at, [c.slot for c in plan.chunks], P)
         self._slots, marker = self._programs.prefill(
-            self._weights, self._slots, tokens_PC, offsets_P, counts_P, table_PW, arm,
-            self._run_key,
+            self._weights, self._slots,
+            *self._by_row((tokens_PC, offsets_P, counts_P, table_PW, arm)), self._run_key,
         )  # fmt: skip
         return marker
 
@@ -171,7 +176,7 @@ class Device:
                 sources_P[i], targets_P[i] = source, target
         arm = self._arm(at, [(f.slot, f.length, starts[f.slot]) for f in forks])
         self._slots, marker = self._programs.share(
-            self._slots, sources_P, targets_P, arm, self._run_key
+            self._slots, *self._by_row((sources_P, targets_P, arm)), self._run_key
         )
         return marker
 
@@ -192,13 +197,17 @@ class Device:
         rows_A[at] = [slot % self._per_shard for slot in slots]
         table_AW = self._table(at, slots, rows * self.shards)
         self._slots, drained = self._programs.decode(
-            self._weights, self._slots, rows_A, table_AW
+            self._weights, self._slots, *self._by_row((rows_A, table_AW))
         )
         for x in jax.tree.leaves(drained):
             x.copy_to_host_async()
         return drained, dict(zip(slots, at, strict=True))
 
     # Every argument with a row axis is split evenly over the shards.
+
+    def _by_row(self, arguments):
+        """Arguments as programs take them: of several processes, where each device's rows are."""
+        return jax.device_put(arguments, self._rows) if self._is_part else arguments
 
     @property
     def _per_shard(self):

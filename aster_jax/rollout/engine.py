@@ -305,6 +305,14 @@ def check(engine_cfg: EngineConfig, shards: int) -> None:
         )
 
 
+def part(engine_cfg: EngineConfig, count: int) -> EngineConfig:
+    """The sizes of each of `count` processes: its share of slots, pages and prefill rows."""
+    return dataclasses.replace(
+        engine_cfg, slots=engine_cfg.slots // count, pool_tokens=engine_cfg.pool_tokens // count,
+        prefill_rows=max(1, engine_cfg.prefill_rows // count),
+    )  # fmt: skip
+
+
 def attention(
     cfg: config.ModelConfig, engine_cfg: EngineConfig, mesh: Mesh
 ) -> tuple[str, str]:
@@ -334,8 +342,11 @@ def programs(
     """The programs of one configuration, built once per process.
 
     Rows and pages are split by hand over the data axes, key/value heads over `tensor` by
-    the compiler; weights are replicated over the data axes.
+    the compiler; weights are replicated over the data axes. Of several processes each runs
+    all of them on its own part of the mesh (`meshes.local`), except that `adopt` is one
+    program of all.
     """
+    trained, mesh = mesh, meshes.local(mesh)
     shards = meshes.batch_shards(mesh)
     check(engine_cfg, shards)
     cfg = _as_run(cfg, engine_cfg, mesh)
@@ -351,6 +362,7 @@ def programs(
     heads = meshes.kv_heads_axis(cfg, mesh)
     whole = layout(kv.specs(abstract.cache, meshes.BATCH_AXES, heads))
     weights = meshes.rollout_shardings(cfg, mesh)
+    handed = weights if mesh is trained else meshes.rollout_shardings(cfg, trained)
 
     def named(specs):
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
@@ -374,7 +386,7 @@ def programs(
     )
     return Programs(
         empty=jax.jit(empty, out_shardings=named(whole)),
-        adopt=jax.jit(functools.partial(adopt, dtype=engine_cfg.dtype), out_shardings=weights),
+        adopt=jax.jit(functools.partial(adopt, dtype=engine_cfg.dtype), out_shardings=handed),
         prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), (rows,) * 5 + (everywhere,)),
         share=split(share, (), (rows,) * 3 + (everywhere,)),
         decode=split(sample, (everywhere,), (rows,) * 2),

@@ -4,6 +4,7 @@ While the phase runs, records are lines of a file beside the final one. The fina
 appears at once and whole, when the phase is over.
 """
 
+import glob
 import json
 import os
 import pathlib
@@ -16,14 +17,21 @@ class Journal:
     """Records of one phase on their way to the file `path`.
 
     Lines go to `path` + ".partial" until `seal`. Nothing is opened or changed before the
-    first call.
+    first call. Several processes have one journal each, and each adds to its own partial
+    file, named after its number `owner`; the first one reads, seals and discards for all.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, owner: int = 0):
         self._path = pathlib.Path(path)
-        self._partial = self._path.with_name(self._path.name + ".partial")
+        own = f".{owner}.partial" if owner else ".partial"
+        self._partial = self._path.with_name(self._path.name + own)
         self._lock = threading.Lock()
         self._file = None
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Where the final file is, or will be."""
+        return self._path
 
     def add(self, record: dict) -> None:
         """Append one record, from any thread; the kernel has it when this returns.
@@ -38,7 +46,7 @@ class Journal:
     def _append(self, line):
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._whole()
+            _whole(self._partial)
             self._file = open(self._partial, "ab", buffering=0)
         before = os.fstat(self._file.fileno()).st_size
         try:
@@ -50,7 +58,7 @@ class Journal:
             raise
 
     def read(self) -> list[dict]:
-        """Records of the final file if there is one, else those added so far.
+        """Records of the final file if there is one, else those added so far, by all owners.
 
         A process that was killed leaves a torn last line: it, and whatever a damaged disk
         has put after the last whole record, is cut off the file.
@@ -59,22 +67,12 @@ class Journal:
             if self._path.exists():
                 with open(self._path, "rb") as lines:
                     return [json.loads(line) for line in lines]
-            return self._whole()
+            return [record for partial in self._partials() for record in _whole(partial)]
 
-    def _whole(self) -> list[dict]:
-        """The whole records of the partial file, which ends after them from now on."""
-        if not self._partial.exists():
-            return []
-        records, good = [], 0
-        with open(self._partial, "rb+") as lines:
-            for line in lines:
-                record = _parse(line)
-                if record is None:
-                    break
-                records.append(record)
-                good += len(line)
-            lines.truncate(good)
-        return records
+    def _partials(self) -> list[pathlib.Path]:
+        """The partial files there are, of all owners there ever were."""
+        name = glob.escape(self._path.name)
+        return sorted(self._path.parent.glob(f"{name}*.partial"))
 
     def seal(self, records: list[dict]) -> None:
         """Make the final file, of these records; the partial one is gone then.
@@ -85,19 +83,44 @@ class Journal:
             self._close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             metrics.replace(self._path, "".join(json.dumps(record) + "\n" for record in records))
-            self._partial.unlink(missing_ok=True)
+            self._drop()
 
     def discard(self) -> None:
         """Forget the phase: neither file is there afterwards."""
         with self._lock:
             self._close()
-            self._partial.unlink(missing_ok=True)
+            self._drop()
             self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the partial file; it stays as it is."""
+        with self._lock:
+            self._close()
+
+    def _drop(self):
+        for partial in self._partials():
+            partial.unlink(missing_ok=True)
 
     def _close(self):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _whole(partial: pathlib.Path) -> list[dict]:
+    """The whole records of a partial file, which ends after them from now on."""
+    if not partial.exists():
+        return []
+    records, good = [], 0
+    with open(partial, "rb+") as lines:
+        for line in lines:
+            record = _parse(line)
+            if record is None:
+                break
+            records.append(record)
+            good += len(line)
+        lines.truncate(good)
+    return records
 
 
 def _parse(line: bytes) -> dict | None:

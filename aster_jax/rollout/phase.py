@@ -2,11 +2,17 @@
 
 What sft (accuracy probes), rl and eval share. The programs and the processes of the tool
 are kept over a stage's phases; the device's memory is given back between them.
+
+Of several processes each has an engine on its own devices, a tool and a verifier of its own,
+and makes the trajectories of the problems that are dealt to it. Then they meet, and all have
+all of them. A trajectory's randomness comes from its identity, so it does not depend on who
+made it.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import threading
 import time
 import zlib
@@ -15,9 +21,9 @@ import jax
 
 from aster_jax import mesh as meshes
 from aster_jax import policy as policies
-from aster_jax import settings, tools, types, workdir
+from aster_jax import settings, together, tools, types, workdir
 from aster_jax.data import problems as problem_files
-from aster_jax.errors import InputError
+from aster_jax.errors import InputError, Leaving
 from aster_jax.lifetime import changes
 from aster_jax.reward import verify
 from aster_jax.rollout import device, engine, episode, journal, record, sampling
@@ -40,14 +46,29 @@ class Players:
 
 def check(run: workdir.Run) -> None:
     """Raise an InputError now where the engine cannot be built for this mesh or model."""
-    sizes, mesh = settings.engine_sizes(run.config.rollout), meshes.for_rollouts(run.mesh)
-    engine.check(sizes, meshes.batch_shards(mesh))
-    engine.attention(policies.expected_config(run), sizes, mesh)
+    sizes = settings.engine_sizes(run.config.rollout)
+    engine.check(sizes, meshes.batch_shards(meshes.for_rollouts(run.mesh)))
+    here, mesh = _own_part(sizes, run.mesh)
+    engine.check(here, meshes.batch_shards(mesh))
+    engine.attention(policies.expected_config(run), here, mesh)
+
+
+def _own_part(sizes: engine.EngineConfig, mesh) -> tuple[engine.EngineConfig, jax.sharding.Mesh]:
+    """The engine's sizes and the mesh of this process."""
+    return engine.part(sizes, jax.process_count()), meshes.local(mesh)
+
+
+def tool_config(config) -> tools.ToolConfig:
+    """The tool's settings of a run; processes on one host share its processors."""
+    c, beside = settings.tool(config), together.beside()
+    if c.max_running or beside == 1:
+        return c
+    return dataclasses.replace(c, max_running=max(1, 2 * (os.cpu_count() or 1) // beside))
 
 
 def check_tool(run: workdir.Run) -> None:
     """Start the tool once, bare, and stop it: InputError where this host cannot isolate."""
-    config = dataclasses.replace(settings.tool(run.config), preload=())
+    config = dataclasses.replace(tool_config(run.config), preload=())
     try:
         start_tool(config).close()
     except RuntimeError as e:
@@ -86,22 +107,25 @@ def check_golds(run: workdir.Run) -> None:
 @contextlib.contextmanager
 def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
     """Start the tool and the verifier, and build the programs; stop them at the end."""
-    sizes, mesh = settings.engine_sizes(run.config.rollout), meshes.for_rollouts(run.mesh)
+    sizes, mesh = _own_part(settings.engine_sizes(run.config.rollout), run.mesh)
     kernel, why = engine.attention(policy.cfg, sizes, mesh)
     run.say("engine", f"decoding attends by {kernel}: {why}")
-    dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, mesh)
+    dev = device.Device(policy.cfg, sizes, how, policy.stop_ids, run.mesh)
     with (
-        start_tool(settings.tool(run.config)) as executor,
+        start_tool(tool_config(run.config)) as executor,
         verify.Verifier(verifying(run.config)) as verifier,
     ):
         yield Players(dev, executor, verifier)
 
 
 def verifying(config) -> verify.VerifyConfig:
-    """The verifier's settings of a run: as isolated as the tool, as far as the host can."""
+    """The verifier's settings of a run: as isolated as the tool, as far as the host can;
+    processes on one host share its processors."""
+    beside = together.beside()
     return verify.VerifyConfig(
-        min_tier=config.tools.min_tier, allow_unsafe=config.tools.allow_unsafe
-    )
+        max_running=0 if beside == 1 else max(1, (os.cpu_count() or 1) // beside),
+        min_tier=config.tools.min_tier, allow_unsafe=config.tools.allow_unsafe,
+    )  # fmt: skip
 
 
 def requests(
@@ -158,25 +182,61 @@ def run_phase(
     `episodes` with `where` (stage, step, ...). With `reuse`, those that stand there already
     under the same `where`, and say something, are not made again. Returns them in the order
     asked, and the phase's counters. Raises `errors.Leaving` when the process has to go.
+
+    Of several processes all call this, with the same arguments but for their own `episodes`,
+    and get the same back.
     """
     key = jax.random.fold_in(jax.random.key(run.config.seed), zlib.crc32(phase.encode()))
-    known = _known(episodes, where) if reuse else {}
-    missing = [r for r in asked if (r.problem.id, r.sample) not in known]
-    if episodes is not None and not known:
-        episodes.discard()
+    kept: dict = {}  # process 0 knows what stands there, and brings it to the meeting
+    there = together.once("kept", lambda: _begin(kept, episodes, where if reuse else None))
+    names = {(problem, sample) for problem, sample in there}
+    missing = [r for r in asked if (r.problem.id, r.sample) not in names]
     stats: dict = {"phase_s": 0.0, "sampled_tokens": 0, "verify_s": 0.0}
+    scored = []
     if missing:
+        dealt = together.deal([r.problem.id for r in missing], together.count())
+        mine = [r for r, i in zip(missing, dealt, strict=True) if i == together.index()]
+        judged = _Judging(run, policy, with_whom.verifier, mine, episodes, where or {})
         if not with_whom.device.is_warm:
             with_whom.device.warm_up(params)
         with_whom.device.begin(params, key)
-        judged = _Judging(run, policy, with_whom.verifier, missing, episodes, where or {})
-        made, stats = _play(run, policy, with_whom, missing, limits, judged, phase)
-        began = time.monotonic()
-        scored = judged.scored(made)
-        stats["verify_s"] = time.monotonic() - began
-        known |= {(s.trajectory.problem_id, s.trajectory.sample): s for s in scored}
+        try:
+            made, stats = _play(run, policy, with_whom, mine, limits, judged, phase)
+            began = time.monotonic()
+            scored = judged.scored(made)
+            stats["verify_s"] = time.monotonic() - began
+        except Leaving:
+            together.everybody("played", False)
+            raise
+        if not all(together.everybody("played", True)):
+            raise Leaving
+    if together.count() > 1:
+        stats = _over_processes(together.everybody("stats", stats))
+        found = together.exchange("episodes", [*kept.values(), *scored])
+        scored = [s for part in found for s in part]
+        if episodes is not None and not together.is_first():
+            episodes.close()
+    known = kept | {(s.trajectory.problem_id, s.trajectory.sample): s for s in scored}
     stats["kept_episodes"] = len(asked) - len(missing)
     return [known[r.problem.id, r.sample] for r in asked], stats
+
+
+def _begin(kept: dict, episodes, where) -> list:
+    """Fill `kept` with what need not be made again, if `where` says what that is; the names.
+    Without any, the journals are emptied."""
+    if episodes is not None and where is not None:
+        kept |= _known(episodes, where)
+    if episodes is not None and not kept:
+        episodes.discard()
+    return list(kept)
+
+
+def _over_processes(found: list[dict]) -> dict:
+    """The counters of a phase from those of all processes: seconds are of the slowest."""
+    return {
+        name: (max if name.endswith("_s") else sum)(s[name] for s in found if name in s)
+        for name in dict.fromkeys(name for s in found for name in s)
+    }
 
 
 def _known(episodes, where) -> dict:
@@ -264,7 +324,7 @@ class _Judging:
             _, waiting = concurrent.futures.wait(waiting, LOOK_S)
             if self._run.notice.is_given():
                 self.abandon()
-                self._run.notice.check()
+                raise Leaving
         self.abandon()
         return [
             self._verdicts[i].result() if self._verdicts[i].done() and not self._verdicts[i].cancelled()

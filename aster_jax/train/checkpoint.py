@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 
 import orbax.checkpoint as ocp
 
+from aster_jax import together
 from aster_jax.errors import InputError
 from aster_jax.train import metrics, sums
 from aster_jax.train import step as train_step
@@ -67,7 +68,9 @@ def _highest(steps: list[int], scores: Mapping[int, float]) -> int | None:
 class Checkpoints:
     """The checkpoints of one stage under `directory`.
 
-    A context manager: closing waits for the last write. One thread may use it.
+    A context manager: closing waits for the last write. One thread may use it. Of several
+    processes all make the same calls; each writes its own parts of the arrays, and the first
+    one does all else.
 
     Args:
       directory: of the stage's checkpoints; made by the first save.
@@ -79,12 +82,12 @@ class Checkpoints:
         self, directory: pathlib.Path, keep: Keep, say: Callable[[str], None] = lambda text: None
     ):
         self._directory, self._keep, self._say = directory.absolute(), keep, say
-        self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **_among_processes())
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._owed = False
-        scores = {step: self._score(step) for step in self.steps}
-        self._scores = {step: score for step, score in scores.items() if score is not None}
+        scores = together.once("scores", lambda: [[s, self._score(s)] for s in self._here()])
+        self._scores = {step: score for step, score in scores if score is not None}
 
     def __enter__(self):
         return self
@@ -98,6 +101,9 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, ascending."""
+        return together.once("steps", self._here)
+
+    def _here(self) -> list[int]:
         if not self._directory.is_dir():
             return []
         names = [p.name for p in self._directory.iterdir()]
@@ -121,11 +127,14 @@ class Checkpoints:
     @property
     def owed(self) -> bool:
         """Whether a save failed, and none has succeeded or is under way since."""
+        return together.once("owed", self._is_owed)
+
+    def _is_owed(self):
         return self._owed and not (self._thread is not None and self._thread.is_alive())
 
     def position(self, step: int) -> dict:
         """What was saved as the position of `step`."""
-        return self._position(step)["position"]
+        return together.once("position", lambda: self._position(step)["position"])
 
     def save(
         self, step: int, state: train_step.TrainState, position: dict, score: float | None = None
@@ -153,7 +162,8 @@ class Checkpoints:
         )
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._clear()
+            if together.is_first():
+                self._clear()
             # Copies to the host before it returns. On the CPU it only looks at the arrays'
             # memory; jax then leaves them that memory when they are donated.
             writer = self._writer(step)
@@ -205,7 +215,8 @@ class Checkpoints:
         self.wait()
         failed = {}
         for step in reversed(self.steps):
-            if (self._directory / str(step) / DROPPED).exists():
+            dropped = self._directory / str(step) / DROPPED
+            if together.once("dropped", dropped.exists):
                 raise InputError(
                     f"checkpoint {self._directory / str(step)} holds parameters only: its stage "
                     "was finished and a later one began, and the optimiser's moments were deleted "
@@ -215,10 +226,11 @@ class Checkpoints:
                 state = self._read(step, abstract)
                 position = self.position(step)
             except Exception as e:
-                failed[step] = _brief(e)
+                failed[step] = metrics.brief(e)
                 continue
             for bad, reason in failed.items():
-                self._set_aside(bad, reason)
+                together.once("aside", functools.partial(self._set_aside, bad, reason))
+                self._scores.pop(bad, None)
             return state, position
         if failed:
             step, reason = next(iter(failed.items()))
@@ -248,14 +260,14 @@ class Checkpoints:
                 f"{self._directory} has no checkpoint of step {step}, only {self.steps}"
             )
         try:
-            self._verify(step, ("params",))
+            together.once("whole?", lambda: self._verify(step, ("params",)))
             restore = ocp.args.StandardRestore(abstract_params)
             args = ocp.args.Composite(params=restore)
             return self._reader.restore(self._directory / str(step), args=args).params
         except Exception as e:
             raise InputError(
                 f"the parameters in checkpoint {self._directory / str(step)} do not fit this "
-                f"model, or are damaged ({_brief(e)}); take another step, or use another workdir"
+                f"model, or are damaged ({metrics.brief(e)}); take another step, or use another workdir"
             ) from e
 
     def drop_moments(self) -> None:
@@ -264,8 +276,11 @@ class Checkpoints:
         For a finished stage whose successor has begun. May be killed and called again.
         """
         self.wait()
+        together.once("moments", self._drop_moments)
+
+    def _drop_moments(self):
         self._clear()
-        for step in self.steps:
+        for step in self._here():
             moments = self._directory / str(step) / "optimiser"
             dropped = moments.with_name(DROPPED)
             if moments.exists():
@@ -279,7 +294,8 @@ class Checkpoints:
             timeout_secs=LONGEST_WRITE_S,
             post_finalization_callback=functools.partial(self._seal, step),
         )
-        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+        handler = ocp.CompositeCheckpointHandler()
+        return ocp.AsyncCheckpointer(handler, async_options=options, **_among_processes())
 
     def _finish(self, writer, step, score):
         """In a thread of its own: wait for the write, then delete what need not stay."""
@@ -291,8 +307,10 @@ class Checkpoints:
         self._owed = False
         if score is not None:
             self._scores[step] = score
+        if not together.is_first():
+            return
         try:
-            found = self.steps
+            found = self._here()
             for old in set(found) - retained(found, self._scores, self._keep):
                 # Renamed first, so that one half deleted is never taken for whole.
                 going = self._directory / f"{old}{GOING}"
@@ -311,8 +329,8 @@ class Checkpoints:
 
     def _fail(self, step, error):
         """A save came to nothing: said if the disk is the cause, else kept for `wait`."""
-        reason = _fault_of_disk(error)
-        if reason is None:
+        reason = metrics.fault_of_disk(error)
+        if reason is None or together.count() > 1:  # the others wait for this one's part
             self._failure = error
             return
         self._owed = True
@@ -323,7 +341,7 @@ class Checkpoints:
         )
 
     def _read(self, step, abstract) -> train_step.TrainState:
-        self._verify(step, ITEMS)
+        together.once("whole?", lambda: self._verify(step, ITEMS))
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract.params),
             optimiser=ocp.args.StandardRestore(_optimiser(abstract)),
@@ -337,8 +355,8 @@ class Checkpoints:
 
     def _position(self, step) -> dict:
         self.wait()
-        args = ocp.args.Composite(position=ocp.args.JsonRestore())
-        return self._reader.restore(self._directory / str(step), args=args).position
+        handler = ocp.JsonCheckpointHandler()  # which meets nobody: one process may look alone
+        return handler.restore(self._directory / str(step) / "position")
 
     def _score(self, step) -> float | None:
         """What `save` was given; None also when it cannot be read."""
@@ -355,7 +373,6 @@ class Checkpoints:
             taken += 1
             name = f"{step}_{taken}"
         (self._directory / str(step)).rename(kept / name)
-        self._scores.pop(step, None)
         self._say(
             f"the checkpoint of step {step} is damaged ({reason}): moved to {kept / name}, "
             "the one before is taken"
@@ -368,20 +385,15 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _among_processes() -> dict:
+    """Several processes meet through the coordinator, with deadlines, and not on the devices:
+    they do so in threads of their own too."""
+    if together.count() == 1:
+        return {}
+    everyone = set(range(together.count()))
+    return {"multiprocessing_options": ocp.options.MultiprocessingOptions(active_processes=everyone)}
+
+
 def _optimiser(state: train_step.TrainState) -> dict:
     """What of a state is not parameters."""
     return {"step": state.step, "opt_state": state.opt_state}
-
-
-def _fault_of_disk(error: BaseException) -> str | None:
-    """What the operating system said, if it is the cause; tensorstore has it in its text."""
-    if isinstance(error, OSError):
-        return error.strerror or _brief(error)
-    code = re.search(r"os_error_code='?(\d+)", str(error))
-    return os.strerror(int(code[1])) if code else None
-
-
-def _brief(error: BaseException) -> str:
-    """One line of an error's text."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + "..."

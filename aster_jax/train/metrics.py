@@ -10,9 +10,12 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable
+
+from aster_jax import together
 
 FULL_DISK_WAIT_S = 1800.0  # for space, before the error is raised
 LOOK_EVERY_S = 5.0
@@ -41,8 +44,12 @@ def append(
 
     A float that is not finite is written as null, for JSON has no such numbers.
 
+    Of several processes the first one writes it.
+
     Raises OSError when the disk fails, or is still full after `FULL_DISK_WAIT_S`.
     """
+    if not together.is_first():
+        return
     record = {"stage": stage, "step": step, "time_s": round(time_s, 3), **values}
     line = (json.dumps(_jsonable(record), allow_nan=False) + "\n").encode()
     path = workdir / "metrics.jsonl"
@@ -61,6 +68,10 @@ def rewind(
       `time_s` of the stage's last line that stays, so that its clock can go on from there;
       0 when there is none.
     """
+    return together.once("rewind", lambda: _rewind(workdir, stage, step, sleep))
+
+
+def _rewind(workdir, stage, step, sleep) -> float:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return 0.0
@@ -147,6 +158,20 @@ def patiently(
                 )  # fmt: skip
         sleep(LOOK_EVERY_S)
         waited += LOOK_EVERY_S
+
+
+def fault_of_disk(error: BaseException) -> str | None:
+    """What the operating system said, if it is the cause; tensorstore has it in its text."""
+    if isinstance(error, OSError):
+        return error.strerror or brief(error)
+    code = re.search(r"os_error_code='?(\d+)", str(error))
+    return os.strerror(int(code[1])) if code else None
+
+
+def brief(error: BaseException) -> str:
+    """One line of an error's text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "..."
 
 
 def _parsed(line) -> dict | None:

@@ -347,3 +347,13 @@ def test_no_collective_where_only_data_is_split(tiny, params):
     found = re.findall(wanted, lowered.compile().as_text())
     assert found == []
     spread.end()
+
+
+def test_the_part_of_a_process_gives_each_device_what_it_had():
+    whole = engine.EngineConfig(64, 400, 4, 320 * 64, 4, 8, (16,), "float32", "auto")
+    for count, devices in ((2, 8), (4, 4), (16, 16)):
+        part = engine.part(whole, count)
+        assert part.slots // (devices // count) == whole.slots // devices
+        assert part.pool_pages(devices // count) == whole.pool_pages(devices)
+        assert part.decode_rows(devices // count) == whole.decode_rows(devices)
+        assert part.prefill_rows >= 1

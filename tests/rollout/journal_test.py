@@ -139,3 +139,23 @@ def test_records_that_are_no_json_leave_the_file_alone(path):
     with pytest.raises(TypeError):
         one.add({"x": object()})
     assert one.read() == [RECORDS[0]]
+
+
+def test_every_process_has_lines_of_its_own_and_the_first_reads_seals_and_forgets_for_all(path):
+    owners = [journal.Journal(path, i) for i in (0, 1, 12)]
+    beside = path.with_name(path.name.replace("e", "other", 1))
+    other = journal.Journal(beside)
+    other.add({"mine": 0})
+    for i, one in enumerate(owners):
+        one.add({"from": i})
+    with open(path.with_name(path.name + ".1.partial"), "ab") as file:
+        file.write(b'{"torn')
+    # Read by a run of any number of processes: those there were are found.
+    assert sorted(r["from"] for r in journal.Journal(path).read()) == [0, 1, 2]
+    owners[1].close()
+    owners[0].seal([{"all": 1}])
+    assert owners[0].read() == [{"all": 1}] == journal.Journal(path, 5).read()
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, beside.name + ".partial"])
+    journal.Journal(path, 3).add({"late": 1})
+    owners[0].discard()
+    assert [p.name for p in path.parent.iterdir()] == [beside.name + ".partial"]

@@ -265,3 +265,24 @@ def test_the_verifier_gets_what_the_tool_may_do():
     c.tools.min_tier, c.tools.allow_unsafe = "C", True
     how = phase.verifying(c)
     assert (how.min_tier, how.allow_unsafe) == ("C", True)
+
+
+def test_counters_of_several_processes_add_up_and_seconds_are_of_the_slowest():
+    found = phase._over_processes([
+        {"phase_s": 2.0, "sampled_tokens": 10, "pool_pages": 8},
+        {"phase_s": 3.5, "sampled_tokens": 4, "pool_pages": 8, "rows_set_aside": 1},
+    ])  # fmt: skip
+    assert found == {"phase_s": 3.5, "sampled_tokens": 14, "pool_pages": 16, "rows_set_aside": 1}
+
+
+def test_processes_on_one_host_share_its_processors(monkeypatch):
+    c = config.default()
+    alone = phase.tool_config(c), phase.verifying(c)
+    assert alone[0] == made_of.tool(c) and alone[1].max_running == 0
+    monkeypatch.setattr(phase.together, "beside", lambda: 2)
+    monkeypatch.setattr(phase.os, "cpu_count", lambda: 8)
+    assert phase.tool_config(c).max_running == 8 and phase.verifying(c).max_running == 4
+    monkeypatch.setattr(phase.os, "cpu_count", lambda: 1)
+    assert phase.tool_config(c).max_running == 1 and phase.verifying(c).max_running == 1
+    c.tools.max_running = 5  # who says how many, means it
+    assert phase.tool_config(c).max_running == 5
