@@ -14,9 +14,9 @@ from aster_jax.model.layout import Layout, per_device
 
 # Not -inf: a row that may attend to nothing (padding) must give finite numbers.
 MASKED = -1e30
-# Rows of up to so many tokens are one block: the mask hides half of it, and nothing is gained
-# by a loop.
-SHORT = 128
+# Rows of up to so many tokens are one block: the mask hides half of it, and a loop gains
+# nothing (an update of the quickstart, in rows of 192, took a tenth longer with one).
+SHORT = 256
 WHOLE = "whole_rows"  # the scope of scores of which no kernel computes the half behind a query
 # Rows whose pages are fetched together. Fewer are more steps for the host's threads; more wait
 # for the longest among more.
