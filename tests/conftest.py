@@ -6,6 +6,7 @@ are tiny and run once, so XLA's expensive optimisations are off: compiling is th
 """
 
 import os
+import pathlib
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -30,12 +31,20 @@ ONE_SMOKE_RUN = {
 }  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
-    """With `-n 2`, a file's tests stay in one process: they share what was compiled."""
-    for item in items:
-        shared = item.path.stem in ONE_SMOKE_RUN
-        group = "smoke_run" if shared else str(item.path.relative_to(item.config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n 2`, a file's tests stay in one process: they share what was compiled.
+
+    xdist's own `loadgroup` and marks do nothing with pytest 9.2, which names tests otherwise.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = pathlib.PurePath(nodeid.partition("::")[0])
+            return "smoke_run" if path.stem in ONE_SMOKE_RUN else str(path)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

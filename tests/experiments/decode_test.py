@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aster_jax.model import config
 from experiments.benchmarks import decode
@@ -19,6 +20,7 @@ def cell(batch, context, capacity=0):
     return decode.Cell(batch, context, context, 8, 2, 16, max(capacity, context), "auto")
 
 
+@pytest.mark.slow
 def test_the_command_runs_at_a_tiny_shape():
     command = [sys.executable, "-m", "experiments.benchmarks.decode", "--models=tiny",
                "--batches=1,3", "--contexts=40", "--capacity=96", "--steps=4", "--repeats=2",

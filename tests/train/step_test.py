@@ -206,7 +206,7 @@ def assert_same_bits(one, other):
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e20])
+@pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow), 1e20])
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, params, one_device, bad):
     """Also where the loss is finite and only the gradients' norm overflows (1e20)."""
     program = compiled(params, tiny, one_device, sft_batch(2), loss.loss_fn)
