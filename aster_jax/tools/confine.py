@@ -44,9 +44,7 @@ def enter(
     linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.set_process(linux.PR_SET_DUMPABLE, 0)
     if tier in config.SAFE_TIERS and rules is not None:
-        ruleset = landlock.create(rules)
-        landlock.restrict(ruleset)
-        os.close(ruleset)
+        landlock.restrict(rules)
     if tier != "D":
         seccomp.install(seccomp.address(program, os.getpid()))
 

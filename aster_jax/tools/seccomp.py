@@ -189,18 +189,12 @@ def address(program: bytes, own_pid: int) -> bytes:
     return program.replace(struct.pack("<I", SOMEBODY), struct.pack("<I", own_pid))
 
 
-class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
-
-
 def install(program: bytes) -> None:
     """Puts the filter on this process for good; it is inherited and cannot be removed."""
     code = ctypes.create_string_buffer(program, len(program))
-    wrapped = _Program(len(program) // 8, ctypes.addressof(code))
+    wrapped = struct.pack("HP", len(program) // 8, ctypes.addressof(code))
     linux.set_process(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.set_process(
-        linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, ctypes.addressof(wrapped)
-    )
+    linux.set_process(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, wrapped)
 
 
 def refuse_all(calls: dict, code: int) -> bytes:

@@ -266,7 +266,7 @@ class Nursery:
         if pid == 0:
             self.become_session(order, descriptors)
         if apart:  # later forks must not land in the session's namespace
-            linux.set_namespace(self.own_pidfd, linux.CLONE_NEWPID)
+            linux.call("setns", self.own_pidfd, linux.CLONE_NEWPID)
         for number in descriptors:
             os.close(number)
         if pid is None:
