@@ -13,9 +13,9 @@ import tempfile
 
 from aster_jax.tools import seccomp
 
-NAMESPACES = {name: seccomp.ESCAPES[name] for name in (
+NAMESPACES = {name: seccomp.DENIED[name] for name in (
     "unshare", "setns", "mount", "umount2", "pivot_root", "mount_setattr", "chroot")}
-USER = NAMESPACES | {name: seccomp.IDENTITY[name] for name in (
+USER = NAMESPACES | {name: seccomp.DENIED[name] for name in (
     "setuid", "setresuid", "setgid", "setresgid", "setgroups")}
 LANDLOCK = {name: (444 + index, 444 + index) for index, name in enumerate(
     ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"))}
