@@ -232,4 +232,4 @@ class Nest:
             self.retire(number)
         for number in {self.pidfd, self.group} - {None}:
             os.close(number)
-        self.owner.on_nest_lost(self, reason)
+        self.owner.on_nest_lost(self)

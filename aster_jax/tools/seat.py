@@ -23,7 +23,7 @@ class Call:
         self.call_id, self.code = call_id, code
         self.submitted = time.monotonic()
         self.begun = self.started = None  # given a place; sent to its process
-        self.cpu_before_s = self.cpu_seen_s = 0.0
+        self.cpu_before_s = 0.0
         self.parked = False  # it sleeps: its place is another's
         self.starts = 0
 
@@ -54,7 +54,7 @@ class Seat:
         """Sends the cell and starts its clock, which is not the session's to stop."""
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
-        call.cpu_before_s = call.cpu_seen_s = self.process.cpu_s()
+        call.cpu_before_s = self.process.cpu_s()
         self.process.start_call(call.code, settings["wall_limit_s"])
         self.process.soon.add(self.process, self.watch)
 
@@ -153,7 +153,7 @@ class Seat:
         started = call.started if call.started is not None else now
         values["queue_s"], values["wall_s"] = started - call.submitted, now - started
         self.last_used = now
-        self.host.answer(self, call, values)
+        self.host.answer(self.number, call, **values)
         self.host.release(self, call)
 
 
