@@ -64,6 +64,7 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: 64,  # timers, too, are counted for all of a user's processes
+        resource.RLIMIT_STACK: STACK_MIB * mib,
     }
     if own_uid:  # the count is per user: on a shared uid it would count the user's desktop
         limits[resource.RLIMIT_NPROC] = settings["max_processes"]
@@ -71,7 +72,4 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         hard = resource.getrlimit(name)[1]
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
-        resource.setrlimit(name, (value, value))
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = STACK_MIB * mib if hard == resource.RLIM_INFINITY else min(STACK_MIB * mib, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+        resource.setrlimit(name, (value, hard if name == resource.RLIMIT_STACK else value))

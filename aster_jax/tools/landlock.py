@@ -29,29 +29,24 @@ def find_abi() -> int:
 
 
 def restrict(rules: list[tuple[str, int]]) -> None:
-    """Leaves this process, and all it may become, what `rules` as (path, rights) allow."""
+    """Leaves this process, and all it may become, what `rules` allow.
+
+    A rule is (path, rights) for it and what lies below it; an absent path is left out.
+    """
     abi = find_abi()
     rights = FILE_RIGHTS.get(abi, ALL_RIGHTS)
     words = struct.pack("<3Q", rights, NET_RIGHTS, SCOPES)
     words = words[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = linux.syscall(linux.LANDLOCK_CREATE, words, len(words), 0)
     for path, wanted in rules:
-        allow(ruleset, path, wanted & rights)
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        known = rights if os.path.isdir(path) else READ_FILE | WRITE_FILE
+        rule = struct.pack("<Qi", wanted & known, descriptor)
+        linux.syscall(linux.LANDLOCK_ADD, ruleset, 1, rule, 0)
+        os.close(descriptor)
     linux.set_process(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.syscall(linux.LANDLOCK_RESTRICT, ruleset, 0)
     os.close(ruleset)
-
-
-def allow(ruleset: int, path: str, rights: int) -> None:
-    """Adds one path (and what lies below it) to the ruleset; an absent one is left out."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    if not os.path.isdir(path):
-        rights &= READ_FILE | WRITE_FILE
-    rule = struct.pack("<Qi", rights, descriptor)
-    try:
-        linux.syscall(linux.LANDLOCK_ADD, ruleset, 1, rule, 0)
-    finally:
-        os.close(descriptor)
