@@ -6,6 +6,7 @@ call resolves as infra_lost and the next `open` starts a new one; a cell is neve
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -16,7 +17,6 @@ import weakref
 from aster_jax.tools.channel import Channel
 from aster_jax.tools.config import ToolConfig
 from aster_jax.tools.result import ToolResult
-
 
 RESTARTS = 3  # attempts to replace a supervisor, with a second more between each two
 
@@ -46,16 +46,12 @@ class Executor:
         self.config = config
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._generation = 0
-        self._closed = False
-        self._channel = None
-        self._open = set()
+        self._generation, self._closed = 0, False
         self._connect()
 
     def _connect(self) -> None:
         """Execs a supervisor and waits until it serves."""
         self._generation += 1
-        self._open.clear()
         self._channel = Channel(self.config)
         self._finalizer = weakref.finalize(self, self._channel.close)
         self._report = self._channel.start()
@@ -100,7 +96,6 @@ class Executor:
             if self._channel.lost:
                 self._reconnect()
             session = Session(self._generation, next(self._numbers), seed)
-            self._open.add(session)
             self._channel.send({"op": "open", "session": session.number, "seed": seed})
         return session
 
@@ -132,25 +127,20 @@ class Executor:
             if session is None:
                 self._closed = True
                 self._finalizer()
-            elif session in self._open:
-                self._open.discard(session)
-                if not self._channel.lost:
-                    self._channel.send({"op": "close", "session": session.number})
+            elif session.generation == self._generation and not self._channel.lost:
+                self._channel.send({"op": "close", "session": session.number})
 
     def report(self) -> dict:
         """For run metadata: tier and why, library versions, counters, process numbers."""
         with self._lock:
-            if self._closed or self._channel.lost:
-                return {**self._report, "alive": False}
-            channel = self._channel
-            future = channel.request({"op": "report"})
-        try:
-            answer = channel.wait(future, self.config.start_limit_s)
-        except concurrent.futures.TimeoutError:
-            answer = None
-        if answer is None or isinstance(answer, ToolResult):  # it died or was silent meanwhile
-            return {**self._report, "alive": False}
-        return {**answer, "alive": True}
+            channel, answer = self._channel, None
+            alive = not self._closed and not channel.lost
+            future = channel.request({"op": "report"}) if alive else None
+        if alive:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                answer = channel.wait(future, self.config.start_limit_s)
+        alive = isinstance(answer, dict)  # or it died or was silent meanwhile
+        return {**(answer if alive else self._report), "alive": alive}
 
     def _find_problem(self, session, code) -> ToolResult | None:
         """The result of a call that must not be sent, or None."""
@@ -163,8 +153,6 @@ class Executor:
             detail = f"code must be a string, got {type(code).__name__}"
         elif session.generation != self._generation or self._channel.lost:
             status, detail = "infra_lost", "its supervisor is gone; open a new session"
-        elif session not in self._open:
-            detail = "no such session, or it is closed"
         elif len(code.encode("utf-8", "surrogatepass")) > self.config.code_limit_bytes:
             message = f"the cell is longer than {self.config.code_limit_bytes} bytes"
             return ToolResult("syntax_error", f"SyntaxError: {message}\n", tier=self.tier,
