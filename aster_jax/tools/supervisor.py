@@ -336,8 +336,8 @@ def reserve_files(sessions: int) -> None:
     except (OSError, ValueError):  # only root may raise the hard limit
         raise nest.StartError(
             f"{sessions} sessions (max_sessions and spares) need {needed} open files, and this "
-            f"host allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or less, "
-            "or raise the limit (ulimit -Hn)"
+            f"host allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or "
+            "less, or raise the limit (ulimit -Hn)"
         ) from None
 
 

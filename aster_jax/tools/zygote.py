@@ -59,8 +59,7 @@ def main(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # when memory runs out, not the trainer goes first
         linux.write("/proc/self/oom_score_adj", "900")
     try:
-        rules = isolate(tier, settings, control)
-        layers, rules = settle_layers(tier, rules)
+        layers, rules = settle_layers(tier, isolate(tier, settings, control))
         if tier == "B1":
             check_readable_after_drop(settings)
         versions = preload(settings)
@@ -129,11 +128,11 @@ def split(readable: list[str], hidden: list[str]) -> list[str]:
     kept = []
     for path in readable:
         inside = [h for h in hidden if h.startswith(os.path.realpath(path) + "/")]
-        if not inside:
+        if inside:
+            entries = (entry.path for entry in os.scandir(path))
+            kept += split([e for e in entries if os.path.realpath(e) not in inside], inside)
+        else:
             kept.append(path)
-            continue
-        entries = (entry.path for entry in os.scandir(path))
-        kept += split([e for e in entries if os.path.realpath(e) not in inside], inside)
     return kept
 
 
@@ -283,9 +282,7 @@ class Nursery:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             walls, self.walls = self.walls, None
-            session.serve(
-                descriptors, order, self.settings, self.tier, walls, self.interpreter
-            )
+            session.serve(descriptors, order, self.settings, self.tier, walls, self.interpreter)
         except BaseException as error:  # nothing may return into the fork loop
             text = f"session failed to start or serve: {type(error).__name__}: {error}\n"
             os.write(2, text.encode("utf-8", "replace"))
@@ -298,11 +295,8 @@ class Nursery:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
-            number = self.numbers.pop(pid, None)
-            if number is None:
-                continue
             self.control.send({
-                "op": "exit", "number": number, "status": status,
+                "op": "exit", "number": self.numbers.pop(pid), "status": status,
                 "cpu_s": usage.ru_utime + usage.ru_stime, "peak_kib": usage.ru_maxrss,
             })
 
