@@ -258,9 +258,8 @@ class Channel:
 
     def fail_all(self) -> None:
         """Every open call was lost with the supervisor."""
-        lost = ToolResult(
-            "infra_lost", "[tool unavailable]\n", "lost", error_message=self.reason
-        )
+        text = "[tool unavailable]\n"
+        lost = ToolResult("infra_lost", text, "lost", error_message=self.reason)
         with contextlib.suppress(KeyError):  # none is left
             while True:
                 _, future = self.futures.popitem()

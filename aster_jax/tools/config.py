@@ -12,9 +12,7 @@ import math
 # and D (resource limits only) are unsafe: other files of the same user are readable.
 TIERS = ("A1", "A2", "B1", "B2", "C", "D")
 SAFE_TIERS = TIERS[:4]
-MATHS = (
-    "numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx",
-)
+MATHS = "numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,14 +87,6 @@ def drop_capabilities() -> None:
     call("capset", ctypes.byref(version), ctypes.byref((ctypes.c_uint32 * 6)()))
 
 
-def close_from(first: int) -> None:
-    """Closes every descriptor from `first` up."""
-    try:
-        syscall(CLOSE_RANGE, first, 0xFFFFFFFF, 0)
-    except OSError:  # before kernel 5.9
-        os.closerange(first, 65536)
-
-
 def read(path: str) -> bytes:
     """A file of /proc of at most one page, without the calls that a file object makes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -42,29 +42,24 @@ class Nest:
         self.lost = False
         self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with remote:
-            self.child = self.execute(remote.fileno())
+            # No environment but a fixed hash seed, no site directories; `-I` would also ignore
+            # the hash seed, so its parts are given one by one.
+            code = START.format(root=settings["root"]) + f"zygote.main({remote.fileno()})"
+            self.child = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code], cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+                env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                     "MKL_NUM_THREADS": "1",
+                     "MALLOC_ARENA_MAX": "1"},  # one of a thread takes 64 MiB of the limit
+                pass_fds=(remote.fileno(),),
+            )
+        with contextlib.suppress(OSError):  # opened now: later it may not be ours any more
+            group = f"/proc/{self.child.pid}/autogroup"
+            self.group = os.open(group, os.O_WRONLY | os.O_CLOEXEC)
         self.socket.setblocking(False)
         self.free_uids = list(range(UID_COUNT - 1, 0, -1))
         loop.add_reader(self.socket.fileno(), self.read)
         self.send({**settings, "tier": tier, "uid_first": self.uid(1)})
-
-    def execute(self, descriptor: int) -> subprocess.Popen:
-        """Execs the zygote: no environment but a fixed hash seed, no site directories.
-
-        `-I` would also ignore the hash seed, so its parts are given one by one.
-        """
-        code = START.format(root=self.settings["root"]) + f"zygote.main({descriptor})"
-        child = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(descriptor,),
-            env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-                 "MKL_NUM_THREADS": "1",
-                 "MALLOC_ARENA_MAX": "1"},  # one of a thread takes 64 MiB of the limit
-            cwd="/", start_new_session=True,
-        )
-        with contextlib.suppress(OSError):  # opened now: later it may not be ours any more
-            self.group = os.open(f"/proc/{child.pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
-        return child
 
     def weigh(self, niceness: int) -> None:
         """Where the kernel shares out by terminal or service, this is what it goes by: the

@@ -66,7 +66,10 @@ def place(descriptors: list[int]) -> None:
     for target, source in ((1, 1), (2, 2), (SOCKET, 0), (OUT, 1), (ERR, 2)):
         os.dup2(high[source], target, inheritable=False)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0, inheritable=False)
-    linux.close_from(ERR + 1)
+    try:
+        linux.syscall(linux.CLOSE_RANGE, ERR + 1, 0xFFFFFFFF, 0)
+    except OSError:  # before kernel 5.9
+        os.closerange(ERR + 1, 65536)
 
 
 def read_exactly(count: int) -> bytearray:
