@@ -61,8 +61,7 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         resource.RLIMIT_AS: order["base_bytes"] + memory_mib * mib,
         resource.RLIMIT_NOFILE: settings["max_files"],
         resource.RLIMIT_FSIZE: settings["file_limit_mib"] * mib,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_CORE: 0, resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: 64,  # timers, too, are counted for all of a user's processes
         resource.RLIMIT_STACK: STACK_MIB * mib,
     }

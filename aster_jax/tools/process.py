@@ -76,8 +76,10 @@ class Process:
         pairs = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         self.pipes = [read for read, _ in pairs]
         self.remote = [remote.detach(), pairs[0][1], pairs[1][1]]
+        self.printed_on = select.poll()
         for pipe in self.pipes:
             os.set_blocking(pipe, False)
+            self.printed_on.register(pipe, select.POLLIN)
         self.decoder = frames.Decoder(REPLY_CAP_BYTES)
         self.outputs = self.fresh_outputs()
         self.pidfd = self.pid = None
@@ -85,9 +87,6 @@ class Process:
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.outbox = link.Outbox(loop, self.socket)
         self.watched = False  # whether the loop reads the pipes as they fill
-        self.printed_on = select.poll()
-        for pipe in self.pipes:
-            self.printed_on.register(pipe, select.POLLIN)
 
     def guard(self, event, *args) -> None:
         """Handles one event of this session; what raises here ends it, and nothing else."""

@@ -27,11 +27,8 @@ NOTES = {
     "denied": "[not permitted in this sandbox]",
     "protocol_violation": "[killed: the cell disturbed the interpreter's own channel]",
     "call_limit": "[no tool calls left: the limit is {calls}]",
-    "infra_unavailable": "[tool unavailable]",
-    "infra_overload": "[tool unavailable]",
-    "infra_lost": "[tool unavailable]",
-    "cancelled": "[cancelled]",
-    "usage_error": "[tool misused: {detail}]",
+    **dict.fromkeys(("infra_unavailable", "infra_overload", "infra_lost"), "[tool unavailable]"),
+    "cancelled": "[cancelled]", "usage_error": "[tool misused: {detail}]",
 }
 LOST_NOTE = "[the interpreter was restarted: all variables are gone]"
 

@@ -317,13 +317,11 @@ class Supervisor:
             "tier": self.tier, "layers": self.layers, "tried": self.tried,
             "versions": self.versions, "counts": dict(self.counts),
             "sessions": len(self.seats), "running": self.running, "queued": len(self.queue),
-            "max_running": self.max_running,
-            "supervisor_pid": os.getpid(), "zygote_pids": [one.pid for one in self.nests],
+            "max_running": self.max_running, "supervisor_pid": os.getpid(),
+            "zygote_pids": [one.pid for one in self.nests],
             "spare_pids": [spare.pid for one in self.nests for spare in one.spares],
-            "session_pids": {
-                place.number: place.process.pid
-                for place in self.seats.values() if place.process is not None
-            },
+            "session_pids": {place.number: place.process.pid for place in self.seats.values()
+                             if place.process is not None},
         }
 
 
