@@ -24,7 +24,7 @@ import time
 
 from aster_jax.tools import frames
 from aster_jax.tools.config import ToolConfig
-from aster_jax.tools.result import ToolResult
+from aster_jax.tools.result import NOTES, ToolResult
 
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
@@ -258,7 +258,7 @@ class Channel:
 
     def fail_all(self) -> None:
         """Every open call was lost with the supervisor."""
-        text = "[tool unavailable]\n"
+        text = NOTES["infra_lost"] + "\n"
         lost = ToolResult("infra_lost", text, "lost", error_message=self.reason)
         with contextlib.suppress(KeyError):  # none is left
             while True:

@@ -16,7 +16,7 @@ import weakref
 
 from aster_jax.tools.channel import Channel
 from aster_jax.tools.config import ToolConfig
-from aster_jax.tools.result import ToolResult
+from aster_jax.tools.result import NOTES, ToolResult
 
 RESTARTS = 3  # attempts to replace a supervisor, with a second more between each two
 
@@ -160,7 +160,7 @@ class Executor:
                               error_message=message, session_id=session.number)
         if not detail:
             return None
-        note = f"[tool misused: {detail}]\n" if status == "usage_error" else "[tool unavailable]\n"
+        note = NOTES[status].format(detail=detail) + "\n"
         return ToolResult(status, note, "kept" if status == "usage_error" else "lost",
                           error_message=detail)
 
