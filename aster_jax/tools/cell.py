@@ -267,8 +267,10 @@ class Interpreter:
         message = self.message(error)
         head = "Traceback (most recent call last):\n" if texts else ""
         last = type(error).__name__ + (f": {message}\n" if message else "\n")
-        last += format_notes(error) + self.format_members(error, depth)
-        return head + "".join(texts) + last
+        notes = getattr(error, "__notes__", ())
+        if isinstance(notes, (list, tuple)):  # else it does not come from `add_note`
+            last += "".join(f"{cut(n)}\n" for n in notes[:MAX_MEMBERS] if isinstance(n, str))
+        return head + "".join(texts) + last + self.format_members(error, depth)
 
     def format_members(self, error: BaseException, depth: int) -> str:
         """The exceptions inside a group, each indented under its number."""
@@ -286,14 +288,6 @@ class Interpreter:
 def cut(text: str) -> str:
     """A message at most so long."""
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " [...]"
-
-
-def format_notes(error: BaseException) -> str:
-    """What `add_note` has added; anything else under that name is left out."""
-    notes = getattr(error, "__notes__", ())
-    if not isinstance(notes, (list, tuple)):
-        return ""
-    return "".join(cut(note) + "\n" for note in notes[:MAX_MEMBERS] if isinstance(note, str))
 
 
 def find_hint(error: BaseException, message: str) -> str:

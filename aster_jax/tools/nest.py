@@ -202,7 +202,8 @@ class Nest:
         answer = {"op": "mapped"}
         try:
             for name, text in rows.items():
-                linux.write(f"/proc/{self.child.pid}/{name}", text)
+                with open(f"/proc/{self.child.pid}/{name}", "w") as file:
+                    file.write(text)
         except OSError as error:
             answer = {"op": "refused", "error": str(error)}
         self.send(answer)

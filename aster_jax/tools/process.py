@@ -169,8 +169,9 @@ class Process:
         """Handles one frame; False if the stream is not to be read any further."""
         if not self.ready and message == {"ready": 1}:
             self.ready = True
-            with contextlib.suppress(OSError):  # the first to go when memory runs out
-                linux.write(f"/proc/{self.pid}/oom_score_adj", "1000")
+            path = f"/proc/{self.pid}/oom_score_adj"
+            with contextlib.suppress(OSError), open(path, "w") as score:
+                score.write("1000")  # the first to go when memory runs out
             self.owner.on_ready(self)
             return True
         claim = check_claim(message) if self.nonce is not None else None

@@ -49,8 +49,8 @@ def main(descriptor: int) -> None:
     control = socket.socket(fileno=descriptor)
     settings, _ = receive(control)
     tier = settings["tier"]
-    with contextlib.suppress(OSError):  # when memory runs out, not the trainer goes first
-        linux.write("/proc/self/oom_score_adj", "900")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("900")  # when memory runs out, not the trainer goes first
     try:
         layers, rules = settle_layers(tier, isolate(tier, settings, control))
         if tier == "B1":
