@@ -150,11 +150,6 @@ class Nest:
             self.heard = time.monotonic()
             self.take(json.loads(data), descriptors)
 
-    def check_alive(self, now: float) -> None:
-        """Gives up a zygote that leaves orders unanswered."""
-        if self.in_flight and now - self.heard > self.settings["start_limit_s"]:
-            self.lose("the zygote went silent")
-
     def take(self, message: dict, descriptors: list[int]) -> None:
         """One report."""
         kind = message["op"]

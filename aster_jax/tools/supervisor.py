@@ -286,7 +286,7 @@ class Supervisor:
         self.link.send({"op": "result", "call": call.call_id, "values": values})
 
     def sweep(self) -> None:
-        """Once a second: what is overdue, and sessions nobody uses."""
+        """Once a second: what is overdue, sessions nobody uses, zygotes that do not answer."""
         self.loop.call_later(SWEEP_S, self.sweep)
         now, settings = time.monotonic(), self.settings
         turn_s = settings["wall_limit_s"] + settings["grace_s"]
@@ -309,7 +309,8 @@ class Supervisor:
             elif now - call.started > turn_s + OVERDUE_S and place.process is not None:
                 place.condemn("crashed", "it did not end in time")
         for one in list(self.nests):
-            one.check_alive(now)
+            if one.in_flight and now - one.heard > settings["start_limit_s"]:
+                one.lose("the zygote went silent")
 
     def report(self) -> dict:
         """For run metadata: the tier and why, versions, counters, process numbers."""
