@@ -46,12 +46,13 @@ class Executor:
         self.config = config
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._generation, self._closed = 0, False
+        self._generation, self._closed, self._open = 0, False, set()
         self._connect()
 
     def _connect(self) -> None:
         """Execs a supervisor and waits until it serves."""
         self._generation += 1
+        self._open.clear()
         self._channel = Channel(self.config)
         self._finalizer = weakref.finalize(self, self._channel.close)
         self._report = self._channel.start()
@@ -96,6 +97,7 @@ class Executor:
             if self._channel.lost:
                 self._reconnect()
             session = Session(self._generation, next(self._numbers), seed)
+            self._open.add(session)
             self._channel.send({"op": "open", "session": session.number, "seed": seed})
         return session
 
@@ -127,8 +129,10 @@ class Executor:
             if session is None:
                 self._closed = True
                 self._finalizer()
-            elif session.generation == self._generation and not self._channel.lost:
-                self._channel.send({"op": "close", "session": session.number})
+            elif session in self._open:
+                self._open.discard(session)
+                if not self._channel.lost:
+                    self._channel.send({"op": "close", "session": session.number})
 
     def report(self) -> dict:
         """For run metadata: tier and why, library versions, counters, process numbers."""
@@ -153,6 +157,8 @@ class Executor:
             detail = f"code must be a string, got {type(code).__name__}"
         elif session.generation != self._generation or self._channel.lost:
             status, detail = "infra_lost", "its supervisor is gone; open a new session"
+        elif session not in self._open:
+            detail = "no such session, or it is closed"
         elif len(code.encode("utf-8", "surrogatepass")) > self.config.code_limit_bytes:
             message = f"the cell is longer than {self.config.code_limit_bytes} bytes"
             return ToolResult("syntax_error", f"SyntaxError: {message}\n", tier=self.tier,
