@@ -33,7 +33,7 @@ FUTURE_FLAGS = 0
 for _name in __future__.all_feature_names:
     FUTURE_FLAGS |= getattr(__future__, _name).compiler_flag
 _Expression, _Expr, ONLY_AST = ast.Expression, ast.Expr, ast.PyCF_ONLY_AST
-_lines, _frames, _gaierror = linecache.cache, sys._current_frames, socket.gaierror
+_lines, _gaierror = linecache.cache, socket.gaierror
 _get_ident, _setrlimit, _MEMORY = threading.get_ident, resource.setrlimit, resource.RLIMIT_AS
 _group, _neighbours = BaseExceptionGroup, itertools.groupby
 MAX_FRAMES, MAX_CHAIN, MAX_MESSAGE, MAX_MEMBERS, MAX_DEPTH = 16, 4, 2000, 4, 3
@@ -49,9 +49,11 @@ HINTS = tuple((re.compile(pattern).match, text) for pattern, text in (  # for a 
     (r"(?:[\w\s.,]*=)?\s*%", "notebook magics do not work here: plain Python only"),
     (r"\s*\?|[^#'\"]*\w\s*\?+\s*$", "notebook help does not work here: use help(name)"),
 ))
+CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
+MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
+PROCESS_MODULES = ("multiprocessing.", "concurrent.futures.process")
+UNSET = ("error return without exception set",)  # no memory for a frame, then none to say so
 ASYNC_HINT = "no top-level await here: use asyncio.run(...)"
-# Words in an error's text or its last module's name: what to tell beside it.
-NO_FILES, NO_PROCESSES = "no file can be written here", "no process can be started here"
 # Runs with globals of its own, so that a time-out may interrupt a value's __str__.
 SHOW = """
 def show(value, convert, write):
@@ -77,9 +79,7 @@ class Interpreter:
         self.shown = {"__builtins__": dict(vars(builtins))}
         exec(SHOW, self.shown)
         self.harness = (globals(), vars(streams))  # frames a time-out must not hit
-        self.sources = {}
-        self.armed = self.late = False
-        self.tight = self.roomy = self.ballast = None
+        self.sources, self.armed, self.late, self.ballast = {}, False, False, None
 
     def limit_memory(self, room: tuple[int, int], headroom_bytes: int) -> None:
         """A cell may use (soft, hard) `room` less the headroom; that is left to report it."""
@@ -182,7 +182,7 @@ class Interpreter:
         if kind is TimeLimit:
             return {"status": "timeout", "type": "TimeLimit"}
         status = "error"
-        if issubclass(kind, MemoryError) or is_unset(error):
+        if issubclass(kind, MemoryError) or kind is SystemError and error.args == UNSET:
             status = "memory_limit"
         elif issubclass(kind, SystemExit):
             status = "exited"
@@ -228,26 +228,17 @@ class Interpreter:
 
     def format(self, error: BaseException, depth: int = 0) -> str:
         """A traceback without harness frames, bounded in frames, chain, members and message."""
-        chain, seen = [], set()
-        while error is not None and id(error) not in seen and len(chain) < MAX_CHAIN:
+        parts, seen, link = [], set(), ""
+        while error is not None and id(error) not in seen and len(seen) < MAX_CHAIN:
             seen.add(id(error))
-            cause = error.__cause__
-            hidden = error.__suppress_context__
-            chain.append((error, cause is not None))
-            past = cause if cause is not None or hidden else error.__context__
+            parts[:0] = [self.format_one(error, depth), link]
+            past, link = error.__cause__, CAUSED
+            if past is None:
+                past, link = None if error.__suppress_context__ else error.__context__, MEANWHILE
             while type(error) is type(past) is MemoryError:  # handlers that found none either
                 past = past.__context__
             error = past
-        parts = ["[earlier exceptions left out]\n\n"] if error is not None else []
-        for index in range(len(chain) - 1, -1, -1):
-            parts.append(self.format_one(chain[index][0], depth))
-            if index:
-                parts.append(
-                    "\nThe above exception was the direct cause of the following exception:\n\n"
-                    if chain[index - 1][1]
-                    else "\nDuring handling of the above exception, another exception occurred:\n\n"
-                )
-        return "".join(parts)
+        return ("[earlier exceptions left out]\n\n" if error is not None else "") + "".join(parts)
 
     def format_one(self, error: BaseException, depth: int) -> str:
         """One link of the chain: frames of the cell and its libraries, the message, its parts."""
@@ -263,15 +254,23 @@ class Interpreter:
             if line is not None and 0 < line <= len(source):
                 row += f"    {source[line - 1].strip()[:200]}\n"
             rows.append((name[:1] == "<", row))
-        rows = fold(rows)
-        if len(rows) > MAX_FRAMES:
+        texts = []
+        for own, group in _neighbours(rows, lambda row: row[0]):
+            found = [text for _, text in group]
+            if not own and len(found) > 2:  # a library's among itself would crowd out the cell's
+                found = [f"  [... {len(found) - 1} library frames ...]\n", found[-1]]
+            texts += found
+        if len(texts) > MAX_FRAMES:
             half = MAX_FRAMES // 2
-            gap = f"  [... {len(rows) - MAX_FRAMES} frames ...]\n"
-            rows = rows[:half] + [gap] + rows[-half:]
+            gap = f"  [... {len(texts) - MAX_FRAMES} frames ...]\n"
+            texts = texts[:half] + [gap] + texts[-half:]
         message = self.message(error)
-        head = "Traceback (most recent call last):\n" if rows else ""
+        head = "Traceback (most recent call last):\n" if texts else ""
         last = type(error).__name__ + (f": {message}\n" if message else "\n")
-        return head + "".join(rows) + last + format_notes(error) + self.format_members(error, depth)
+        notes = getattr(error, "__notes__", ())
+        if isinstance(notes, (list, tuple)):  # else it does not come from `add_note`
+            last += "".join(f"{cut(n)}\n" for n in notes[:MAX_MEMBERS] if isinstance(n, str))
+        return head + "".join(texts) + last + self.format_members(error, depth)
 
     def format_members(self, error: BaseException, depth: int) -> str:
         """The exceptions inside a group, each indented under its number."""
@@ -291,49 +290,22 @@ def cut(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " [...]"
 
 
-def fold(rows: list[tuple[bool, str]]) -> list[str]:
-    """The (whether of the cell, text) of frames as texts; of those that a library has among
-    itself only the last, so that they do not crowd out the cell's own.
-    """
-    kept = []
-    for own, group in _neighbours(rows, lambda row: row[0]):
-        texts = [text for _, text in group]
-        if not own and len(texts) > 2:
-            texts = [f"  [... {len(texts) - 1} library frames ...]\n", texts[-1]]
-        kept += texts
-    return kept
-
-
-def format_notes(error: BaseException) -> str:
-    """What `add_note` has added; anything else under that name is left out."""
-    notes = getattr(error, "__notes__", ())
-    if not isinstance(notes, (list, tuple)):
-        return ""
-    return "".join(cut(note) + "\n" for note in notes[:MAX_MEMBERS] if isinstance(note, str))
-
-
 def find_hint(error: BaseException, message: str) -> str:
     """One line beside an error whose cause is this sandbox, though it does not say so."""
     if is_process_error(error):
-        return f"hint: {NO_PROCESSES}\n"
+        return "hint: no process can be started here\n"
     if "emporary directory" in message or "writable cache directory" in message:
-        return f"hint: {NO_FILES}\n"
+        return "hint: no file can be written here\n"
     return ""
-
-
-def is_unset(error: BaseException) -> bool:
-    """Whether Python found no memory for a frame, and then none to say so."""
-    return type(error) is SystemError and error.args == ("error return without exception set",)
 
 
 def is_process_error(error: BaseException) -> bool:
     """Whether it is the refusal of what multiprocessing needs: semaphores, then processes."""
-    step = error.__traceback__
+    step = error.__traceback__ if isinstance(error, OSError) else None
     while step is not None:
         name = step.tb_frame.f_globals.get("__name__")
-        if isinstance(error, OSError) and isinstance(name, str):
-            if name.startswith(("multiprocessing.", "concurrent.futures.process")):
-                return True
+        if isinstance(name, str) and name.startswith(PROCESS_MODULES):
+            return True
         step = step.tb_next
     return False
 
@@ -352,8 +324,3 @@ def is_denial(error: BaseException | None) -> bool:
             return False
         error = error.__cause__ or error.__context__
     return False
-
-
-def count_threads() -> int:
-    """Threads besides the main one that are still alive."""
-    return len(_frames()) - 1

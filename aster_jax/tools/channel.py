@@ -24,7 +24,7 @@ import time
 
 from aster_jax.tools import frames
 from aster_jax.tools.config import ToolConfig
-from aster_jax.tools.result import ToolResult
+from aster_jax.tools.result import NOTES, ToolResult
 
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 START = "import sys; sys.path.append({root!r}); from aster_jax.tools import supervisor; "
@@ -54,13 +54,11 @@ class Channel:
         self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.arrived = select.poll()
         self.arrived.register(self.socket, select.POLLIN)
-        number = remote.fileno()
-        code = START.format(root=ROOT) + f"supervisor.main({number})"
+        code = START.format(root=ROOT) + f"supervisor.main({remote.fileno()})"
         with remote:
             self.child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", code],
-                stdin=subprocess.DEVNULL, pass_fds=(number,), env={}, cwd="/",
-                start_new_session=True,
+                [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", code], env={}, cwd="/",
+                stdin=subprocess.DEVNULL, pass_fds=(remote.fileno(),), start_new_session=True,
             )
         self.threads = [
             threading.Thread(target=job, name=f"aster-tools-{job.__name__}", daemon=True)
@@ -71,9 +69,8 @@ class Channel:
         """Sends the settings; returns the supervisor's report once it serves."""
         for thread in self.threads:
             thread.start()
-        self.send({
-            **dataclasses.asdict(self.config), "root": ROOT, "libraries": find_libraries(),
-        })
+        places = {"root": ROOT, "libraries": find_libraries()}
+        self.send({**dataclasses.asdict(self.config), **places})
         try:
             message = self.wait(self.first, 6 * self.config.start_limit_s)
         except concurrent.futures.TimeoutError:
@@ -89,11 +86,8 @@ class Channel:
     def send(self, message: dict) -> None:
         """Sends one frame; a dead supervisor shows at the reader, not here."""
         data = frames.pack(message)
-        with self.lock:
-            try:
-                self.socket.sendall(data)
-            except OSError:
-                pass
+        with self.lock, contextlib.suppress(OSError):
+            self.socket.sendall(data)
 
     def request(self, message: dict) -> concurrent.futures.Future:
         """Sends a message that has an answer; `wait` or `attend` must follow."""
@@ -264,25 +258,20 @@ class Channel:
 
     def fail_all(self) -> None:
         """Every open call was lost with the supervisor."""
-        while self.futures:
-            try:
+        text = NOTES["infra_lost"] + "\n"
+        lost = ToolResult("infra_lost", text, "lost", error_message=self.reason)
+        with contextlib.suppress(KeyError):  # none is left
+            while True:
                 _, future = self.futures.popitem()
-            except KeyError:
-                return
-            if not future.done():
-                future.set_result(ToolResult(
-                    "infra_lost", "[tool unavailable]\n", "lost",
-                    error_message=self.reason,
-                ))
+                if not future.done():
+                    future.set_result(lost)
 
     def close(self) -> None:
         """Ends the supervisor and, with it, all sessions."""
         self.lost = True
         self.over.set()
-        try:
+        with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         try:
             self.child.wait(5)
         except subprocess.TimeoutExpired:

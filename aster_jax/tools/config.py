@@ -12,9 +12,7 @@ import math
 # and D (resource limits only) are unsafe: other files of the same user are readable.
 TIERS = ("A1", "A2", "B1", "B2", "C", "D")
 SAFE_TIERS = TIERS[:4]
-MATHS = (
-    "numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx",
-)
+MATHS = "numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +91,7 @@ class ToolConfig:
                 raise ValueError(
                     f"ToolConfig.{name}={value!r} is outside [{low}, {high}]; pick a value inside"
                 )
-            if name in WHOLE and not isinstance(value, int):
+            if type(self).__annotations__[name] is int and not isinstance(value, int):
                 raise ValueError(f"ToolConfig.{name} must be a whole number, got {value!r}")
         if self.last_value not in ("str", "repr", "pretty", "none", "aster"):
             raise ValueError(
@@ -104,37 +102,28 @@ class ToolConfig:
             if isinstance(value, str) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"ToolConfig.{name} must be a tuple of strings, got {value!r}")
             object.__setattr__(self, name, tuple(value))
-        check_tiers(self.min_tier, self.tier, self.allow_unsafe)
-
-
-def check_tiers(min_tier: str, tier: str, allow_unsafe: bool) -> None:
-    """Raises ValueError for an unknown tier or an unsafe one without the opt-in."""
-    if min_tier not in TIERS:
-        raise ValueError(f"ToolConfig.min_tier={min_tier!r} is not one of {TIERS}")
-    if tier and tier not in TIERS:
-        raise ValueError(f"ToolConfig.tier={tier!r} is not one of {TIERS} (or empty: the best)")
-    if not allow_unsafe and not {min_tier, tier or min_tier} <= set(SAFE_TIERS):
-        raise ValueError(
-            f"min_tier={min_tier!r}, tier={tier!r}: tiers C and D do not protect this user's "
-            "files from model-written code; set allow_unsafe=True only for trusted cells"
-        )
-    if tier and TIERS.index(tier) > TIERS.index(min_tier):
-        raise ValueError(f"tier={tier!r} is weaker than min_tier={min_tier!r}; lower min_tier")
+        least, tier = self.min_tier, self.tier
+        if least not in TIERS:
+            raise ValueError(f"ToolConfig.min_tier={least!r} is not one of {TIERS}")
+        if tier and tier not in TIERS:
+            raise ValueError(f"ToolConfig.tier={tier!r} is not one of {TIERS} (or empty: the best)")
+        if not self.allow_unsafe and not {least, tier or least} <= set(SAFE_TIERS):
+            raise ValueError(
+                f"min_tier={least!r}, tier={tier!r}: tiers C and D do not protect this user's "
+                "files from model-written code; set allow_unsafe=True only for trusted cells"
+            )
+        if tier and TIERS.index(tier) > TIERS.index(least):
+            raise ValueError(f"tier={tier!r} is weaker than min_tier={least!r}; lower min_tier")
 
 
 # Text bounds leave room in a frame of 4 MiB for JSON's escapes, six bytes for one at worst.
 BOUNDS = {
     "wall_limit_s": (0.01, 86400), "grace_s": (0.0, 600), "queue_limit_s": (0.0, 86400),
-    "start_limit_s": (1.0, 3600), "idle_limit_s": (1.0, 7 * 86400),
-    "silence_limit_s": (1.0, 3600),
-    "memory_limit_mib": (64, 1 << 20), "headroom_mib": (16, 1 << 10), "file_limit_mib": (0, 1 << 16),
-    "scratch_mib": (0, 1 << 16), "output_head_bytes": (64, 1 << 16),
-    "output_tail_bytes": (0, 1 << 16), "output_kill_mib": (1, 1 << 10),
+    "start_limit_s": (1.0, 3600), "idle_limit_s": (1.0, 7 * 86400), "silence_limit_s": (1.0, 3600),
+    "memory_limit_mib": (64, 1 << 20), "headroom_mib": (16, 1 << 10),
+    "file_limit_mib": (0, 1 << 16), "scratch_mib": (0, 1 << 16), "output_kill_mib": (1, 1 << 10),
+    "output_head_bytes": (64, 1 << 16), "output_tail_bytes": (0, 1 << 16),
     "code_limit_bytes": (1, 640 << 10), "max_running": (0, 4096), "max_sessions": (1, 20000),
     "sessions_per_zygote": (1, 5000), "max_calls": (1, 1 << 20), "spares": (0, 64),
     "max_processes": (1, 4096), "max_files": (16, 4096), "niceness": (0, 19),
-}
-WHOLE = frozenset(BOUNDS) - {
-    "wall_limit_s", "grace_s", "queue_limit_s", "start_limit_s", "idle_limit_s",
-    "silence_limit_s",
 }

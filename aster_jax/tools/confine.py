@@ -44,9 +44,7 @@ def enter(
     linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.set_process(linux.PR_SET_DUMPABLE, 0)
     if tier in config.SAFE_TIERS and rules is not None:
-        ruleset = landlock.create(rules)
-        landlock.restrict(ruleset)
-        os.close(ruleset)
+        landlock.restrict(rules)
     if tier != "D":
         seccomp.install(seccomp.address(program, os.getpid()))
 
@@ -63,9 +61,9 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         resource.RLIMIT_AS: order["base_bytes"] + memory_mib * mib,
         resource.RLIMIT_NOFILE: settings["max_files"],
         resource.RLIMIT_FSIZE: settings["file_limit_mib"] * mib,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_CORE: 0, resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_SIGPENDING: 64,  # timers, too, are counted for all of a user's processes
+        resource.RLIMIT_STACK: STACK_MIB * mib,
     }
     if own_uid:  # the count is per user: on a shared uid it would count the user's desktop
         limits[resource.RLIMIT_NPROC] = settings["max_processes"]
@@ -73,7 +71,4 @@ def set_limits(order: dict, settings: dict, own_uid: bool) -> None:
         hard = resource.getrlimit(name)[1]
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
-        resource.setrlimit(name, (value, value))
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = STACK_MIB * mib if hard == resource.RLIM_INFINITY else min(STACK_MIB * mib, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+        resource.setrlimit(name, (value, hard if name == resource.RLIMIT_STACK else value))

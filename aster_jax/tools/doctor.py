@@ -33,12 +33,11 @@ def probe_layers() -> list[tuple[str, str]]:
         rows.append(("landlock", f"ABI {landlock.find_abi()}"))
     except OSError as error:
         rows.append(("landlock", f"unavailable: {error}"))
-    for name, kinds in (
-        ("user namespace", linux.CLONE_NEWUSER), ("mount namespace", linux.CLONE_NEWNS),
-        ("network namespace", linux.CLONE_NEWNET), ("PID namespace", linux.CLONE_NEWPID),
-    ):
-        rows.append((name, probe_namespace(kinds)))
-    return rows
+    namespaces = {
+        "user": linux.CLONE_NEWUSER, "mount": linux.CLONE_NEWNS, "network": linux.CLONE_NEWNET,
+        "PID": linux.CLONE_NEWPID,
+    }
+    return rows + [(f"{n} namespace", probe_namespace(kinds)) for n, kinds in namespaces.items()]
 
 
 def probe_namespace(kinds: int) -> str:

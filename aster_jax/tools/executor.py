@@ -6,6 +6,7 @@ call resolves as infra_lost and the next `open` starts a new one; a cell is neve
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -15,8 +16,7 @@ import weakref
 
 from aster_jax.tools.channel import Channel
 from aster_jax.tools.config import ToolConfig
-from aster_jax.tools.result import ToolResult
-
+from aster_jax.tools.result import NOTES, ToolResult
 
 RESTARTS = 3  # attempts to replace a supervisor, with a second more between each two
 
@@ -46,10 +46,7 @@ class Executor:
         self.config = config
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._generation = 0
-        self._closed = False
-        self._channel = None
-        self._open = set()
+        self._generation, self._closed, self._open = 0, False, set()
         self._connect()
 
     def _connect(self) -> None:
@@ -140,17 +137,14 @@ class Executor:
     def report(self) -> dict:
         """For run metadata: tier and why, library versions, counters, process numbers."""
         with self._lock:
-            if self._closed or self._channel.lost:
-                return {**self._report, "alive": False}
-            channel = self._channel
-            future = channel.request({"op": "report"})
-        try:
-            answer = channel.wait(future, self.config.start_limit_s)
-        except concurrent.futures.TimeoutError:
-            answer = None
-        if answer is None or isinstance(answer, ToolResult):  # it died or was silent meanwhile
-            return {**self._report, "alive": False}
-        return {**answer, "alive": True}
+            channel, answer = self._channel, None
+            alive = not self._closed and not channel.lost
+            future = channel.request({"op": "report"}) if alive else None
+        if alive:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                answer = channel.wait(future, self.config.start_limit_s)
+        alive = isinstance(answer, dict)  # or it died or was silent meanwhile
+        return {**(answer if alive else self._report), "alive": alive}
 
     def _find_problem(self, session, code) -> ToolResult | None:
         """The result of a call that must not be sent, or None."""
@@ -172,7 +166,7 @@ class Executor:
                               error_message=message, session_id=session.number)
         if not detail:
             return None
-        note = f"[tool misused: {detail}]\n" if status == "usage_error" else "[tool unavailable]\n"
+        note = NOTES[status].format(detail=detail) + "\n"
         return ToolResult(status, note, "kept" if status == "usage_error" else "lost",
                           error_message=detail)
 

@@ -45,18 +45,13 @@ class Decoder:
                 raise FrameError(f"announced {length} bytes, cap {self.cap_bytes}")
             if len(self.buffer) < HEADER.size + length:
                 break
-            body = bytes(self.buffer[HEADER.size : HEADER.size + length])
+            body = self.buffer[HEADER.size : HEADER.size + length]
             del self.buffer[: HEADER.size + length]
-            found.append(parse(body))
+            try:
+                message = _decode(body.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise FrameError(f"not JSON: {error}") from None
+            if not isinstance(message, dict):
+                raise FrameError(f"a {type(message).__name__}, not an object")
+            found.append(message)
         return found
-
-
-def parse(body: bytes) -> dict:
-    """The JSON object in `body`. Raises FrameError for anything else."""
-    try:
-        message = _decode(body.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FrameError(f"not JSON: {error}") from None
-    if not isinstance(message, dict):
-        raise FrameError(f"a {type(message).__name__}, not an object")
-    return message

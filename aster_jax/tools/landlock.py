@@ -8,7 +8,6 @@ Newer kernels also refuse TCP (ABI 4) and signals and abstract sockets that leav
 (ABI 6); those are a second lock, since seccomp refuses them in any case.
 """
 
-import ctypes
 import os
 import struct
 
@@ -29,35 +28,25 @@ def find_abi() -> int:
     return linux.syscall(linux.LANDLOCK_CREATE, 0, 0, 1)
 
 
-def create(rules: list[tuple[str, int]]) -> int:
-    """A descriptor of the ruleset from (path, rights); a path that does not exist is left out."""
+def restrict(rules: list[tuple[str, int]]) -> None:
+    """Leaves this process, and all it may become, what `rules` allow.
+
+    A rule is (path, rights) for it and what lies below it; an absent path is left out.
+    """
     abi = find_abi()
     rights = FILE_RIGHTS.get(abi, ALL_RIGHTS)
-    words = [rights, NET_RIGHTS if abi >= 4 else 0, SCOPES if abi >= 6 else 0]
-    size = 8 * (3 if abi >= 6 else 2 if abi >= 4 else 1)
-    attributes = (ctypes.c_uint64 * 3)(*words)
-    ruleset = linux.syscall(linux.LANDLOCK_CREATE, ctypes.byref(attributes), size, 0)
+    words = struct.pack("<3Q", rights, NET_RIGHTS, SCOPES)
+    words = words[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
+    ruleset = linux.syscall(linux.LANDLOCK_CREATE, words, len(words), 0)
     for path, wanted in rules:
-        allow(ruleset, path, wanted & rights)
-    return ruleset
-
-
-def allow(ruleset: int, path: str, rights: int) -> None:
-    """Adds one path (and what lies below it) to the ruleset."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    if not os.path.isdir(path):
-        rights &= READ_FILE | WRITE_FILE
-    rule = ctypes.create_string_buffer(struct.pack("<Qi", rights, descriptor), 12)
-    try:
-        linux.syscall(linux.LANDLOCK_ADD, ruleset, 1, ctypes.byref(rule), 0)
-    finally:
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        known = rights if os.path.isdir(path) else READ_FILE | WRITE_FILE
+        rule = struct.pack("<Qi", wanted & known, descriptor)
+        linux.syscall(linux.LANDLOCK_ADD, ruleset, 1, rule, 0)
         os.close(descriptor)
-
-
-def restrict(ruleset: int) -> None:
-    """Applies the ruleset to this process and all it may become; needs no_new_privs."""
     linux.set_process(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.syscall(linux.LANDLOCK_RESTRICT, ruleset, 0)
+    os.close(ruleset)

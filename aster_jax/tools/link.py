@@ -45,19 +45,15 @@ class Outbox:
 
 
 class Link:
-    """The socket to the trainer: whole frames in, buffered frames out."""
+    """The socket to the trainer: whole frames in, to `take`; buffered frames out."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int):
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, take):
         self.loop, self.socket = loop, socket.socket(fileno=descriptor)
         self.socket.setblocking(False)
         self.decoder, self.outbox = frames.Decoder(), Outbox(loop, self.socket)
         self.ended = loop.create_future()
-        self.take, self.due = None, False
-
-    def listen(self, take) -> None:
-        """Calls `take` with every message from now on."""
-        self.take = take
-        self.loop.add_reader(self.socket.fileno(), self.read)
+        self.take, self.due = take, False
+        loop.add_reader(descriptor, self.read)
 
     def read(self) -> None:
         """Takes what arrived; the end of the stream ends the supervisor."""

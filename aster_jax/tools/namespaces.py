@@ -8,6 +8,7 @@ it hold the right to mount. Whether a tier works is found by doing all of this.
 """
 
 import os
+import socket
 
 from aster_jax.tools import linux
 
@@ -31,22 +32,21 @@ def build_root(libraries: tuple[str, ...], hidden: list[str]) -> None:
     linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("tmpfs", STAGE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
     os.mkdir(f"{STAGE}/old")
-    linux.pivot_root(STAGE, f"{STAGE}/old")
+    linux.call("pivot_root", STAGE, f"{STAGE}/old")
     os.chdir("/")
     for path in prune(SYSTEM + libraries):
-        bind("/old", path)
+        bind(path)
     for path in hidden:
         linux.mount("tmpfs", path, "tmpfs", COVER, "mode=755,size=4k")
-    linux.set_host_name(HOST_NAME)
+    socket.sethostname(HOST_NAME)
     os.makedirs("/dev", exist_ok=True)
     for path in DEVICES:
-        bind("/old", path, device=True)
+        bind(path, device=True)
     os.makedirs(choose_scratch(libraries), exist_ok=True)
-    linux.unmount("/old", linux.MNT_DETACH)
+    linux.call("umount2", "/old", linux.MNT_DETACH)
     os.rmdir("/old")
     # The root itself: sessions mount their scratch over an empty directory.
-    flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
-    linux.mount("none", "/", "", flags | linux.MS_NOSUID | linux.MS_NODEV)
+    linux.mount("none", "/", "", COVER | linux.MS_REMOUNT | linux.MS_BIND)
 
 
 def prune(paths: tuple[str, ...]) -> list[str]:
@@ -58,17 +58,17 @@ def prune(paths: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def bind(old: str, path: str, device: bool = False) -> None:
-    """Shows old-root `path` at the same place, read-only; absent ones are left out."""
-    source = old + path
+def bind(path: str, device: bool = False) -> None:
+    """Shows `path` of the old root at the same place, read-only; absent ones are left out."""
+    source = "/old" + path
     if os.path.islink(source) and not device:
         link = os.readlink(source)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.symlink(link, path)
         # What an absolute or unusual link leads to has to exist as well.
         aim = os.path.normpath(os.path.join(os.path.dirname(path), link))
-        if not any(aim.startswith(root + "/") or aim == root for root in ("/usr/lib", "/usr")):
-            bind(old, aim)
+        if not f"{aim}/".startswith("/usr/"):
+            bind(aim)
         return
     if not os.path.exists(source):
         return

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -9,88 +10,56 @@ import subprocess
 import sys
 import time
 
-from aster_jax.tools import due, linux, process
+from aster_jax.tools import linux, process
 
 UID_FIRST = 0x5A000000  # host uids of sessions: far above what accounts use
 UID_COUNT = 65536
 IN_FLIGHT = 16  # orders sent and not yet answered: bounds the control socket's backlog
-START = "import sys; sys.path.append({root!r}); from aster_jax.tools import zygote; zygote.main()"
+START = "import sys; sys.path.append({root!r}); from aster_jax.tools import zygote; "
 
 
 class StartError(Exception):
     """This tier, or the preload, does not work on this host."""
 
 
-class Spare:
-    """The owner of a session that was forked ahead of need: nothing may happen to it."""
-
-    def __init__(self, nest: "Nest"):
-        self.nest = nest
-
-    def on_ready(self, child: process.Process) -> None:
-        """It waits, confined and empty."""
-        self.nest.spares.append(child)
-
-    def on_violation(self, child: process.Process, why: str) -> None:
-        """It cannot be trusted."""
-        child.kill()
-
-    def on_broken(self, child: process.Process, why: str) -> None:
-        """It cannot be served."""
-        child.close()
-
-    def on_exit(self, child: process.Process, report: dict) -> None:
-        """It is gone; another takes its place at the next spawn."""
-        self.nest.planned -= 1
-        if child in self.nest.spares:
-            self.nest.spares.remove(child)
-
-
 class Nest:
     """One zygote process and the sessions forked from it.
 
-    Resource: a child process and the control socket. Events go to `owner`: `on_exit` with
-    the zygote's report when a session ended, `on_nest_lost` when the zygote is gone.
+    Resource: a child process and the control socket. `owner` hears by `on_nest_lost` that the
+    zygote is gone. Sessions forked ahead of need, to which nothing may happen, are its own.
     """
 
     def __init__(self, owner, loop: asyncio.AbstractEventLoop, settings: dict, tier: str):
         self.owner, self.loop, self.settings, self.tier = owner, loop, settings, tier
         self.processes, self.waiting, self.in_flight = {}, [], 0
-        self.next_number, self.base_bytes = 0, 0
+        self.numbers, self.base_bytes = itertools.count(1), 0
         self.heard = time.monotonic()
         self.spares, self.planned = [], 0  # ready ones; ready or on their way
         self.ready = loop.create_future()
         self.pidfd = self.pid = self.group = None
         self.niceness = 0  # of the group
-        self.lines = due.Line(loop, process.SOON_S), due.Line(loop, process.LATER_S)
+        self.lines = process.Line(loop, process.SOON_S), process.Line(loop, process.LATER_S)
         self.lost = False
         self.socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with remote:
-            self.child = self.execute(remote.fileno())
+            # No environment but a fixed hash seed, no site directories; `-I` would also ignore
+            # the hash seed, so its parts are given one by one.
+            code = START.format(root=settings["root"]) + f"zygote.main({remote.fileno()})"
+            self.child = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code], cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+                env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                     "MKL_NUM_THREADS": "1",
+                     "MALLOC_ARENA_MAX": "1"},  # one of a thread takes 64 MiB of the limit
+                pass_fds=(remote.fileno(),),
+            )
+        with contextlib.suppress(OSError):  # opened now: later it may not be ours any more
+            group = f"/proc/{self.child.pid}/autogroup"
+            self.group = os.open(group, os.O_WRONLY | os.O_CLOEXEC)
         self.socket.setblocking(False)
         self.free_uids = list(range(UID_COUNT - 1, 0, -1))
         loop.add_reader(self.socket.fileno(), self.read)
         self.send({**settings, "tier": tier, "uid_first": self.uid(1)})
-
-    def execute(self, descriptor: int) -> subprocess.Popen:
-        """Execs the zygote: no environment but a fixed hash seed, no site directories.
-
-        `-I` would also ignore the hash seed, so its parts are given one by one.
-        """
-        number = str(descriptor)
-        code = START.format(root=self.settings["root"])
-        code = code.replace("main()", f"main({number})")
-        child = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", code],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(descriptor,),
-            env={"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-                 "MKL_NUM_THREADS": "1",
-                 "MALLOC_ARENA_MAX": "1"},  # one of a thread takes 64 MiB of the limit
-            cwd="/", start_new_session=True,
-        )
-        with contextlib.suppress(OSError):  # opened now: later it may not be ours any more
-            self.group = os.open(f"/proc/{child.pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
-        return child
 
     def weigh(self, niceness: int) -> None:
         """Where the kernel shares out by terminal or service, this is what it goes by: the
@@ -127,14 +96,28 @@ class Nest:
         """Forks spares ahead of need, behind the orders that somebody waits for."""
         while not self.lost and not self.waiting and self.planned < self.settings["spares"]:
             self.planned += 1
-            self.fork(Spare(self))
+            self.fork(self)
+
+    def on_ready(self, child: process.Process) -> None:
+        """A spare waits, confined and empty."""
+        self.spares.append(child)
+
+    def on_fault(self, child: process.Process, status: str, why: str) -> None:
+        """A spare cannot be trusted or served."""
+        child.kill()
+
+    def on_exit(self, child: process.Process, report: dict) -> None:
+        """A spare is gone; another takes its place at the next spawn."""
+        self.planned -= 1
+        if child in self.spares:
+            self.spares.remove(child)
 
     def fork(self, owner) -> process.Process:
         """Orders a session from the zygote."""
         child = process.Process(owner, self.loop, self.settings, self.free_uids.pop(), self.lines)
-        self.next_number += 1
-        self.processes[self.next_number] = child
-        self.waiting.append(self.next_number)
+        number = next(self.numbers)
+        self.processes[number] = child
+        self.waiting.append(number)
         self.order()
         return child
 
@@ -146,10 +129,10 @@ class Nest:
             if child.dead:
                 self.retire(number)
                 continue
-            order = {"number": number, "uid": self.uid(child.uid), "base_bytes": self.base_bytes}
             if not self.in_flight:
                 self.heard = time.monotonic()
             self.in_flight += 1
+            order = {"number": number, "uid": self.uid(child.uid), "base_bytes": self.base_bytes}
             self.send(order, child.remote)
 
     def read(self) -> None:
@@ -167,11 +150,6 @@ class Nest:
             self.heard = time.monotonic()
             self.take(json.loads(data), descriptors)
 
-    def check_alive(self, now: float) -> None:
-        """Gives up a zygote that leaves orders unanswered."""
-        if self.in_flight and now - self.heard > self.settings["start_limit_s"]:
-            self.lose("the zygote went silent")
-
     def take(self, message: dict, descriptors: list[int]) -> None:
         """One report."""
         kind = message["op"]
@@ -182,7 +160,8 @@ class Nest:
         elif kind == "ready":
             self.pidfd = descriptors[0]
             self.pid = process.find_pid(self.pidfd)
-            self.base_bytes = virtual_bytes(self.pid)
+            pages = int(linux.read(f"/proc/{self.pid}/statm").split()[0])
+            self.base_bytes = pages * os.sysconf("SC_PAGE_SIZE")  # what limits are counted from
             self.ready.set_result(message)
         elif kind == "forked":
             self.in_flight -= 1
@@ -211,20 +190,18 @@ class Nest:
 
     def write_map(self, whole: bool) -> None:
         """Gives the zygote's user namespace its identities, from outside."""
-        folder = f"/proc/{self.child.pid}"
         uid, gid = os.getuid(), os.getgid()
-        rows = {"uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}
+        rows = {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}
         if whole:
-            rows = dict.fromkeys(rows, f"0 {UID_FIRST} {UID_COUNT}")
+            rows = dict.fromkeys(("uid_map", "gid_map"), f"0 {UID_FIRST} {UID_COUNT}")
+        answer = {"op": "mapped"}
         try:
-            if not whole:
-                linux.write(f"{folder}/setgroups", "deny")
             for name, text in rows.items():
-                linux.write(f"{folder}/{name}", text)
+                with open(f"/proc/{self.child.pid}/{name}", "w") as file:
+                    file.write(text)
         except OSError as error:
-            self.send({"op": "refused", "error": str(error)})
-            return
-        self.send({"op": "mapped"})
+            answer = {"op": "refused", "error": str(error)}
+        self.send(answer)
 
     def lose(self, reason: str) -> None:
         """The zygote is gone, and by PID namespace or death signal all it forked."""
@@ -246,9 +223,4 @@ class Nest:
             self.retire(number)
         for number in {self.pidfd, self.group} - {None}:
             os.close(number)
-        self.owner.on_nest_lost(self, reason)
-
-
-def virtual_bytes(pid: int) -> int:
-    """Address space in use: what a session's limit is counted from."""
-    return int(linux.read(f"/proc/{pid}/statm").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        self.owner.on_nest_lost(self)

@@ -2,10 +2,11 @@
 
 Holds the protocol socket, both output pipes and the pidfd. It recognises replies, keeps
 output within bounds, and reports events to its owner by method calls: `on_ready`,
-`on_reply`, `on_violation`, `on_overflow`, `on_broken`. What an event means is decided there.
+`on_reply`, `on_fault` and, from the zygote, `on_exit`. What an event means is decided there.
 """
 
 import asyncio
+import collections
 import contextlib
 import math
 import os
@@ -16,13 +17,47 @@ import socket
 import time
 import traceback
 
-from aster_jax.tools import due, frames, linux, link, result
+from aster_jax.tools import frames, linux, link, result
 
 REPLY_CAP_BYTES = 1 << 16
 # A session without a call is stopped until the next one: soon if anything in it runs, else
 # after a while, since stopping and going on costs as much as a short call.
 SOON_S, LATER_S = 0.005, 0.25
 REST_CPU_S = 0.001  # a session that used more since its reply does not rest
+CLAIM = {
+    "id": int, "status": str, "type": str, "message": str, "shown": int, "threads": int,
+    "dropped": int,
+}
+
+
+class Line:
+    """Events of processes that are due the same time after they were put in.
+
+    Nearly all of it never happens: most calls end at once and the next one follows at once.
+    So it costs a place in a queue, and one timer serves all sessions.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float):
+        self.loop, self.delay_s = loop, delay_s
+        self.items, self.waits = collections.deque(), False
+
+    def add(self, process, event) -> None:
+        """`event` happens to `process` after the delay if its `turn` is the same then."""
+        self.items.append((self.loop.time() + self.delay_s, process, process.turn, event))
+        if not self.waits:
+            self.waits = True
+            self.loop.call_later(self.delay_s, self.serve)
+
+    def serve(self) -> None:
+        """Lets happen what is due."""
+        now = self.loop.time()
+        while self.items and self.items[0][0] <= now:
+            _, process, turn, event = self.items.popleft()
+            if process.turn == turn:
+                process.guard(event)
+        self.waits = bool(self.items)
+        if self.waits:
+            self.loop.call_at(self.items[0][0], self.serve)
 
 
 class Process:
@@ -30,7 +65,7 @@ class Process:
 
     def __init__(
         self, owner, loop: asyncio.AbstractEventLoop, settings: dict, uid: int,
-        lines: tuple[due.Line, due.Line],
+        lines: tuple[Line, Line],
     ):
         self.owner, self.loop, self.settings, self.uid = owner, loop, settings, uid
         self.soon, self.later = lines
@@ -41,8 +76,10 @@ class Process:
         pairs = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         self.pipes = [read for read, _ in pairs]
         self.remote = [remote.detach(), pairs[0][1], pairs[1][1]]
+        self.printed_on = select.poll()
         for pipe in self.pipes:
             os.set_blocking(pipe, False)
+            self.printed_on.register(pipe, select.POLLIN)
         self.decoder = frames.Decoder(REPLY_CAP_BYTES)
         self.outputs = self.fresh_outputs()
         self.pidfd = self.pid = None
@@ -50,9 +87,6 @@ class Process:
         self.nonce = None  # the id of the call in flight, which a forger has to guess
         self.outbox = link.Outbox(loop, self.socket)
         self.watched = False  # whether the loop reads the pipes as they fill
-        self.printed_on = select.poll()
-        for pipe in self.pipes:
-            self.printed_on.register(pipe, select.POLLIN)
 
     def guard(self, event, *args) -> None:
         """Handles one event of this session; what raises here ends it, and nothing else."""
@@ -60,7 +94,8 @@ class Process:
             event(*args)
         except Exception as error:  # a mistake of ours: its call must still have an answer
             traceback.print_exception(error)
-            self.owner.on_broken(self, f"{type(error).__name__} while it was served")
+            self.close()
+            self.owner.on_fault(self, "crashed", f"{type(error).__name__} while it was served")
 
     def fresh_outputs(self) -> list[result.Output]:
         """Empty collectors for the two streams."""
@@ -70,9 +105,8 @@ class Process:
     def attach(self, pidfd: int) -> None:
         """The zygote forked it: `pidfd` names the process from now on."""
         self.pidfd = pidfd
-        for number in self.remote:
-            os.close(number)
-        self.remote = []
+        while self.remote:
+            os.close(self.remote.pop())
         if self.dead:  # closed while it was being forked
             self.kill()
             return
@@ -123,25 +157,26 @@ class Process:
         try:
             messages = self.decoder.feed(data)
         except frames.FrameError as error:
-            self.owner.on_violation(self, str(error))
+            self.owner.on_fault(self, "protocol_violation", str(error))
             return
         for message in messages:
             if not self.take(message):
                 return
         if self.decoder.buffer and self.nonce is None:
-            self.owner.on_violation(self, "bytes after the reply")
+            self.owner.on_fault(self, "protocol_violation", "bytes after the reply")
 
     def take(self, message: dict) -> bool:
         """Handles one frame; False if the stream is not to be read any further."""
         if not self.ready and message == {"ready": 1}:
             self.ready = True
-            with contextlib.suppress(OSError):  # the first to go when memory runs out
-                linux.write(f"/proc/{self.pid}/oom_score_adj", "1000")
+            path = f"/proc/{self.pid}/oom_score_adj"
+            with contextlib.suppress(OSError), open(path, "w") as score:
+                score.write("1000")  # the first to go when memory runs out
             self.owner.on_ready(self)
             return True
         claim = check_claim(message) if self.nonce is not None else None
         if claim is None or claim["id"] != self.nonce:
-            self.owner.on_violation(self, "a frame that answers nothing")
+            self.owner.on_fault(self, "protocol_violation", "a frame that answers nothing")
             return False
         self.nonce = None
         self.turn += 1
@@ -160,8 +195,9 @@ class Process:
 
     def read_pipe(self, index: int) -> None:
         """Takes printed bytes; what overflows the hard cap is the owner's business."""
-        if self.read_once(index) and self.printed() > self.settings["output_kill_mib"] << 20:
-            self.owner.on_overflow(self)
+        most = self.settings["output_kill_mib"] << 20  # past the session's own printing layer
+        if self.read_once(index) and sum(output.total for output in self.outputs) > most:
+            self.owner.on_fault(self, "output_limit", "")
 
     def read_once(self, index: int) -> bool:
         """One read of one pipe into its collector; False when there is nothing."""
@@ -174,10 +210,6 @@ class Process:
             return False
         self.outputs[index].feed(data)
         return True
-
-    def printed(self) -> int:
-        """Bytes pushed through both pipes in this cell."""
-        return self.outputs[0].total + self.outputs[1].total
 
     def drain(self) -> None:
         """Reads what is left in the pipes, at most their capacity."""
@@ -214,7 +246,8 @@ class Process:
     def peak_rss_bytes(self) -> int:
         """Largest resident size so far; 0 where the kernel does not tell."""
         try:
-            return int(linux.read(f"/proc/{self.pid}/status").partition(b"VmHWM:")[2].split()[0]) << 10
+            status = linux.read(f"/proc/{self.pid}/status")
+            return int(status.partition(b"VmHWM:")[2].split()[0]) << 10
         except (OSError, IndexError):
             return 0
 
@@ -264,9 +297,8 @@ class Process:
     def forget(self) -> None:
         """After the exit was reported: the last descriptor goes."""
         self.close()
-        for number in self.remote:
-            os.close(number)
-        self.remote = []
+        while self.remote:
+            os.close(self.remote.pop())
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
@@ -274,17 +306,10 @@ class Process:
 
 def check_claim(message: dict) -> dict | None:
     """The reply with every field of the right type and size, or None."""
-    wanted = {
-        "id": int, "status": str, "type": str, "message": str, "shown": int, "threads": int,
-        "dropped": int,
-    }
-    if set(message) != set(wanted):
+    if {name: type(value) for name, value in message.items()} != CLAIM:
         return None
-    for name, kind in wanted.items():
-        if type(message[name]) is not kind:
-            return None
-        if kind is int and not 0 <= message[name] < 1 << 60:
-            return None
+    if any(type(value) is int and not 0 <= value < 1 << 60 for value in message.values()):
+        return None
     return message if message["status"] in result.CLAIMABLE else None
 
 

@@ -14,13 +14,9 @@ MODEL_STATUSES = (
     "ok", "error", "syntax_error", "timeout", "memory_limit", "output_limit", "crashed",
     "exited", "denied", "protocol_violation", "call_limit",
 )
-INFRA_STATUSES = (
-    "infra_unavailable", "infra_overload", "infra_lost", "cancelled", "usage_error",
-)
+INFRA_STATUSES = ("infra_unavailable", "infra_overload", "infra_lost", "cancelled", "usage_error")
 # The statuses a session may claim about its own cell; everything else is decided outside.
-CLAIMABLE = frozenset(
-    {"ok", "error", "syntax_error", "timeout", "memory_limit", "exited", "denied"}
-)
+CLAIMABLE = {"ok", "error", "syntax_error", "timeout", "memory_limit", "exited", "denied"}
 
 NOTES = {
     "timeout": "[stopped: the cell ran longer than {limit:g} s]",
@@ -31,16 +27,10 @@ NOTES = {
     "denied": "[not permitted in this sandbox]",
     "protocol_violation": "[killed: the cell disturbed the interpreter's own channel]",
     "call_limit": "[no tool calls left: the limit is {calls}]",
-    "infra_unavailable": "[tool unavailable]",
-    "infra_overload": "[tool unavailable]",
-    "infra_lost": "[tool unavailable]",
-    "cancelled": "[cancelled]",
-    "usage_error": "[tool misused: {detail}]",
+    **dict.fromkeys(("infra_unavailable", "infra_overload", "infra_lost"), "[tool unavailable]"),
+    "cancelled": "[cancelled]", "usage_error": "[tool misused: {detail}]",
 }
-STATE_NOTES = {
-    "kept": "",
-    "lost": "[the interpreter was restarted: all variables are gone]",
-}
+LOST_NOTE = "[the interpreter was restarted: all variables are gone]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +76,7 @@ def render_text(status: str, state: str, stdout: str, stderr: str, **values) -> 
     if status in NOTES:
         parts.append(NOTES[status].format(**values) + "\n")
     if state != "kept":
-        parts.append(STATE_NOTES[state] + "\n")
+        parts.append(LOST_NOTE + "\n")
     return "".join(part if part.endswith("\n") or not part else part + "\n" for part in parts)
 
 

@@ -23,7 +23,7 @@ class Call:
         self.call_id, self.code = call_id, code
         self.submitted = time.monotonic()
         self.begun = self.started = None  # given a place; sent to its process
-        self.cpu_before_s = self.cpu_seen_s = 0.0
+        self.cpu_before_s = 0.0
         self.parked = False  # it sleeps: its place is another's
         self.starts = 0
 
@@ -54,7 +54,7 @@ class Seat:
         """Sends the cell and starts its clock, which is not the session's to stop."""
         call, settings = self.call, self.host.settings
         call.started = time.monotonic()
-        call.cpu_before_s = call.cpu_seen_s = self.process.cpu_s()
+        call.cpu_before_s = self.process.cpu_s()
         self.process.start_call(call.code, settings["wall_limit_s"])
         self.process.soon.add(self.process, self.watch)
 
@@ -91,13 +91,10 @@ class Seat:
         if self.call is not None and self.call.started is None:
             self.start()
 
-    def on_violation(self, process, why: str) -> None:
-        """It wrote what no session writes."""
-        self.condemn("protocol_violation", why)
-
-    def on_overflow(self, process) -> None:
-        """It pushed more bytes than the hard cap past its own printing layer."""
-        self.condemn("output_limit")
+    def on_fault(self, process, status: str, why: str) -> None:
+        """It wrote what no session writes, or too much, or could not be served."""
+        if process is self.process:
+            self.condemn(status, why)
 
     def on_reply(self, process, claim: dict) -> None:
         """It answered the call in flight."""
@@ -108,17 +105,14 @@ class Seat:
         if process is not self.process:
             return
         self.process, process.nonce = None, None
-        call = self.call
-        if call is None or call.started is None and process.ready:
-            self.note_loss(report)
-        if call is None:
-            return
-        if call.started is None and process.ready:
-            self.begin(call)  # it died just before the cell was sent
-        elif report["status"] is None and process.ready:
-            self.finish("infra_lost", "lost", detail=report["error"], process=process)
+        if self.call is None and report["status"] is None:
+            self.broken = report["error"] if self.seq else ""  # it died with the zygote
+        elif self.call is None:
+            self.lost_between = self.seq > 0
         elif not process.ready:
             self.start_failed(process, report)
+        elif report["status"] is None:
+            self.finish("infra_lost", "lost", detail=report["error"], process=process)
         else:
             detail = describe_exit(report["status"])
             self.finish("crashed", "lost", report=report, detail=detail, process=process)
@@ -138,21 +132,6 @@ class Seat:
         """Tries once more, unless the call has ended meanwhile."""
         if self.call is call and self.process is None:
             self.begin(call)
-
-    def on_broken(self, process, why: str) -> None:
-        """Nothing more is to be expected of it: its call ends here."""
-        process.close()
-        if process is self.process:
-            self.condemn("crashed", why)
-
-    def note_loss(self, report: dict) -> None:
-        """Its process died between calls: by its own doing, or with the zygote."""
-        if self.seq == 0:
-            return  # nothing was in it yet
-        if report["status"] is None:
-            self.broken = report["error"]
-        else:
-            self.lost_between = True
 
     def finish(self, status, state, claim=None, report=None, detail="", process=None) -> None:
         """Makes the result of the call in flight and frees its place in the queue."""
@@ -174,7 +153,7 @@ class Seat:
         started = call.started if call.started is not None else now
         values["queue_s"], values["wall_s"] = started - call.submitted, now - started
         self.last_used = now
-        self.host.answer(self, call, values)
+        self.host.answer(self.number, call, **values)
         self.host.release(self, call)
 
 

@@ -61,45 +61,35 @@ print("escaped:", escaped)
 
 
 class Trial:
-    """The owner of the one test session: collects its events in a future."""
+    """The owner of the one test session: its first reply or its end is the outcome."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop):
-        self.seed, self.outcome, self.claim = 0, loop.create_future(), None
+    def __init__(self, tier: str):
+        self.seed, self.outcome = 0, asyncio.get_running_loop().create_future()
+        self.attempts = [(name, code) for tiers, name, code in ESCAPES if tier in tiers]
 
     def on_ready(self, child: process.Process) -> None:
         """Runs the cell."""
-        code = CELL.format(attempts=self.attempts)
-        child.start_call(code, 20.0)
+        child.start_call(CELL.format(attempts=self.attempts), 20.0)
 
     def on_reply(self, child: process.Process, claim: dict) -> None:
-        """Keeps what it printed and what it claims."""
-        text = child.outputs[0].text() + child.outputs[1].text()
+        """Keeps the status it claims and what it printed."""
         if not self.outcome.done():
+            text = child.outputs[0].text() + child.outputs[1].text()
             self.outcome.set_result((claim["status"], text))
 
-    def on_violation(self, child: process.Process, why: str) -> None:
+    def on_fault(self, child: process.Process, status: str, why: str) -> None:
         """Ends the trial."""
         child.kill()
-
-    def on_overflow(self, child: process.Process) -> None:
-        """Ends the trial."""
-        child.kill()
-
-    def on_broken(self, child: process.Process, why: str) -> None:
-        """Ends the trial."""
-        child.close()
 
     def on_exit(self, child: process.Process, report: dict) -> None:
         """It died: either the end of a finished trial or a failure."""
         if not self.outcome.done():
-            text = child.outputs[1].text()
-            self.outcome.set_result(("died", f"{report} {text}"))
+            self.outcome.set_result(("died", f"{report} {child.outputs[1].text()}"))
 
 
 async def check(nest, tier: str, limit_s: float) -> str:
     """Why the zygote must not be used, or "" if all is as it should be."""
-    trial = Trial(asyncio.get_running_loop())
-    trial.attempts = [(name, code) for tiers, name, code in ESCAPES if tier in tiers]
+    trial = Trial(tier)
     child = nest.spawn(trial)
     try:
         status, text = await asyncio.wait_for(trial.outcome, limit_s)

@@ -14,7 +14,7 @@ import resource
 import struct
 import sys
 
-from aster_jax.tools import cell, confine, linux, streams, surroundings
+from aster_jax.tools import confine, linux, streams, surroundings
 
 # Functions below look names up in this copy: cells may replace what is in `builtins`.
 __builtins__ = dict(vars(builtins))
@@ -22,6 +22,7 @@ __builtins__ = dict(vars(builtins))
 SOCKET, OUT, ERR = CHANNELS = 3, 4, 5
 _read, _write, _dup2, _leave, _open = os.read, os.write, os.dup2, os._exit, open
 _fstat, _set_blocking, _seed = os.fstat, os.set_blocking, surroundings.seed
+_threads = sys._current_frames
 _scan, _quote = json.JSONDecoder().scan_once, json.encoder.encode_basestring_ascii
 _unpack, _pack = struct.Struct(">I").unpack, struct.Struct(">I").pack
 
@@ -36,20 +37,19 @@ def serve(descriptors, order: dict, settings: dict, tier: str, walls, interprete
     room = resource.getrlimit(resource.RLIMIT_AS)
     interpreter.limit_memory(room, settings["headroom_mib"] << 20)
     null, marks = os.dup(0), [_fstat(number).st_ino for number in CHANNELS]
-    sinks = [
-        streams.Sink(OUT, 1, settings["output_tail_bytes"], interpreter.before_write),
-        streams.Sink(ERR, 2, settings["output_tail_bytes"], interpreter.before_write),
-    ]
+    tail, before = settings["output_tail_bytes"], interpreter.before_write
+    sinks = streams.Sink(OUT, 1, tail, before), streams.Sink(ERR, 2, tail, before)
     settings.clear()  # frames of the zygote, which a cell can walk to, hold these, too
     order.clear()
     walls = None
     gc.enable()
     send('{"ready":1}')
     while True:
-        standard = prepare(sinks, null)  # behind the last reply: nobody waits for it
-        request = receive()
-        if request is None:
-            _leave(0)
+        # Fresh streams, whatever the last cell did to its own; nobody waits for this.
+        _dup2(null, 0, False)
+        standard = _open(0, encoding="utf-8", closefd=False), *map(streams.open_text, sinks)
+        (size,) = _unpack(read_exactly(4))
+        request = _scan(read_exactly(size).decode("utf-8"), 0)[0]
         if "seed" in request:
             _seed(request["seed"])
         reply = answer(request, interpreter, sinks, null, standard)
@@ -65,29 +65,22 @@ def place(descriptors: list[int]) -> None:
         high = [os.dup(number) for number in high]
     for target, source in ((1, 1), (2, 2), (SOCKET, 0), (OUT, 1), (ERR, 2)):
         os.dup2(high[source], target, inheritable=False)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0, inheritable=False)
-    linux.close_from(ERR + 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0, inheritable=False)
+    try:
+        linux.syscall(linux.CLOSE_RANGE, ERR + 1, 0xFFFFFFFF, 0)
+    except OSError:  # before kernel 5.9
+        os.closerange(ERR + 1, 65536)
 
 
-def receive() -> dict | None:
-    """The next request, or None when the supervisor is gone."""
-    header = read_exactly(4)
-    if header is None:
-        return None
-    body = read_exactly(_unpack(header)[0])
-    return None if body is None else _scan(body.decode("utf-8"), 0)[0]
-
-
-def read_exactly(count: int) -> bytes | None:
-    """`count` bytes from the protocol socket, or None at its end."""
+def read_exactly(count: int) -> bytearray:
+    """`count` bytes from the protocol socket; at its end the supervisor is gone."""
     parts = bytearray()
     while len(parts) < count:
         data = _read(SOCKET, count - len(parts))
         if not data:
-            return None
+            _leave(0)
         parts += data
-    return bytes(parts)
+    return parts
 
 
 def send(text: str) -> None:
@@ -98,13 +91,7 @@ def send(text: str) -> None:
         data = data[_write(SOCKET, data) :]
 
 
-def prepare(sinks: list, null: int) -> tuple:
-    """Fresh standard streams for the next cell, whatever the last one did to its own."""
-    _dup2(null, 0, False)
-    return (_open(0, encoding="utf-8", closefd=False), *map(streams.open_text, sinks))
-
-
-def answer(request: dict, interpreter, sinks: list, null: int, standard: tuple) -> str:
+def answer(request: dict, interpreter, sinks: tuple, null: int, standard: tuple) -> str:
     """Runs one cell with the `standard` streams and renders the reply."""
     _dup2(null, 0, False)  # again: threads of the last cell may have been at them
     _dup2(OUT, 1, False)
@@ -126,5 +113,5 @@ def answer(request: dict, interpreter, sinks: list, null: int, standard: tuple) 
         f'{{"id":{request["id"]:d},"status":{_quote(claim["status"])},'
         f'"type":{_quote(claim.get("type", ""))},"message":{_quote(message)},'
         f'"shown":{1 if claim.get("shown") else 0:d},'
-        f'"threads":{cell.count_threads():d},"dropped":{dropped:d}}}'
+        f'"threads":{len(_threads()) - 1:d},"dropped":{dropped:d}}}'
     )

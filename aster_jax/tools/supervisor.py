@@ -63,10 +63,9 @@ class Supervisor:
         new = nest.Nest(self, self.loop, self.settings, tier)
         try:
             ready = await asyncio.wait_for(new.ready, self.settings["start_limit_s"])
+            problem = await selftest.check(new, tier, self.settings["start_limit_s"])
         except asyncio.TimeoutError:
-            new.lose(f"preloading took over {self.settings['start_limit_s']} s")
-            raise nest.StartError("preloading took too long") from None
-        problem = await selftest.check(new, tier, self.settings["start_limit_s"])
+            problem = "preloading took too long"
         if problem:
             new.lose(problem)
             raise nest.StartError(problem)
@@ -77,25 +76,21 @@ class Supervisor:
 
     def take(self, message: dict) -> None:
         """One request."""
+        kind = message["op"]
         try:
-            self.obey(message)
+            if kind == "open":
+                self.open(message["session"], message["seed"])
+            elif kind == "call":
+                self.submit(message["session"], seat.Call(message["call"], message["code"]))
+            elif kind == "close":
+                self.close(message["session"])
+            elif kind == "report":
+                self.link.send({**message, "report": self.report()})
         except Exception as error:  # a mistake of ours: the others must not wait for it
             traceback.print_exception(error)
-            if message["op"] == "call":
+            if kind == "call":
                 call = seat.Call(message["call"], "")
-                self.refuse(message["session"], call, "infra_lost", repr(error), "lost")
-
-    def obey(self, message: dict) -> None:
-        """Does what the trainer asks."""
-        kind = message["op"]
-        if kind == "open":
-            self.open(message["session"], message["seed"])
-        elif kind == "call":
-            self.submit(message["session"], seat.Call(message["call"], message["code"]))
-        elif kind == "close":
-            self.close(message["session"])
-        elif kind == "report":
-            self.link.send({"op": "report", "call": message["call"], "report": self.report()})
+                self.answer(message["session"], call, "infra_lost", repr(error), "lost")
 
     def open(self, number: int, seed: int) -> None:
         """A new seat; its process is forked at once if that can be, else at its first call."""
@@ -108,15 +103,15 @@ class Supervisor:
         """Queues a call, or answers at once what cannot run."""
         place = self.seats.get(number)
         if place is None:
-            self.refuse(number, call, "usage_error", "no such session, or it is closed")
+            self.answer(number, call, "usage_error", "no such session, or it is closed")
         elif place.call is not None or place.queued:
-            self.refuse(number, call, "usage_error", "a call of this session is still running")
+            self.answer(number, call, "usage_error", "a call of this session is still running")
         elif place.broken:
-            self.refuse(number, call, "infra_lost", place.broken, "lost")
+            self.answer(number, call, "infra_lost", place.broken, "lost")
         elif len(self.seats) > self.settings["max_sessions"]:
-            self.refuse(number, call, "infra_overload", "more sessions than max_sessions")
+            self.answer(number, call, "infra_overload", "more sessions than max_sessions")
         elif place.seq >= self.settings["max_calls"]:
-            self.refuse(number, call, "call_limit", "")
+            self.answer(number, call, "call_limit", "")
         else:
             place.seq += 1
             place.queued = call
@@ -131,7 +126,7 @@ class Supervisor:
         if place.queued:
             self.queue.remove(place)
             call, place.queued = place.queued, None
-            self.refuse(number, call, "cancelled", "the session was closed")
+            self.answer(number, call, "cancelled", "the session was closed")
         child = place.process
         if place.call is not None:
             place.finish("cancelled", "lost", detail="the session was closed")
@@ -164,11 +159,6 @@ class Supervisor:
             self.running -= 1
         if self.queue or self.stalled:
             self.loop.call_soon(self.pump)
-
-    def park(self, place: seat.Seat) -> None:
-        """A cell sleeps while others wait: its place is theirs."""
-        place.call.parked = True
-        self.running -= 1
 
     def unpark(self, place: seat.Seat) -> None:
         """A sleeper woke up: it goes on if there is a place, else it is stopped until then.
@@ -217,15 +207,15 @@ class Supervisor:
                 continue
             if threads > 1:
                 child.level(threads - 1)
-            cpu_s = child.cpu_s()
-            used_s, call.cpu_seen_s = cpu_s - call.cpu_seen_s, cpu_s
+            before_s, cpu_s = child.used_s, child.cpu_s()
             long = long or cpu_s - call.cpu_before_s > LONG_CPU_S
             if call.parked or self.queue and now - call.started > NAP_S:
-                asleep = used_s < AWAKE_CPU_S and not child.wants_processor()
+                asleep = cpu_s - before_s < AWAKE_CPU_S and not child.wants_processor()
                 if call.parked and not asleep:
                     self.unpark(place)
-                elif asleep and not call.parked:
-                    self.park(place)
+                elif asleep and not call.parked:  # its place is for those who wait
+                    call.parked = True
+                    self.running -= 1
         self.pump()
         niceness = self.settings["niceness"] if long else 0
         for one in self.nests:
@@ -245,8 +235,7 @@ class Supervisor:
         if chosen is None:
             self.restart()
             return None
-        full = len(chosen.processes) + 1 >= self.settings["sessions_per_zygote"]
-        if full and self.starting is None:
+        if len(chosen.processes) + 1 >= self.settings["sessions_per_zygote"]:
             self.restart()
         return chosen.spawn(place)
 
@@ -271,20 +260,14 @@ class Supervisor:
                 else:
                     place.finish("infra_unavailable", "lost", detail=failure)
 
-    def on_nest_lost(self, lost: nest.Nest, reason: str) -> None:
+    def on_nest_lost(self, lost: nest.Nest) -> None:
         """Its sessions have been answered; the next ones need another zygote."""
         if lost in self.nests:
             self.nests.remove(lost)
             self.counts["zygotes_lost"] += 1
             self.restart()
 
-    # Answers.
-
-    def answer(self, place: seat.Seat, call: seat.Call, values: dict) -> None:
-        """Sends the result of a call that ran."""
-        self.refuse(place.number, call, **values)
-
-    def refuse(self, number: int, call, status: str, detail: str, state="kept", **values) -> None:
+    def answer(self, number: int, call, status: str, detail: str, state="kept", **values) -> None:
         """Sends a result."""
         settings = self.settings
         self.counts[status] += 1
@@ -303,7 +286,7 @@ class Supervisor:
         self.link.send({"op": "result", "call": call.call_id, "values": values})
 
     def sweep(self) -> None:
-        """Once a second: what is overdue, and sessions nobody uses."""
+        """Once a second: what is overdue, sessions nobody uses, zygotes that do not answer."""
         self.loop.call_later(SWEEP_S, self.sweep)
         now, settings = time.monotonic(), self.settings
         turn_s = settings["wall_limit_s"] + settings["grace_s"]
@@ -313,7 +296,7 @@ class Supervisor:
             if now - place.queued.submitted > patience_s:
                 self.queue.remove(place)
                 call, place.queued = place.queued, None
-                self.refuse(place.number, call, "infra_overload", "queue_limit_s passed")
+                self.answer(place.number, call, "infra_overload", "queue_limit_s passed")
         for place in list(self.seats.values()):
             call = place.call
             if call is None:
@@ -326,7 +309,8 @@ class Supervisor:
             elif now - call.started > turn_s + OVERDUE_S and place.process is not None:
                 place.condemn("crashed", "it did not end in time")
         for one in list(self.nests):
-            one.check_alive(now)
+            if one.in_flight and now - one.heard > settings["start_limit_s"]:
+                one.lose("the zygote went silent")
 
     def report(self) -> dict:
         """For run metadata: the tier and why, versions, counters, process numbers."""
@@ -334,13 +318,11 @@ class Supervisor:
             "tier": self.tier, "layers": self.layers, "tried": self.tried,
             "versions": self.versions, "counts": dict(self.counts),
             "sessions": len(self.seats), "running": self.running, "queued": len(self.queue),
-            "max_running": self.max_running,
-            "supervisor_pid": os.getpid(), "zygote_pids": [one.pid for one in self.nests],
+            "max_running": self.max_running, "supervisor_pid": os.getpid(),
+            "zygote_pids": [one.pid for one in self.nests],
             "spare_pids": [spare.pid for one in self.nests for spare in one.spares],
-            "session_pids": {
-                place.number: place.process.pid
-                for place in self.seats.values() if place.process is not None
-            },
+            "session_pids": {place.number: place.process.pid for place in self.seats.values()
+                             if place.process is not None},
         }
 
 
@@ -353,19 +335,17 @@ def reserve_files(sessions: int) -> None:
     except (OSError, ValueError):  # only root may raise the hard limit
         raise nest.StartError(
             f"{sessions} sessions (max_sessions and spares) need {needed} open files, and this "
-            f"host allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or less, "
-            "or raise the limit (ulimit -Hn)"
+            f"host allows {hard}: lower max_sessions to {(hard - FILES_APART) // FILES_EACH} or "
+            "less, or raise the limit (ulimit -Hn)"
         ) from None
 
 
 async def serve(descriptor: int) -> None:
     """Reads the settings, starts, serves until the trainer goes away."""
     loop = asyncio.get_running_loop()
-    channel = link.Link(loop, descriptor)
     first = loop.create_future()
-    channel.listen(first.set_result)
-    settings = await first
-    supervisor = Supervisor(loop, channel, settings)
+    channel = link.Link(loop, descriptor, first.set_result)
+    supervisor = Supervisor(loop, channel, await first)
     try:
         await supervisor.start()
     except nest.StartError as error:

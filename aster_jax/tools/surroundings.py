@@ -34,8 +34,7 @@ def dress(settings: dict) -> None:
     sys.prefix = sys.exec_prefix = sys.base_prefix = sys.base_exec_prefix = "/usr"
     if settings["tier"] in ("A1", "A2") and settings["scratch_mib"]:
         sys.path.insert(0, "")  # modules that a cell writes into its directory
-    if hasattr(sys, "set_int_max_str_digits"):
-        sys.set_int_max_str_digits(DIGITS)  # 4300 are too few for number theory
+    sys.set_int_max_str_digits(DIGITS)  # 4300 are too few for number theory
     found = os.uname()
     here = os.uname_result((found.sysname, namespaces.HOST_NAME, *found[2:]))
     replace(os.uname, lambda: here)  # where it is not, the call itself is refused

@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 
 from aster_jax.tools import (
     cell, config, confine, landlock, linux, namespaces, seccomp, session, surroundings,
@@ -26,53 +25,46 @@ from aster_jax.tools import (
 MESSAGE_BYTES = 1 << 18
 
 
-class Control:
-    """The zygote's end of the control socket: one JSON object and descriptors a message."""
+def send(control: socket.socket, message: dict, descriptors: tuple[int, ...] = ()) -> None:
+    """Sends one JSON object with descriptors attached; ends with the supervisor."""
+    try:
+        socket.send_fds(control, [json.dumps(message).encode()], descriptors)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
 
-    def __init__(self, descriptor: int):
-        self.socket = socket.socket(fileno=descriptor)
 
-    def send(self, message: dict, descriptors: tuple[int, ...] = ()) -> None:
-        """Sends one message with descriptors attached; ends with the supervisor."""
-        try:
-            socket.send_fds(self.socket, [json.dumps(message).encode()], descriptors)
-        except (BrokenPipeError, ConnectionResetError):  # the supervisor is gone
-            os._exit(0)
-
-    def receive(self) -> tuple[dict | None, list[int]]:
-        """The next message, or None when the supervisor is gone."""
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 8)
-        except ConnectionResetError:  # it died with messages of ours unread
-            return None, []
-        return (json.loads(data) if data else None), descriptors
+def receive(control: socket.socket) -> tuple[dict, list[int]]:
+    """The next message and its descriptors; ends with the supervisor."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):  # it died with messages of ours unread
+        data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 8)
+    if not data:
+        os._exit(0)
+    return json.loads(data), descriptors
 
 
 def main(descriptor: int) -> None:
     """Runs a zygote on the control socket `descriptor` until the supervisor goes away."""
     linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    control = Control(descriptor)
-    settings, _ = control.receive()
-    if settings is None:
-        return
+    control = socket.socket(fileno=descriptor)
+    settings, _ = receive(control)
     tier = settings["tier"]
-    with contextlib.suppress(OSError):  # when memory runs out, not the trainer goes first
-        linux.write("/proc/self/oom_score_adj", "900")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("900")  # when memory runs out, not the trainer goes first
     try:
-        rules = isolate(tier, settings, control)
-        layers, rules = settle_layers(tier, rules)
+        layers, rules = settle_layers(tier, isolate(tier, settings, control))
         if tier == "B1":
             check_readable_after_drop(settings)
         versions = preload(settings)
     except (OSError, ImportError, RuntimeError) as error:
-        control.send({"op": "failed", "error": f"{type(error).__name__}: {error}"})
+        send(control, {"op": "failed", "error": f"{type(error).__name__}: {error}"})
         return
     ready = {"op": "ready", "tier": tier, "versions": versions, "layers": layers}
-    control.send(ready, (os.pidfd_open(os.getpid()),))
+    send(control, ready, (os.pidfd_open(os.getpid()),))
     Nursery(control, settings, tier, rules).run()
 
 
-def isolate(tier: str, settings: dict, control: Control) -> list[tuple[str, int]]:
+def isolate(tier: str, settings: dict, control: socket.socket) -> list[tuple[str, int]]:
     """Enters the tier's namespaces; returns what sessions may touch, as (path, rights).
 
     In A tiers this process stays outside as the parent of the returned-into child.
@@ -87,9 +79,9 @@ def isolate(tier: str, settings: dict, control: Control) -> list[tuple[str, int]
     elif tier == "A2":
         linux.unshare(linux.CLONE_NEWUSER | namespaces.APART)
     if tier in confine.IN_NAMESPACES:
-        control.send({"op": "map", "whole": tier == "A1"})
-        reply, _ = control.receive()
-        if reply is None or reply["op"] != "mapped":
+        send(control, {"op": "map", "whole": tier == "A1"})
+        reply, _ = receive(control)
+        if reply["op"] != "mapped":
             raise OSError(f"identity map refused: {reply}")
         if tier == "A1":
             os.setresgid(0, 0, 0)
@@ -129,11 +121,11 @@ def split(readable: list[str], hidden: list[str]) -> list[str]:
     kept = []
     for path in readable:
         inside = [h for h in hidden if h.startswith(os.path.realpath(path) + "/")]
-        if not inside:
+        if inside:
+            entries = (entry.path for entry in os.scandir(path))
+            kept += split([e for e in entries if os.path.realpath(e) not in inside], inside)
+        else:
             kept.append(path)
-            continue
-        entries = (entry.path for entry in os.scandir(path))
-        kept += split([e for e in entries if os.path.realpath(e) not in inside], inside)
     return kept
 
 
@@ -164,14 +156,14 @@ def settle_layers(tier: str, rules: list) -> tuple[dict, list | None]:
     return layers, rules
 
 
-def become_first_process(control: Control) -> None:
+def become_first_process(control: socket.socket) -> None:
     """Continues as process 1 of a new PID namespace; the old process waits and follows."""
     linux.unshare(linux.CLONE_NEWPID)
     child = os.fork()
     # Set here once more: every change of identity above has cleared it.
     linux.set_process(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if child:
-        control.socket.close()
+        control.close()
         os.waitpid(child, 0)
         os._exit(0)
 
@@ -232,7 +224,7 @@ def warm_up() -> None:
 class Nursery:
     """The fork loop. Process resource: children, the control socket."""
 
-    def __init__(self, control: Control, settings: dict, tier: str, rules: list | None):
+    def __init__(self, control: socket.socket, settings: dict, tier: str, rules: list | None):
         self.control, self.settings, self.tier = control, settings, tier
         guard = tier in confine.BEHIND_LANDLOCK
         program = seccomp.build(seccomp.SOMEBODY, guard) if tier != "D" else b""
@@ -244,14 +236,20 @@ class Nursery:
 
     def run(self) -> None:
         """Serves spawn orders and reports deaths until the control socket closes."""
-        for died, told in watch_children(self.control.socket):
-            if died:
+        wake, waker = os.pipe()
+        os.set_blocking(waker, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        while True:
+            ready = {number for number, _ in poll.poll()}
+            if wake in ready:
+                os.read(wake, 4096)
                 self.reap()
-            if told:
-                order, descriptors = self.control.receive()
-                if order is None:
-                    os._exit(0)
-                self.spawn(order, descriptors)
+            if self.control.fileno() in ready:
+                self.spawn(*receive(self.control))
 
     def spawn(self, order: dict, descriptors: list[int]) -> None:
         """Forks one session and reports its pidfd."""
@@ -266,15 +264,15 @@ class Nursery:
         if pid == 0:
             self.become_session(order, descriptors)
         if apart:  # later forks must not land in the session's namespace
-            linux.set_namespace(self.own_pidfd, linux.CLONE_NEWPID)
+            linux.call("setns", self.own_pidfd, linux.CLONE_NEWPID)
         for number in descriptors:
             os.close(number)
         if pid is None:
-            self.control.send({"op": "refused", "number": order["number"], "error": problem})
+            send(self.control, {"op": "refused", "number": order["number"], "error": problem})
             return
         self.numbers[pid] = order["number"]
         handle = os.pidfd_open(pid)
-        self.control.send({"op": "forked", "number": order["number"]}, (handle,))
+        send(self.control, {"op": "forked", "number": order["number"]}, (handle,))
         os.close(handle)
 
     def become_session(self, order: dict, descriptors: list[int]) -> None:
@@ -283,9 +281,7 @@ class Nursery:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             walls, self.walls = self.walls, None
-            session.serve(
-                descriptors, order, self.settings, self.tier, walls, self.interpreter
-            )
+            session.serve(descriptors, order, self.settings, self.tier, walls, self.interpreter)
         except BaseException as error:  # nothing may return into the fork loop
             text = f"session failed to start or serve: {type(error).__name__}: {error}\n"
             os.write(2, text.encode("utf-8", "replace"))
@@ -299,29 +295,7 @@ class Nursery:
             if pid == 0:
                 return
             number = self.numbers.pop(pid, None)
-            if number is None:
-                continue
-            self.control.send({
-                "op": "exit", "number": number, "status": status,
-                "cpu_s": usage.ru_utime + usage.ru_stime, "peak_kib": usage.ru_maxrss,
-            })
-
-
-def watch_children(control: socket.socket) -> Iterator[tuple[bool, bool]]:
-    """Yields (a child may have died, `control` has something to say), for ever.
-
-    The first round asks for those who died before the signal was heard.
-    """
-    wake, waker = os.pipe()
-    os.set_blocking(waker, False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(wake, select.POLLIN)
-    yield True, False
-    while True:
-        ready = {number for number, _ in poll.poll()}
-        if wake in ready:
-            os.read(wake, 4096)
-        yield wake in ready, control.fileno() in ready
+            if number is not None:  # else a child of something that was preloaded
+                cpu_s = usage.ru_utime + usage.ru_stime
+                send(self.control, {"op": "exit", "number": number, "status": status,
+                                    "cpu_s": cpu_s, "peak_kib": usage.ru_maxrss})
