@@ -92,6 +92,7 @@ def test_reported_log_probs_and_entropies_are_the_trainers(tiny, params, request
     assert worst < 2e-5
 
 
+@pytest.mark.slow
 def test_float64_sums_leave_less_between_sampling_and_the_trainer(tiny, requests, one_device):
     """Sums of 512 and 1,024 products, spread like a trained model's: mostly their rounding."""
     gaps = {}

@@ -27,12 +27,12 @@ POLICY = functools.partial(
 CASES = (
     # data x fsdp x tensor, context
     ((8, 1, 1), 1, {}),
-    ((1, 8, 1), 1, {"tie_embeddings": False}),
+    pytest.param((1, 8, 1), 1, {"tie_embeddings": False}, marks=pytest.mark.slow),
     ((1, 1, 8), 1, {}),
     ((2, 2, 2), 1, {"remat": True}),
-    ((1, 4, 1), 2, {"tie_embeddings": False, "remat": True}),
+    pytest.param((1, 4, 1), 2, {"tie_embeddings": False, "remat": True}, marks=pytest.mark.slow),
     ((1, 2, 2), 2, {}),
-    ((2, 1, 1), 4, {"tie_embeddings": False}),
+    pytest.param((2, 1, 1), 4, {"tie_embeddings": False}, marks=pytest.mark.slow),
     ((1, 1, 2), 4, {"remat": True}),
 )
 
