@@ -1,9 +1,6 @@
 """The part of a mesh that is one process's, and the weights there, in two real processes."""
 
-import os
-import socket
-import subprocess
-import sys
+from tests import several
 
 WORK = """
 import sys
@@ -38,16 +35,5 @@ print("fine")
 
 
 def test_each_process_has_whole_tensor_groups_of_its_own():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK, address, str(i)],
-            env={**os.environ, **flags}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=200) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    made = several.play(WORK, count=2, devices=4)
+    assert [code for code, *_ in made] == [0, 0], made

@@ -21,12 +21,13 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+
+from tests import several
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=experiments/smoke.py"
@@ -62,9 +63,7 @@ def launch_several(
     """The same as `count` processes of so many devices each, as in so many terminals; the
     exit code, stdout and stderr of each. `at`: what happens to which of them, and where.
     Compiled in a hurry (tests/conftest.py), which is most of what such small runs cost."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = several.free_address()
     flags = f"--xla_force_host_platform_device_count={devices} " + " ".join(HASTY)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     with contextlib.ExitStack() as stack:

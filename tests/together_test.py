@@ -1,9 +1,5 @@
 """What is decided once and told to all; with one process nothing is changed, with three all agree."""
 
-import os
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -12,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aster_jax import together
+from tests import several
 
 WORK = """
 import os, sys, time
@@ -70,20 +67,9 @@ print("fine", flush=True)
 
 
 def test_three_processes_agree():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK, address, str(i)], env={**os.environ, **flags},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(3)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], said
-    assert all("fine" in out for out, _ in said)
+    made = several.play(WORK, count=3)
+    assert [code for code, *_ in made] == [0, 0, 0], made
+    assert all("fine" in out for _, out, _ in made)
 
 
 def test_one_process_gets_back_what_it_gave():

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
+
+from tests import several
 
 # Two processes wait inside a collective that the last one never comes to; it does as it is told.
 WORK = """
@@ -43,20 +44,9 @@ with hosts.joined(address, 3, me) as watch:
 
 
 def ended(deed: str, who: int):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK, address, str(i), deed, str(who)],
-            env={**os.environ, **flags}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(3)
-    ]  # fmt: skip
     began = time.monotonic()
-    said = [process.communicate(timeout=200)[1] for process in started]
-    return [p.returncode for p in started], said, time.monotonic() - began
+    made = several.play(WORK, deed, str(who), count=3)
+    return [code for code, *_ in made], [err for *_, err in made], time.monotonic() - began
 
 
 @pytest.mark.parametrize("who", [0, 2])
@@ -89,9 +79,7 @@ def test_an_error_nobody_expects_leaves_its_traceback_where_it_was():
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_one_that_nobody_joins_says_so(who):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = several.free_address()
     code = (
         "from aster_jax.lifetime import hosts\nhosts.FIND_S = 2\n"
         f"with hosts.joined({address!r}, 2, {who}):\n    print('never')"

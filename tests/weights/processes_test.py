@@ -1,11 +1,7 @@
 """Loading and exporting with a model spread over two processes."""
 
-import os
-import socket
-import subprocess
-import sys
-
 from aster_jax import weights
+from tests import several
 from tests.weights import made
 
 WORK = """
@@ -23,21 +19,8 @@ weights.export(m.params, m.config, None, sys.argv[4], max_file_bytes=30_000)
 
 def test_two_processes_load_their_shards_and_export_one_checkpoint(tmp_path):
     where, params = made.hf_directory(tmp_path / "in")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK, address, str(i), str(where), str(tmp_path / "out")],
-            env={**os.environ, **flags},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "".join(errors)[-3000:]
+    made_by = several.play(WORK, str(where), str(tmp_path / "out"), count=2, devices=2)
+    assert [code for code, *_ in made_by] == [0, 0], made_by
     found = weights.load(tmp_path / "out")
     made.assert_same(found.params, params)
     assert found.config == made.QWEN
