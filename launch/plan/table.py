@@ -68,13 +68,13 @@ def asked(folder: pathlib.Path, path: str, topology: str, sized: sizes.Sized, na
 
 
 def largest(c: ConfigDict, chips_: int) -> list[str]:
-    """The programs of a run that decide whether it fits: RL steps, those of the longest rows
-    first, then of the engine. SFT's step and the old log-probs are no larger."""
+    """The programs of a run that decide whether it fits: the RL step of the longest rows, the
+    engine's, and the other RL step. SFT's step and the old log-probs are no larger."""
     cfg = programs.model(c)
     names = [p.name for p in programs.of_run(c, cfg, absent.build(f"cpu:{chips_}", c.mesh))]
     steps = [n for n in names if n.endswith(" step") and n.startswith("rl")]
     prefills = [n for n in names if n.startswith("prefill")]
-    return [*reversed(steps), "adopt weights", prefills[-1], "decode"]
+    return [*steps[-1:], "adopt weights", prefills[-1], "decode", *steps[:-1]]
 
 
 def found(folder: pathlib.Path, path: str, topology: str, meshes: int) -> dict:
