@@ -113,7 +113,6 @@ def assert_as_one(path, one, same_bits: bool):
     assert not left and not (path / "LOCK").exists()
 
 
-@pytest.mark.slow
 def test_rl_and_evaluation_of_two_processes_whatever_happens_to_them(whole, one, tmp_path):
     """Killed in an update, told to go in a rollout: they end with the bits of one process that
     nobody disturbed. (With two devices every sum over them is of two.)"""

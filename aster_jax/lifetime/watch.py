@@ -5,6 +5,9 @@ about a machine that is gone (keep-alive); no thread has to be scheduled in time
 The others then say who it was and end, also while their main threads wait inside a
 collective that will never finish. The same way go the sentence of a process that fails,
 and the notice of one that was sent SIGTERM.
+
+A process that is there and stands still is found by JAX's own heartbeat, which then aborts
+all processes without a name. It is known here who has been silent, and said first.
 """
 
 import contextlib
@@ -23,7 +26,9 @@ KEY = "aster/watch"
 CONNECT_S = 120.0  # for all processes to find process 0
 IDLE_S, TRIES = 10, 3  # of silence until a machine is asked, and how often: it is gone after 40 s
 WORD_S = 1.0  # between the last word to the others and the end of the process
-HOLD_S = 6  # a failing JAX client waits so long before it ends the process, for ours to be said
+HOLD_S = 6.0  # a failing JAX client waits so long for process 0's word of who it was
+# A sign of life goes out so often; who has given none for so long stands still, if JAX says so too.
+BEAT_S, SILENT_S = 5.0, 20.0
 
 
 class Watch:
@@ -40,6 +45,7 @@ class Watch:
         self._index, self._count, self._exit_code = index, count, exit_code
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._lines: dict[int, socket.socket] = {}
+        self._heard = dict.fromkeys(range(count), time.monotonic())
         self._names = {i: f"process {i}" for i in range(count)}
         self._over = self._leaving = False
         self._on_leaving: Callable[[], None] = lambda: None
@@ -51,9 +57,10 @@ class Watch:
             self._call(client, address, me)
         for i, line in self._lines.items():
             threading.Thread(target=self._hear, args=(i, line), name="aster-watch", daemon=True).start()
-        # JAX's own client aborts when process 0 is gone. It shall wait for the sentence of ours.
-        libc = ctypes.CDLL(None)
-        libc.signal(signal.SIGABRT, libc.sleep)  # sleeps for 6 s, the signal's number, then aborts
+        threading.Thread(target=self._beat, name="aster-beat", daemon=True).start()
+        # JAX's own client aborts, from a thread of its own, when it misses another process.
+        self._at_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborting)
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._at_abort)
 
     def _answer(self, client):
         """In process 0: wait until every other one has called."""
@@ -90,7 +97,24 @@ class Watch:
         if not self._over:
             self._end(f"{self._names[other]} has ended without a word", other)
 
+    def _beat(self):
+        while not self._over:
+            self._tell({"beat": 1})
+            time.sleep(BEAT_S)
+
+    def _aborting(self, _signal):
+        """In the thread that aborts: end with a sentence instead, process 0's if it has one."""
+        others = {i: time.monotonic() - self._heard[i] for i in self._lines}
+        who = max(others, key=others.get)
+        if others[who] < SILENT_S:
+            time.sleep(HOLD_S)
+            self._end("JAX has lost the connection to another process", -1)
+        else:
+            still = f"stands still: no sign of life for {others[who]:.0f} s"
+            self._end(f"{self._names[who]} {still}", who)
+
     def _take(self, other, said):
+        self._heard[other] = time.monotonic()
         if "names" in said:
             self._names = {int(i): name for i, name in said["names"].items()}
         elif "over" in said:

@@ -12,7 +12,7 @@ from tests import several
 
 # Two processes wait inside a collective that the last one never comes to; it does as it is told.
 WORK = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 import jax, numpy as np
 from jax.experimental import multihost_utils
 from aster_jax.lifetime import hosts
@@ -33,6 +33,10 @@ with hosts.joined(address, 3, me) as watch:
             raise InputError("a=1; use a=2")
         if deed == "leaving":
             watch.leaving()
+        if deed == "stopped":
+            wake = f"sleep 75; kill -CONT {os.getpid()}"
+            subprocess.Popen(["sh", "-c", wake], stdout=-3, stderr=-3)
+            os.kill(os.getpid(), signal.SIGSTOP)
     if deed == "leaving":
         until = time.monotonic() + 30
         while me != int(sys.argv[4]) and not left and time.monotonic() < until:
@@ -93,3 +97,17 @@ def test_one_that_nobody_joins_says_so(who):
 def test_one_that_is_told_to_go_is_heard_by_all_and_the_end_is_quiet():
     codes, said, _ = ended("leaving", 2)
     assert codes == [0, 0, 0] and said == ["", "", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 2])
+def test_one_that_stands_still_ends_the_others_with_its_name(who):
+    """JAX's heartbeat takes up to a minute for it. It ends itself once it may go on."""
+    codes, said, seconds = ended("stopped", who)
+    assert codes == [1, 1, 1], said
+    for i in range(3):
+        ours = [line for line in said[i].splitlines() if line.startswith("aster_jax:")]
+        if i != who:
+            (line,) = ours
+            assert f"process {who} (" in line and "stands still" in line
+    assert seconds < 150
