@@ -150,3 +150,10 @@ def test_parameters_really_are_sharded(tiny, eight_devices):
     assert {s.data.shape for s in embed.addressable_shards} == {(24, 16)}
     gate = made["layers"]["gate"]["w"]
     assert {s.data.shape for s in gate.addressable_shards} == {(2, 16, 24)}
+
+
+def test_parameters_have_the_same_shapes_however_a_model_is_laid_out(tiny, eight_devices):
+    """Also where attention is a kernel, which takes rows by the number of devices only."""
+    for kernel in ("xla", "tpu", "gpu"):
+        laid = dataclasses.replace(meshes.lay_out(tiny, eight_devices), training_attention=kernel)
+        assert transformer.abstract_params(laid) == transformer.abstract_params(tiny)

@@ -6,6 +6,8 @@ reads those; without one the tokens attend to each other inside their
 segment.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,8 @@ def _unembed(cfg):
 
 def init_params(cfg: config.ModelConfig, key: jax.Array) -> dict:
     """Fresh parameters as a plain dict; leaves under `layers` carry a leading L axis."""
+    # They depend on no devices, over which one token could not be spread.
+    cfg = dataclasses.replace(cfg, layout=None, training_attention="xla")
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     x_BTD = jnp.zeros((1, 1, cfg.d_model), jnp.dtype(cfg.compute_dtype))
     embed_key, layers_key, unembed_key = (jax.random.fold_in(key, i) for i in range(3))
