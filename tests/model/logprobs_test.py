@@ -53,7 +53,7 @@ def test_large_scores_cost_no_precision(tiny, monkeypatch, blocks):
     V = tiny.vocab_size
     w_VD = jnp.zeros((V, tiny.d_model)).at[:, 0].set(84.0).at[5, 0].set(100.0).at[:, 1].set(100.0)
     hidden_RD = jnp.eye(2, tiny.d_model)
-    logp_R, _ = logprobs._blocked(tiny, 1.0, w_VD, hidden_RD, jnp.array([5, 5]))
+    logp_R, _ = logprobs._blocked(tiny, 1.0, False, w_VD, hidden_RD, jnp.array([5, 5]))
     expected = [-np.log1p((V - 1) * np.exp(-16.0)), -np.log(V)]
     np.testing.assert_allclose(logp_R, expected, rtol=0, atol=3e-7)
 
