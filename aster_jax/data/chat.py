@@ -13,6 +13,7 @@ become control ids; the same characters in a question, a tool's output or a mode
 stay ordinary text.
 """
 
+import bisect
 import dataclasses
 import json
 import re
@@ -330,6 +331,26 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
     if closed:
         return Turn("malformed", shown, reason=f"{_END_CALL} without {_CALL} before it")
     return Turn("answer", shown, reason="the think block was never closed" if thinking else "")
+
+
+def call_opening(ids: Sequence[int], tokenizer) -> int | None:
+    """Where the tag that opens a sampled turn's call begins: an index into `ids`, or None.
+
+    The first one after the last think block, as one id, or spelled out where the vocabulary
+    has no such token.
+    """
+    ids = list(ids)
+    if _CALL in tokenizer.control:
+        closing = tokenizer.control[_END_THINK] if _END_THINK in tokenizer.control else None
+        start = len(ids) - ids[::-1].index(closing) if closing in ids else 0
+        call = tokenizer.control[_CALL]
+        return ids.index(call, start) if call in ids[start:] else None
+    text = tokenizer.decode(ids)
+    at = text.find(_CALL, text.rfind(_END_THINK) + 1)
+    if at < 0:
+        return None
+    # The fewest ids whose text reaches into the tag.
+    return bisect.bisect_right(range(len(ids)), at, key=lambda n: len(tokenizer.decode(ids[: n + 1])))
 
 
 def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:

@@ -14,6 +14,7 @@ from aster_jax import config as configs
 from aster_jax import policy as policies
 from aster_jax import pools, settings, together, types, workdir
 from aster_jax.errors import InputError, Leaving
+from aster_jax.report import alarms, collapse
 from aster_jax.rl import filter as filters
 from aster_jax.rl import grpo, play, progress, update, validate
 from aster_jax.rollout import journal, phase, record
@@ -42,6 +43,7 @@ def run(run: workdir.Run, stage: str) -> None:
         began = time.monotonic() - began_s
         measure = validate.Measure(run, policy, players, stage, c, held, saved.best_score)
         table = play.Table(run, policy, players, stage, c, pool, prompts)
+        calls = metrics.history(run.path, alarms.RL_STAGES, alarms.CALLS)
         dropped = False
         while at.step < c.steps:
             dropped = dropped or progress.drop_moments(run, stage, saved)
@@ -57,18 +59,20 @@ def run(run: workdir.Run, stage: str) -> None:
                 progress.leave(saved, state, at)
                 raise
             # Before the update: when that fails, they are what there is to look at.
-            write_s = _write_episodes(episodes, played.drawn, policy, pool, where)
+            write_s, tool_use = _write_episodes(episodes, played.drawn, policy, pool, where)
             state, values, why_not = update.make(
                 run, policy, state, played.scored, train_step, c, now, reference
             )
             values["rl/prompts_drawn"] = played.prompts
             summary = record.summary(played.drawn, played.stats)
             values |= {f"rollout/{k}": v for k, v in summary.items()}
+            values |= tool_use
             values |= progress.seconds(played.stats, write_s, values)
             at = progress.after(at, values, why_not)
             values |= measure(state.params, now)
             metrics.append(run.path, stage, now, time.monotonic() - began, values)
             _say(run, stage, c, now, values, why_not)
+            _watch(run, stage, calls, values)
             if metrics.every(c.save_every, now, c.steps) or saved.owed or measure.is_best(values):
                 score = values.get("rl/eval_accuracy")
                 saved.save(now, state, progress.position(at), score)
@@ -102,17 +106,29 @@ def _prompts(run, stage, c, found: int) -> int:
     return prompts
 
 
-def _write_episodes(episodes, scored, policy, pool, where) -> float:
-    """All trajectories of a step in one file, in order; the seconds it took."""
+def _write_episodes(episodes, scored, policy, pool, where) -> tuple[float, dict[str, float]]:
+    """All trajectories of a step in one file, in order; the seconds it took, and the metrics
+    of what they do with the tool."""
     began = time.monotonic()
     if not together.is_first():
-        return 0.0
+        return 0.0, {}
     by_id = {p.id: p for p in pool}
-    episodes.seal([
+    records = [
         record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where)
         for s in scored
-    ])  # fmt: skip
-    return time.monotonic() - began
+    ]
+    episodes.seal(records)
+    measured = collapse.summarise([collapse.measure(r) for r in records])
+    return time.monotonic() - began, collapse.metrics(measured)
+
+
+def _watch(run, stage, calls: list[float], values) -> None:
+    """Add the step's calls per trajectory to those before, and say once what is alarming."""
+    if alarms.CALLS in values:
+        calls.append(values[alarms.CALLS])
+        text = alarms.in_training(calls)
+        if text and not alarms.in_training(calls[:-1]):
+            run.say(stage, text)
 
 
 def _say(run, stage, c, now, values, why_not):
