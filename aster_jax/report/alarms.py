@@ -1,4 +1,4 @@
-"""One sentence where tool use leaves the range it had after SFT, during a run and in its report.
+"""One sentence where tool use leaves the range it had before RL, during a run and in its report.
 
 Interaction collapse is a fall, but a policy that calls without end is no better: both are
 said. Pure.
@@ -23,14 +23,14 @@ def tool_use(before: float | None, now: float | None) -> str:
     word = "collapsed" if now <= before / 2 else "exploded"
     return (
         f"Tool use has {word}: {now:.2f} calls per trajectory, {100 * now / before:.0f} % of the "
-        f"{before:.2f} after SFT."
+        f"{before:.2f} before RL."
     )
 
 
 def in_training(calls: Sequence[float]) -> str:
-    """The alarm after the last of these RL steps, each with its calls per trajectory.
+    """The alarm after the last of these steps of RL, given their calls per trajectory.
 
-    The first step of RL is played by the policy that SFT made; the last `RECENT` ones are taken
+    The first step is played by the policy that SFT made; the last `RECENT` ones are taken
     together, as a step alone is a small sample.
     """
     recent = list(calls[1:])[-RECENT:]

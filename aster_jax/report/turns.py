@@ -21,8 +21,8 @@ from aster_jax.reward import answer
 
 STATES = ("call", "answer", "polluted", "collapsed", "cut")
 _TAG = re.compile("|".join(map(re.escape, chat.CONTROL)))
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_ENDS = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>)\s*$")
+_, _END, _THINK, _END_THINK, _OPEN, _CLOSE, *_ = chat.CONTROL
+_ENDS = re.compile(rf"(?:{re.escape(_END)}|<\|endoftext\|>)\s*$")
 _GROUPED = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")
 
 
@@ -51,9 +51,9 @@ def _state(text, status, is_last, end) -> str:
 def stray_tags(text: str) -> int:
     """Tags of the markup in a text, but for its one think block and the end of the turn."""
     text = _ENDS.sub("", text)
-    if text.lstrip().startswith("<think>"):
-        text = text.replace("<think>", "", 1)
-    return len(_TAG.findall(text.replace("</think>", "", 1)))
+    if text.lstrip().startswith(_THINK):
+        text = text.replace(_THINK, "", 1)
+    return len(_TAG.findall(text.replace(_END_THINK, "", 1)))
 
 
 def prose(text: str, call: dict | None) -> str:
