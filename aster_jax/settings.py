@@ -16,10 +16,6 @@ from aster_jax.rollout import engine, live, sampling
 from aster_jax.train import checkpoint, optim
 
 UNCOUNTED_CALLS = 100_000  # an interpreter's own limit; the episode's budget counts calls
-# Ends of a trajectory, each with a key `rl.on_...`; a budget of tokens can be a soft one.
-ENDS = (
-    "turn_budget", "token_budget", "context_budget", "call_budget", "malformed", "deadline",
-)  # fmt: skip
 # Keys of `eval` that say which checkpoints are evaluated and how, and not what one is asked.
 NOT_IN_ALSO = ("checkpoints", "also")
 
@@ -90,7 +86,14 @@ def policy_loss(config, stage) -> grpo.GrpoConfig:
 
 def batch_rules(stage) -> batch.Rules:
     """Who takes part in an update of one RL stage (`config.rl_stage`), and how."""
-    ends = {end: stage[f"on_{end}"] for end in ENDS}
+    ends = {
+        "turn_budget": stage.on_turn_budget,
+        "token_budget": stage.on_token_budget,
+        "context_budget": stage.on_context_budget,
+        "call_budget": stage.on_call_budget,
+        "malformed": stage.on_malformed,
+        "deadline": stage.on_deadline,
+    }
     budgets = {
         "turn_budget": stage.turn_tokens,
         "token_budget": stage.response_tokens,

@@ -334,17 +334,12 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
 
 
 def call_opening(ids: Sequence[int], tokenizer) -> int | None:
-    """Where the tag that opens a sampled turn's call begins: an index into `ids`, or None.
-
-    The first one after the last think block, as one id, or spelled out where the vocabulary
-    has no such token.
-    """
-    ids = list(ids)
+    """Where the tag that opens a sampled turn's call begins, an index into `ids`: the first one
+    after the last think block, whether the vocabulary has a token for it or not; else None."""
     if _CALL in tokenizer.control:
-        closing = tokenizer.control[_END_THINK] if _END_THINK in tokenizer.control else None
-        start = len(ids) - ids[::-1].index(closing) if closing in ids else 0
-        call = tokenizer.control[_CALL]
-        return ids.index(call, start) if call in ids[start:] else None
+        call, close = (tokenizer.control.get(name) for name in (_CALL, _END_THINK))
+        after = max((i for i, x in enumerate(ids) if x == close), default=-1)
+        return next((i for i, x in enumerate(ids) if x == call and i > after), None)
     text = tokenizer.decode(ids)
     at = text.find(_CALL, text.rfind(_END_THINK) + 1)
     if at < 0:

@@ -81,7 +81,8 @@ def names(code: str) -> tuple[set[str], set[str]]:
             look(node.subject)
             following = list(node.cases)
         elif isinstance(node, ast.match_case):
-            look(node.pattern, *filter(None, [node.guard]))
+            look(node.pattern)
+            look(*filter(None, [node.guard]))
             following = node.body
         else:
             if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):

@@ -1,7 +1,5 @@
 """What a cell reads of earlier ones, by hand and against running it; garbage says nothing."""
 
-import time
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -30,7 +28,7 @@ from aster_jax.tools import result
         ("try:\n    a = b\nexcept E as e:\n    c = e", "b E e", "a c"),
         ("[x * k for x in xs if x]", "k xs", ""),
         ("(lambda v: v + w)(u)", "w u", ""),
-        ("if (n := len(xs)) > 2: print(n)", "len xs n print", "n"),
+        ("if (n := len(xs)) > 2: print(n)", "len xs print", "n"),
         ("def f(a, b=c):\n    d = a + g\n    return f(d)", "c g", "f"),
         ("def f():\n    global total\n    total = total + 1", "total", "f total"),
         ("class P(Q):\n    y = z\n    def m(self): return self.y + k", "Q z k", "P"),
@@ -51,8 +49,8 @@ def test_a_session_by_hand():
     assert cells.reuse(codes, [""] * 5) == (4, 2)
     assert cells.reuse([], []) == (0, 0)
     assert cells.reuse(["import math", "math.pi"], ["", ""]) == (0, 0)
-    # The interpreter was restarted after the second cell: nothing was left to go on from.
-    assert cells.reuse(codes, ["", result.LOST_NOTE, "", "", ""]) == (3, 1)
+    # Restarted after the second cell: the third has nothing to go on from, the last has c.
+    assert cells.reuse(codes, ["", result.LOST_NOTE, "", "", ""]) == (3, 2)
 
 
 GARBAGE = ["", "x = ", "!pip install x", "\0", "\ud800", "print 'x'", "(" * 5000, "-" * 50_000 + "1",
@@ -71,16 +69,3 @@ def test_garbage_says_nothing_and_raises_nothing(code, recwarn):
 def test_any_text_is_read_or_left(code):
     read, bound = cells.names(code)
     assert all(isinstance(name, str) and name for name in read | bound)
-
-
-@pytest.mark.parametrize(
-    "line", ["x = x + 1\n", "for i in y: z = i\n", "f = lambda a: [b for b in a]\n"]
-)
-def test_time_grows_with_the_length(line):
-    def seconds(count):
-        began = time.process_time()
-        cells.names(line * count)
-        return time.process_time() - began
-
-    seconds(10)
-    assert seconds(1600) < 40 * max(seconds(200), 1e-3)

@@ -228,7 +228,9 @@ def test_build_by_hand():
     made, used = batch.build(chosen, advantages, weights, 8, 2, 3)
     assert used == 1 and made.tokens_BT.shape == (3, 2, 8)
     long, short = chosen[2].trajectory, chosen[0].trajectory
-    row = {f.name: getattr(made, f.name)[0, 0] for f in dataclasses.fields(made)}
+    assert made.reference_logprobs_BT is None
+    arrays = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    row = {name: x[0, 0] for name, x in arrays.items() if x is not None}
     assert row["tokens_BT"].tolist() == [*long.tokens, *short.tokens, 0]
     assert row["segments_BT"].tolist() == [1] * 4 + [2] * 3 + [0]
     assert row["positions_BT"].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]
