@@ -170,14 +170,40 @@ def _rl():
     c.weight_decay = 0.01  # as in the reproduction
     c.prompts = 16  # problems per step
     c.group = 8  # trajectories per problem
-    c.minibatches = 1  # optimiser steps per rollout (paper's reproduction: 2)
-    c.divide_by_std = True  # advantages over the group's standard deviation
-    c.normalise = "group"  # loss per token of a prompt's group (paper) or of the "batch"
+    c.minibatches = 1  # optimiser steps per pass over a rollout (paper's reproduction: 2)
+    c.updates = 1  # passes over a rollout, the old policy's log-probs kept
+    # DAPO's dynamic sampling (arXiv 2503.14476), bounded:
+    c.refill_tries = 0  # times a step replaces groups whose rewards all agree (paper: 0)
+    # gspo: arXiv 2507.18071, with clip_low=3e-4 and clip_high=4e-4 there; cispo: MiniMax-M1,
+    # 2506.13585, without a lower bound; dr_grpo: 2503.20783.
+    c.loss = "clip"  # clip (paper), gspo, cispo or dr_grpo
+    c.divide_by_std = True  # advantages over the group's standard deviation; dr_grpo: never
+    # The loss is per token of a prompt's group (paper), of the batch, or of each trajectory
+    # (sequence; always with gspo), or over response_tokens (constant; always with dr_grpo).
+    c.normalise = "group"  # group, batch, sequence or constant
     c.clip_low = 0.2  # ratio bound 1 - clip_low
     c.clip_high = 0.28  # ratio bound 1 + clip_high
-    c.dual_clip = 10.0  # bound for negative advantages
-    c.tis_cap = 0.0  # truncated importance sampling between engine and trainer; 0 = off
-    c.truncated = "keep"  # those that hit a budget of tokens: "keep" (as wrong) or "mask"
+    c.dual_clip = 10.0  # bound for negative advantages; not with cispo
+    # Where trainer and engine disagree about what was sampled (rl/corrections.py); 0 = off:
+    c.tis_cap = 0.0  # truncated importance sampling per token (paper's reproduction: 2)
+    c.token_mask = 0.0  # leave out tokens with a ratio outside [1 / it, it] (IcePop: 2)
+    c.sequence_mask = 0.0  # leave out trajectories whose mean ratio is further from 1 (0.01)
+    # Above 0 the stage's first parameters stay in memory beside the trained ones, and every
+    # update scores its tokens under them.
+    c.kl_coef = 0.0  # of the KL to the stage's first policy (paper: 0)
+    c.entropy_coef = 0.0  # bonus per nat of the policy's entropy (paper: 0)
+    # What becomes of a trajectory that ended so: keep (as it is, mostly wrong), mask (compared
+    # with its group, not trained on), drop (as if it were not there), and of budgets of tokens
+    # soft (kept; the reward falls towards the budget's end: DAPO, 2503.14476, eq. 13).
+    c.on_turn_budget = "keep"  # one turn ran into turn_tokens
+    c.on_token_budget = "keep"  # all turns together, into response_tokens
+    c.on_context_budget = "keep"  # prompt, turns and results, into context_tokens
+    c.on_call_budget = "keep"  # it called again after being told that no calls are left
+    c.on_malformed = "keep"  # too many calls in a row that cannot be read
+    c.on_deadline = "drop"  # our clock, so that who is hit depends on the machine's load
+    c.overlong_share = 0.2  # of a soft budget, over which the reward falls (DAPO: 4,096 of 20,480)
+    # A void turn is neither a complete call nor an answer (SimpleTIR, 2509.02479).
+    c.mask_void = False  # do not train on trajectories with one (paper: False)
     c.min_group = 0.5  # share of a group that must be scored; below, its advantages are 0
     c.min_step = 0.5  # share of a step's trajectories that must be scored for an update
     c.eval_every = 0  # steps between measurements on the validation problems; 0 = never

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from aster_jax import config as configs
 from aster_jax import settings
 from aster_jax.errors import InputError
+from aster_jax.rl import batch
 
 
 def validate(c: ConfigDict) -> None:
@@ -36,8 +37,7 @@ def _validate_names(c):
         raise InputError("name is empty; the experiment file must set c.name")
     dtypes = ("float32", "bfloat16")
     for section, name, choices in (
-        *((s, "normalise", ("group", "batch")) for s in configs.RL_SECTIONS),
-        *((s, "truncated", ("keep", "mask")) for s in configs.RL_SECTIONS),
+        *((s, "normalise", batch.NORMALISERS) for s in configs.RL_SECTIONS),
         *((s, "hand_on", ("last", "best")) for s in configs.RL_SECTIONS),
         ("demos", "style", ("dense", "sparse", "direct")),
         ("model", "param_dtype", dtypes),
@@ -60,7 +60,7 @@ def _validate_names(c):
 def _validate_counts(c):
     """What divides, or has to be there at all, is at least 1; what is counted, at least 0."""
     optim = ("micro_rows", "row_tokens", "keep", "max_unusable")
-    rl = ("prompts", "minibatches", "eval_problems", "eval_samples", *optim)
+    rl = ("prompts", "minibatches", "updates", "eval_problems", "eval_samples", *optim)
     for section, names in {
         "sft": ("rows", "probe_problems", *optim),
         "rl": rl, "rl1": (*rl, *configs.BUDGETS), "rl2": (*rl, *configs.BUDGETS),
@@ -102,7 +102,7 @@ def _named(c, section, key) -> str:
 
 def _validate_shares(c):
     for section, name in (
-        *((s, key) for s in configs.RL_SECTIONS for key in ("min_group", "min_step")),
+        *((s, key) for s in configs.RL_SECTIONS for key in ("min_group", "min_step", "overlong_share")),
         ("filter", "min_scored"), ("demos", "slip_share"), ("sft", "stop_accuracy"),
     ):  # fmt: skip
         value = c[section][name]

@@ -159,7 +159,8 @@ def say_disk(run: workdir.Run) -> None:
         played = {}
         if stage != "sft":
             played = {
-                "trajectories": section.steps * section.prompts * section.group,
+                "trajectories": section.steps * section.prompts * section.group
+                * (1 + section.refill_tries),
                 "tokens": section.context_tokens,
             }
         tx = optim.build(settings.optimiser(section))
@@ -177,7 +178,8 @@ def _check_memory(run, cfg):
         section = section_of(c, stage)
         micro = (section.micro_rows, section.row_tokens)
         sampled = (c.rollout.pool_tokens, c.rollout.dtype)
-        memory.check(cfg, run.mesh, *sampled, micro, section.moments_dtype)
+        copies = 2 if stage != "sft" and section.kl_coef else 1
+        memory.check(cfg, run.mesh, *sampled, micro, section.moments_dtype, copies)
 
 
 def expected_config(run: workdir.Run) -> model_config.ModelConfig:

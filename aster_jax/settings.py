@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from aster_jax import tools
 from aster_jax.errors import InputError
-from aster_jax.rl import grpo
+from aster_jax.rl import batch, grpo
 from aster_jax.rollout import engine, live, sampling
 from aster_jax.train import checkpoint, optim
 
@@ -74,8 +74,41 @@ def policy_loss(config, stage) -> grpo.GrpoConfig:
         clip_high=stage.clip_high,
         dual_clip=stage.dual_clip,
         tis_cap=stage.tis_cap,
-        on_policy=stage.minibatches == 1,
+        on_policy=stage.minibatches * stage.updates == 1,
         temperature=config.rollout.temperature,
+        loss=stage.loss,
+        token_mask=stage.token_mask,
+        sequence_mask=stage.sequence_mask,
+        kl_coef=stage.kl_coef,
+        entropy_coef=stage.entropy_coef,
+    )
+
+
+def batch_rules(stage) -> batch.Rules:
+    """Who takes part in an update of one RL stage (`config.rl_stage`), and how."""
+    ends = {
+        "turn_budget": stage.on_turn_budget,
+        "token_budget": stage.on_token_budget,
+        "context_budget": stage.on_context_budget,
+        "call_budget": stage.on_call_budget,
+        "malformed": stage.on_malformed,
+        "deadline": stage.on_deadline,
+    }
+    budgets = {
+        "turn_budget": stage.turn_tokens,
+        "token_budget": stage.response_tokens,
+        "context_budget": stage.context_tokens,
+    }
+    own = {"gspo": "sequence", "dr_grpo": "constant"}
+    return batch.Rules(
+        divide_by_std=stage.divide_by_std and stage.loss != "dr_grpo",
+        normalise=own[stage.loss] if stage.loss in own else stage.normalise,
+        longest=stage.response_tokens,
+        min_group=stage.min_group,
+        mask_void=stage.mask_void,
+        ends=ends,
+        budgets={end: most for end, most in budgets.items() if ends[end] == "soft"},
+        overlong_share=stage.overlong_share,
     )
 
 
@@ -124,6 +157,7 @@ def build_all(config, rl_stages: dict[str, ConfigDict]) -> None:
         with_name(name, kept, section)
     for name, stage in rl_stages.items():
         with_name(name, policy_loss, config, stage)
+        with_name(name, batch_rules, stage)
         with_name(name, budgets, config, stage)
     for name, section in evaluations(config).items():
         named = "eval" if name == "main" else f"eval.also {name!r}"

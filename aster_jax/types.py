@@ -124,6 +124,23 @@ def num_calls(statuses: Iterable[str]) -> int:
     return sum(status != "malformed" for status in statuses)
 
 
+def void_turns(statuses: Iterable[str], turns: int, end: str, verdict: str) -> int:
+    """Turns of an episode that are neither a complete call nor an answer (SimpleTIR, arXiv
+    2509.02479).
+
+    That is an attempt at a call that cannot be read, a last turn that a budget cut, and one
+    that ended by itself with nothing boxed in it. `statuses` are those of the call records:
+    the i-th attempt ends the i-th of the model's `turns`. A complete call whose result had no
+    room any more is no void turn, nor is what our clock cut.
+    """
+    statuses = list(statuses)
+    void = sum(status == "malformed" for status in statuses)
+    cut = end in ("turn_budget", "token_budget", "context_budget")
+    if turns > len(statuses) and (cut or (end == "answered" and verdict == "no_answer")):
+        void += 1
+    return void
+
+
 @dataclasses.dataclass(frozen=True)
 class Demo:
     """A demonstration ready for SFT: ids, mask (1 = trained on) and what it came from."""
@@ -154,7 +171,8 @@ class RlBatch:
     """Packed trajectories for the policy loss; arrays as in `SftBatch`, and per token:
 
     `advantages` of its trajectory; `old_logprobs` under the policy at the start of the
-    update, as the trainer computes them; `rollout_logprobs` as the engine sampled them.
+    update, as the trainer computes them; `rollout_logprobs` as the engine sampled them;
+    `reference_logprobs` under the reference policy, None where nothing is compared with one.
     """
 
     tokens_BT: jax.Array
@@ -164,3 +182,4 @@ class RlBatch:
     advantages_BT: jax.Array
     old_logprobs_BT: jax.Array
     rollout_logprobs_BT: jax.Array
+    reference_logprobs_BT: jax.Array | None = None

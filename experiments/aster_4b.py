@@ -69,7 +69,8 @@ def get_config(devices: str = "64"):
     c.rl.clip_high = 0.28  # [R]
     c.rl.dual_clip = 10.0  # [R]
     c.rl.tis_cap = 2.0  # [R]
-    c.rl.truncated = "keep"  # [R] cut trajectories are rewarded and trained on as they are
+    for end in ("turn_budget", "token_budget", "context_budget", "call_budget", "malformed"):
+        c.rl[f"on_{end}"] = "keep"  # [R] cut trajectories are rewarded and trained on as they are
     c.rl1.row_tokens = 18_432  # ours: the longest trajectory of a stage fills a row
     c.rl2.row_tokens = 32_768
     c.rl.micro_rows = count  # ours: one row per device

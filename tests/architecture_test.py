@@ -25,7 +25,7 @@ LAYERS = (
     ("pools",),
     ("policy",),
     ("rollout.phase",),
-    ("rl.progress", "rl.update", "rl.validate"),
+    ("rl.play", "rl.progress", "rl.update", "rl.validate"),
     ("eval.arms", "eval.episodes", "eval.results"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("main", "export"),

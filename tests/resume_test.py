@@ -129,6 +129,34 @@ def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
         assert records(path / name) == records(undisturbed / name)
 
 
+@pytest.mark.slow
+def test_rl_killed_in_a_refill_draws_the_same_again(whole, tmp_path):
+    """Steps of two problems out of four, so that a refill has others to draw."""
+    _, heard, how = smoke_run.rewarded()
+
+    def begin(name):
+        path = tmp_path / name
+        smoke_run.begin_from(whole, path, "demos", "sft")
+        shutil.copytree(heard / "compiled", path / "compiled", dirs_exist_ok=True)
+        return path
+
+    how = ("--config.stages=('demos','sft','rl1')", "--config.rl1.steps=3", *how,
+           "--config.rl.prompts=2", "--config.rl.refill_tries=2")  # fmt: skip
+    undisturbed, path = begin("undisturbed"), begin("disturbed")
+    done(undisturbed, *how)
+    expected = smoke_run.metrics(undisturbed)
+    drawn = [int(m["rl/prompts_drawn"]) for m in expected]
+    assert max(drawn) > 2, drawn
+    killed(path, "rollout:2", *how)  # of step 1 where that was refilled, else step 2 itself
+    done(path, *how)
+    assert_same_state(undisturbed, path, "rl1")
+    assert without_times(smoke_run.metrics(path)) == without_times(expected)
+    for number, prompts in enumerate(drawn, start=1):
+        name = f"rl1/episodes/step_{number:06d}.jsonl"
+        assert records(path / name) == records(undisturbed / name)
+        assert len({r["problem_id"] for r in records(path / name)}) == prompts
+
+
 def terminated(path, place, *arguments):
     code, out, err, seconds = smoke_run.launch(path, *arguments, kill_at=f"term-{place}")
     assert code == 143, f"{place}: {code}\n{out}\n{err}"

@@ -13,6 +13,7 @@ become control ids; the same characters in a question, a tool's output or a mode
 stay ordinary text.
 """
 
+import bisect
 import dataclasses
 import json
 import re
@@ -330,6 +331,21 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
     if closed:
         return Turn("malformed", shown, reason=f"{_END_CALL} without {_CALL} before it")
     return Turn("answer", shown, reason="the think block was never closed" if thinking else "")
+
+
+def call_opening(ids: Sequence[int], tokenizer) -> int | None:
+    """Where the tag that opens a sampled turn's call begins, an index into `ids`: the first one
+    after the last think block, whether the vocabulary has a token for it or not; else None."""
+    if _CALL in tokenizer.control:
+        call, close = (tokenizer.control.get(name) for name in (_CALL, _END_THINK))
+        after = max((i for i, x in enumerate(ids) if x == close), default=-1)
+        return next((i for i, x in enumerate(ids) if x == call and i > after), None)
+    text = tokenizer.decode(ids)
+    at = text.find(_CALL, text.rfind(_END_THINK) + 1)
+    if at < 0:
+        return None
+    # The fewest ids whose text reaches into the tag.
+    return bisect.bisect_right(range(len(ids)), at, key=lambda n: len(tokenizer.decode(ids[: n + 1])))
 
 
 def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:

@@ -245,6 +245,17 @@ def batch(num_problems: int, size: int, step: int, seed: int) -> list[int]:
     return list(_order(num_problems, size, epoch, seed)[within * size : (within + 1) * size])
 
 
+def spare(
+    num_problems: int, taken: set[int], size: int, step: int, attempt: int, seed: int
+) -> list[int]:
+    """Indices of up to `size` problems that a step (from 0) has not `taken` yet, for its refill
+    number `attempt`: shuffled anew each time, and needing no other state."""
+    digest = hashlib.sha256(f"refill/{seed}/{step}/{attempt}".encode()).digest()
+    rng = np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "big")))
+    shuffled = rng.permutation(num_problems).tolist()
+    return [i for i in shuffled if i not in taken][:size]
+
+
 @functools.lru_cache(maxsize=4)
 def _order(num_problems: int, size: int, epoch: int, seed: int) -> tuple[int, ...]:
     """The order of an epoch: the last one's remainder, then the others shuffled."""

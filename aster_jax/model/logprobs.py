@@ -34,20 +34,21 @@ def token_logprobs(
     positions_BT: jax.Array,
     segments_BT: jax.Array,
     temperature: float = 1.0,
+    entropy_grad: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """(logprob_BT, entropy_BT) in nats, float32, indexed by the predicted token.
 
     At `temperature` the scores are divided by it first, as in sampling. The entry of a
     segment's first token is 0. The [tokens, vocabulary] scores exist for one block of the
-    vocabulary at a time and are recomputed in the backward pass. The entropy has no
-    gradient.
+    vocabulary at a time and are recomputed in the backward pass. The entropy has a gradient
+    only with `entropy_grad`.
     """
     hidden_BTD, _ = transformer.forward(params, cfg, tokens_BT, positions_BT, segments_BT)
     hidden_BTD = constrain(hidden_BTD, cfg.layout, "residual")
     targets_BT = context.spread(jnp.roll(tokens_BT, -1, axis=1), cfg.layout)
     w = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["w"]
     rows = (context.flat(hidden_BTD, cfg.layout), context.flat(targets_BT, cfg.layout))
-    logp_R, entropy_R = _blocked(cfg, temperature, w, *rows)
+    logp_R, entropy_R = _blocked(cfg, temperature, entropy_grad, w, *rows)
     first_BT = jnp.concatenate(
         [jnp.ones_like(segments_BT[:, :1], bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1
     )
@@ -59,17 +60,17 @@ def token_logprobs(
     return shift(logp_R), shift(entropy_R)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blocked(cfg, temperature, w, hidden_RD, targets_R):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _blocked(cfg, temperature, entropy_grad, w, hidden_RD, targets_R):
     """Log-prob of the target and entropy per row; `w` is [V, D] if tied, else [D, V].
 
     The backward pass is written out because the derivative of a scan would add a gradient
     of the size of the whole table for every block.
     """
-    return _forward(cfg, temperature, w, hidden_RD, targets_R)[0]
+    return _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R)[0]
 
 
-def _forward(cfg, temperature, w, hidden_RD, targets_R):
+def _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R):
     table = _gathered(cfg, w)
 
     def add(sums, at, size):
@@ -94,20 +95,24 @@ def _forward(cfg, temperature, w, hidden_RD, targets_R):
     logp_R = (chosen_R - top_R) - jnp.log(total_R)
     # H = log Z - E[score].
     outputs = (logp_R, logz_R - weighted_R / total_R)
-    return outputs, (w, table, hidden_RD, targets_R, logz_R)
+    return outputs, (w, table, hidden_RD, targets_R, logz_R, outputs[1] if entropy_grad else None)
 
 
-def _backward(cfg, temperature, kept, cotangents):
-    w, table, hidden_RD, targets_R, logz_R = kept
-    scale_R = cotangents[0] / temperature  # the entropy's is dropped
+def _backward(cfg, temperature, entropy_grad, kept, cotangents):
+    w, table, hidden_RD, targets_R, logz_R, entropy_R = kept
+    scale_R = cotangents[0] / temperature
     dtype = jnp.dtype(cfg.compute_dtype)
 
     def add(grads, at, size):
         dw, dhidden_RD = grads
         w_CD = _cut(cfg, table, at, size)
-        probs_RC = jnp.exp(_scores(cfg, temperature, w_CD, hidden_RD) - logz_R[:, None])
+        logp_RC = _scores(cfg, temperature, w_CD, hidden_RD) - logz_R[:, None]
+        probs_RC = jnp.exp(logp_RC)
         hits_RC = _hits(cfg, at, size, targets_R)
-        d_RC = (scale_R[:, None] * (hits_RC - probs_RC)).astype(dtype)
+        d_RC = scale_R[:, None] * (hits_RC - probs_RC)
+        if entropy_grad:  # dH / dscore = -p (log p + H)
+            d_RC -= (cotangents[1] / temperature)[:, None] * probs_RC * (logp_RC + entropy_R[:, None])
+        d_RC = d_RC.astype(dtype)
         float32 = ("float32", jnp.float32)
         dhidden_RD += matmul.einsum("RC,CD->RD", d_RC, w_CD, *float32)
         dw_CD = matmul.einsum("RC,RD->CD", d_RC, hidden_RD.astype(dtype), *float32)

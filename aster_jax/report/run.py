@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from aster_jax import together, workdir
-from aster_jax.report import collapse, plots, records, tables, viewer
+from aster_jax.report import alarms, collapse, plots, records, tables, viewer
 
 DIRECTORY = "report"
 
@@ -46,10 +46,12 @@ def write(path: pathlib.Path, trajectories: int) -> str:
         *_compared(found),
         tables.tool_use(summaries),
         *_tool_use_of_others(found),
+        *_tool_use_in_training(steps),
         tables.families(found.results),
         tables.stages(found.config, found.metrics, found.finished),
     ]
     said = tables.conclusions(found.results, found.differences)
+    said += alarms.of_run(found.results, found.metrics)
     directory = path / DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -99,6 +101,15 @@ def _tool_use_of_others(found) -> list[tables.Table]:
     """Tool use in every evaluation beside the main one."""
     names = dict.fromkeys(r["evaluation"] for r in found.results if r["evaluation"] != "main")
     return [tables.tool_use(_summaries(found, name), f"Tool use, {name}") for name in names]
+
+
+def _tool_use_in_training(steps) -> list[tables.Table]:
+    """Tool use at the first and the last step of every stage of RL; all steps are in the summary."""
+    shown = {}
+    for stage in dict.fromkeys(s["stage"] for s in steps):
+        own = [s for s in steps if s["stage"] == stage]
+        shown |= {f"{stage} step {s['step']}": s for s in (own[0], own[-1])}
+    return [tables.tool_use(shown, "Tool use in training")] if shown else []
 
 
 def _figures(found, summaries, steps) -> list[viewer.Figure]:

@@ -158,11 +158,23 @@ _TOOL_ROWS = (
     ("at most one call, %", "at_most_one_call_frac", "percent"),
     ("answered without a call, %", "answered_without_tool_frac", "percent"),
     ("one call, only to verify at the end, %", "only_verifies_frac", "percent"),
+    ("first call after the answer was written down, %", "post_hoc_frac", "percent"),
     ("text before the first call, %", "first_call_position", "percent"),
     ("attempts at a call that failed, %", "failed_call_frac", "percent"),
     ("   malformed, %", "malformed_call_frac", "percent"),
+    ("   followed by one that succeeded, %", "recovered_frac", "percent"),
+    ("correct where all calls succeeded, %", "accuracy_calls_ok", "percent"),
+    ("   where some failed, %", "accuracy_call_failed", "percent"),
+    ("calls that repeat an earlier one, %", "repeated_call_frac", "percent"),
+    ("cells that build on earlier ones, %", "state_reuse_frac", "percent"),
     ("lines of code per call", "code_lines_per_call", "number"),
     ("turns per trajectory", "turns_mean", "number"),
+    ("   neither a call nor an answer (void), %", "void_turn_frac", "percent"),
+    ("   with stray tags of the markup, %", "stray_tag_turn_frac", "percent"),
+    ("log-prob of the token that opens a call", "opening_logprob", "number"),
+    ("   entropy there, nats", "opening_entropy", "number"),
+    ("log-prob of the token that ends a turn", "ending_logprob", "number"),
+    ("   entropy there, nats", "ending_entropy", "number"),
     ("tokens written per turn", "model_tokens_per_turn", "number"),
     ("tokens written per trajectory", "model_tokens_mean", "number"),
     ("cut by a limit of time, counted as wrong", "cut", "count"),
@@ -178,14 +190,17 @@ def tool_use(summaries: dict[str, dict], title: str = "Tool use") -> Table:
         (label, *(NOTHING if s[key] is None else show[kind](s[key]) for s in columns))
         for label, key, kind in _TOOL_ROWS
     ]
-    for label, key in (("attempts", "call_status"), ("ended", "end")):
+    for label, key in (("turns", "turn_state"), ("attempts", "call_status"), ("ended", "end")):
         for name in sorted({n for s in columns for n in s[key]}):
             cells = (percent(s[key][name]) if name in s[key] else NOTHING for s in columns)
             rows.append((f"{label}: {name}, %", *cells))
     note = (
         "Collapse shows as few calls, a first call late in the text, and a lone call that only "
         "verifies. A malformed attempt reaches no tool and is no call. Positions are shares of "
-        "characters."
+        "characters. An answer counts as written down before the first call where it stands there "
+        "as a word of its own, and not in the question; a small number may do so by chance. A cell "
+        "builds on an earlier one if it reads a name that was bound there, imports left out. A "
+        "polluted turn has tags of the markup where none belong, a collapsed one nothing at all."
     )
     return Table(title, ("", *summaries), tuple(rows) if columns else (), note)
 

@@ -1,39 +1,126 @@
 """Scored trajectories to the batch of the policy loss: advantages, weights, packed rows."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 
 from aster_jax import types
 from aster_jax.data import packing
+from aster_jax.errors import InputError
 from aster_jax.rl import grpo
 
 
 FEWEST = 2  # members of a group that can be compared with each other
+NORMALISERS = ("group", "batch", "sequence", "constant")
+TREATMENTS = ("keep", "mask", "soft", "drop")
 
 
-def is_counted(scored: types.Scored) -> bool:
-    """Whether a trajectory says something about the policy, so that others of its group are
-    compared with it: the tool, the verifier or the clock did not lose it."""
-    return not types.says_nothing(scored.trajectory.end, scored.verdict)
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Who takes part in an update, and with which reward and weight.
 
+    divide_by_std: advantages over the group's standard deviation. normalise, longest: see
+    `token_weights`. min_group: share of a group that must count. mask_void: leave out the
+    tokens of trajectories with a void turn (`types.void_turns`; SimpleTIR, arXiv 2509.02479).
 
-def is_trained(scored: types.Scored, truncated: str) -> bool:
-    """Whether a trajectory's tokens take part in the update.
+    ends: what becomes of trajectories by the reason they ended for; one that is not named is
+    kept, "infrastructure" is always dropped.
 
-    Those that count do; with `truncated` = "mask", not those cut by a budget of tokens.
+        keep  as it is: rewarded by its answer, compared, trained on
+        mask  compared with the others of its group, but its own tokens are left out
+        soft  kept, and whoever comes near that budget has less reward (`overlong`)
+        drop  as if it were not there
+
+    budgets: the tokens of the budgets whose end is "soft", by the end's name; overlong_share:
+    of such a budget, from its end, over which the reward falls.
     """
-    cut = scored.trajectory.end in ("turn_budget", "token_budget", "context_budget")
-    return is_counted(scored) and not (cut and truncated == "mask")
+
+    divide_by_std: bool = True
+    normalise: str = "group"
+    longest: int = 0
+    min_group: float = 0.5
+    mask_void: bool = False
+    ends: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"deadline": "drop"})
+    budgets: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    overlong_share: float = 0.2
+
+    def __post_init__(self):
+        for end, treatment in self.ends.items():
+            soft = end in ("turn_budget", "token_budget", "context_budget")
+            known = TREATMENTS if soft else [t for t in TREATMENTS if t != "soft"]
+            if treatment not in known:
+                raise InputError(f"on_{end}={treatment!r}; choose one of {', '.join(known)}")
+
+    def treatment(self, end: str) -> str:
+        """What becomes of a trajectory that ended so."""
+        if end == "infrastructure":
+            return "drop"
+        return self.ends[end] if end in self.ends else "keep"
 
 
-def token_weights(scored: list[types.Scored], group_ids: np.ndarray, normalise: str) -> np.ndarray:
+def is_counted(scored: types.Scored, rules: Rules) -> bool:
+    """Whether a trajectory says something about the policy, so that others of its group are
+    compared with it: neither tool nor verifier lost it, and its end is not to be dropped."""
+    lost = scored.verdict.startswith("verifier_")
+    return not lost and rules.treatment(scored.trajectory.end) != "drop"
+
+
+def is_trained(scored: types.Scored, rules: Rules) -> bool:
+    """Whether a trajectory's tokens take part in the update: those that count do, but for what
+    is masked by its end or for a void turn."""
+    if not is_counted(scored, rules) or rules.treatment(scored.trajectory.end) == "mask":
+        return False
+    return not (rules.mask_void and has_void_turn(scored))
+
+
+def has_void_turn(scored: types.Scored) -> bool:
+    """Whether some turn of it is neither a complete call nor an answer."""
+    t = scored.trajectory
+    turns = sum(s.kind == "model" for s in t.spans)
+    return types.void_turns([c.status for c in t.calls], turns, t.end, scored.verdict) > 0
+
+
+def overlong(trajectory: types.Trajectory, rules: Rules) -> float:
+    """DAPO's soft punishment (arXiv 2503.14476, eq. 13), from 0 down to -1, to add to a reward.
+
+    Of a budget of L tokens it is 0 up to L - c, then falls linearly to -1 at L, with
+    c = overlong_share L (there 4,096 of 20,480). Of several budgets the strictest counts. How
+    the trajectory ended does not matter, nor whether its answer is right.
+    """
+    written = sum(trajectory.loss_mask)
+    turns = [s.stop - s.start for s in trajectory.spans if s.kind == "model"]
+    used = {
+        "turn_budget": max(turns, default=0),
+        "token_budget": written,
+        "context_budget": len(trajectory.tokens),
+    }
+    worst = 0.0
+    for end, most in rules.budgets.items():
+        cache = rules.overlong_share * most
+        over = used[end] - (most - cache)
+        if over > 0:
+            worst = min(worst, -min(over / cache, 1.0) if cache else -1.0)
+    return worst
+
+
+def token_weights(
+    scored: list[types.Scored], group_ids: np.ndarray, rules: Rules
+) -> np.ndarray:
     """One weight per trajectory: what each of its policy tokens counts in the loss.
 
     "group": 1 / (groups x policy tokens of its group), the paper's mean over prompts of
-    the token mean inside a prompt's group. "batch": 1 / all policy tokens.
+    the token mean inside a prompt's group. "batch": 1 / all policy tokens. "sequence":
+    1 / (trajectories x its own policy tokens), all trajectories alike. "constant":
+    1 / (trajectories x `longest`), the tokens that one may write.
     """
     lengths = np.array([sum(s.trajectory.loss_mask) for s in scored], np.float64)
-    if normalise == "batch":
+    if rules.normalise == "batch":
         return np.full(len(scored), 1.0 / lengths.sum())
+    if rules.normalise == "sequence":
+        return 1.0 / (len(scored) * np.maximum(lengths, 1))
+    if rules.normalise == "constant":
+        return np.full(len(scored), 1.0 / (len(scored) * rules.longest))
     groups = np.unique(group_ids)
     per_group = {g: lengths[group_ids == g].sum() for g in groups}
     return np.array([1.0 / (len(groups) * per_group[g]) for g in group_ids])
@@ -46,14 +133,16 @@ def build(
     row_tokens: int,
     micro_rows: int,
     max_micro: int,
+    everyone: bool = False,
 ) -> tuple[types.RlBatch, int]:
     """Packed rows [max_micro, micro_rows, row_tokens] and the number of microbatches used.
 
     Trajectories without advantage carry no gradient and are left out of the rows; the
-    weights were computed with them, so leaving them out changes nothing but the cost.
+    weights were computed with them, so leaving them out changes nothing but the cost. With
+    `everyone` they stay, for terms of the loss that need no advantage.
     `old_logprobs` start as the engine's; the caller replaces them with the trainer's.
     """
-    kept = [i for i in range(len(scored)) if advantages[i] != 0]
+    kept = [i for i in range(len(scored)) if everyone or advantages[i] != 0]
     sequences = [
         _sequence(scored[i].trajectory, float(advantages[i]), float(weights[i])) for i in kept
     ]
@@ -84,25 +173,29 @@ def _sequence(trajectory: types.Trajectory, advantage: float, weight: float) -> 
     }
 
 
-def short_groups(
-    scored: list[types.Scored], group_ids: np.ndarray, min_group: float
-) -> list[int]:
+def short_groups(scored: list[types.Scored], group_ids: np.ndarray, rules: Rules) -> list[int]:
     """Groups of which too few members count: less than two, or than this share of them."""
-    counted = np.array([is_counted(s) for s in scored], bool)
+    counted = np.array([is_counted(s, rules) for s in scored], bool)
     short = []
     for group in np.unique(group_ids):
         members = counted[group_ids == group]
-        if members.sum() < max(FEWEST, min_group * len(members)):
+        if members.sum() < max(FEWEST, rules.min_group * len(members)):
             short.append(int(group))
     return short
 
 
+def agreeing_groups(scored: list[types.Scored], group_ids: np.ndarray, rules: Rules) -> list[int]:
+    """Groups whose members all have the same outcome, so that none stands out; short ones are
+    not among them, as nothing is known of them."""
+    short = short_groups(scored, group_ids, rules)
+    counted = np.array([is_counted(s, rules) for s in scored], bool)
+    rewards = np.array([s.reward for s in scored], np.float64)
+    groups = [int(g) for g in np.unique(group_ids) if g not in short]
+    return [g for g in groups if np.ptp(rewards[counted & (group_ids == g)]) == 0]
+
+
 def prepare(
-    scored: list[types.Scored],
-    group_ids: np.ndarray,
-    divide_by_std: bool,
-    truncated: str,
-    min_group: float = 0.5,
+    scored: list[types.Scored], group_ids: np.ndarray, rules: Rules
 ) -> tuple[list[types.Scored], np.ndarray, np.ndarray]:
     """(trained trajectories, their group ids, advantages); nothing where none can be trained.
 
@@ -111,10 +204,10 @@ def prepare(
     judged by its short answers only. A short group is left out whole: what is left of it
     is no sample of the policy, and its mean no baseline.
     """
-    short = short_groups(scored, group_ids, min_group)
-    counted = np.array([is_counted(s) for s in scored], bool) & ~np.isin(group_ids, short)
-    rewards = np.array([s.reward for s in scored], np.float64)
+    short = short_groups(scored, group_ids, rules)
+    counted = np.array([is_counted(s, rules) for s in scored], bool) & ~np.isin(group_ids, short)
+    rewards = np.array([s.reward + overlong(s.trajectory, rules) for s in scored], np.float64)
     advantages = np.zeros(len(scored))
-    advantages[counted] = grpo.advantages(rewards[counted], group_ids[counted], divide_by_std)
-    keep = [i for i, s in enumerate(scored) if counted[i] and is_trained(s, truncated)]
+    advantages[counted] = grpo.advantages(rewards[counted], group_ids[counted], rules.divide_by_std)
+    keep = [i for i, s in enumerate(scored) if counted[i] and is_trained(s, rules)]
     return [scored[i] for i in keep], group_ids[keep], advantages[keep]

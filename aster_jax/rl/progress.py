@@ -42,6 +42,14 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
     return state, at, metrics.rewind(run.path, stage, at.step)
 
 
+def reference(run: workdir.Run, stage: str, policy: policies.Policy, c) -> dict | None:
+    """The parameters that the KL term compares with: those that the stage began from, read
+    anew, so that a resumed one has the same. None, and no memory, where there is no such term."""
+    if not c.kl_coef:
+        return None
+    return policies.trained_params(run, policy, policies.starts_from(run, stage))
+
+
 def drop_moments(run: workdir.Run, stage: str, saved) -> bool:
     """Once a checkpoint of `stage` is on disk, delete the optimiser's part of those it started
     from: their steps cannot grow any more, and that part is two thirds of the bytes. Before,

@@ -2,8 +2,9 @@
 
 Both stages of the paper run here; they differ in where they start, in their problems and
 in the keys they override (config sections rl1 and rl2). What stands around the loop has
-rooms of its own: `update.py`, what one rollout changes; `validate.py`, what is measured on
-problems that are never trained on; `progress.py`, where a stage stands and how it goes on.
+rooms of its own: `play.py`, the trajectories of a step; `update.py`, what one rollout changes;
+`validate.py`, what is measured on problems that are never trained on; `progress.py`, where a
+stage stands and how it goes on.
 """
 
 import functools
@@ -12,10 +13,10 @@ import time
 from aster_jax import config as configs
 from aster_jax import policy as policies
 from aster_jax import pools, settings, together, types, workdir
-from aster_jax.data import problems
 from aster_jax.errors import InputError, Leaving
+from aster_jax.report import alarms, collapse
 from aster_jax.rl import filter as filters
-from aster_jax.rl import grpo, progress, update, validate
+from aster_jax.rl import grpo, play, progress, update, validate
 from aster_jax.rollout import journal, phase, record
 from aster_jax.train import checkpoint, metrics, optim, step
 
@@ -29,7 +30,6 @@ def run(run: workdir.Run, stage: str) -> None:
     prompts = _prompts(run, stage, c, len(pool))
     tx = optim.build(settings.optimiser(c))
     loss_fn = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(run.config, c))
-    limits = settings.budgets(run.config, c)
     directory = run.directory(stage)
     with (
         checkpoint.Checkpoints(
@@ -38,37 +38,41 @@ def run(run: workdir.Run, stage: str) -> None:
         phase.players(run, policy, settings.sampled(run.config.rollout)) as players,
     ):
         state, at, began_s = progress.start(run, stage, policy, tx, saved)
+        reference = progress.reference(run, stage, policy, c)
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
         began = time.monotonic() - began_s
         measure = validate.Measure(run, policy, players, stage, c, held, saved.best_score)
+        table = play.Table(run, policy, players, stage, c, pool, prompts)
+        calls = metrics.history(run.path, alarms.RL_STAGES, alarms.CALLS)
         dropped = False
         while at.step < c.steps:
             dropped = dropped or progress.drop_moments(run, stage, saved)
             try:
                 run.notice.check()
                 now = at.step + 1
-                chosen = problems.batch(len(pool), prompts, now - 1, run.config.seed)
-                asked = phase.requests([pool[i] for i in chosen], c.group, policy)
                 where = {"stage": stage, "step": now, "checkpoint": stage, "arm": "main",
                          "lineage": at.lineage}  # fmt: skip
                 path = directory / "episodes" / f"step_{now:06d}.jsonl"
                 episodes = journal.Journal(path, together.index())
-                scored, stats = phase.run_phase(
-                    run, policy, players, state.params, asked, limits, f"{stage}/{now}",
-                    episodes, where, reuse=not run.config.rollout.lockstep,
-                )  # fmt: skip
+                played = table.step(state.params, now, episodes, where)
             except Leaving:
                 progress.leave(saved, state, at)
                 raise
             # Before the update: when that fails, they are what there is to look at.
-            write_s = _write_episodes(episodes, scored, policy, pool, where)
-            state, values, why_not = update.make(run, policy, state, scored, train_step, c, now)
-            values |= {f"rollout/{k}": v for k, v in record.summary(scored, stats).items()}
-            values |= progress.seconds(stats, write_s, values)
+            write_s, tool_use = _write_episodes(episodes, played.drawn, policy, pool, where)
+            state, values, why_not = update.make(
+                run, policy, state, played.scored, train_step, c, now, reference
+            )
+            values["rl/prompts_drawn"] = played.prompts
+            summary = record.summary(played.drawn, played.stats)
+            values |= {f"rollout/{k}": v for k, v in summary.items()}
+            values |= tool_use
+            values |= progress.seconds(played.stats, write_s, values)
             at = progress.after(at, values, why_not)
             values |= measure(state.params, now)
             metrics.append(run.path, stage, now, time.monotonic() - began, values)
             _say(run, stage, c, now, values, why_not)
+            _watch(run, stage, calls, values)
             if metrics.every(c.save_every, now, c.steps) or saved.owed or measure.is_best(values):
                 score = values.get("rl/eval_accuracy")
                 saved.save(now, state, progress.position(at), score)
@@ -102,17 +106,29 @@ def _prompts(run, stage, c, found: int) -> int:
     return prompts
 
 
-def _write_episodes(episodes, scored, policy, pool, where) -> float:
-    """All trajectories of a step in one file, in order; the seconds it took."""
+def _write_episodes(episodes, scored, policy, pool, where) -> tuple[float, dict[str, float]]:
+    """All trajectories of a step in one file, in order; the seconds it took, and the metrics
+    of what they do with the tool."""
     began = time.monotonic()
     if not together.is_first():
-        return 0.0
+        return 0.0, {}
     by_id = {p.id: p for p in pool}
-    episodes.seal([
+    records = [
         record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where)
         for s in scored
-    ])  # fmt: skip
-    return time.monotonic() - began
+    ]
+    episodes.seal(records)
+    measured = collapse.summarise([collapse.measure(r) for r in records])
+    return time.monotonic() - began, collapse.metrics(measured)
+
+
+def _watch(run, stage, calls: list[float], values) -> None:
+    """Add the step's calls per trajectory to those before, and say once what is alarming."""
+    if alarms.CALLS in values:
+        calls.append(values[alarms.CALLS])
+        text = alarms.in_training(calls)
+        if text and not alarms.in_training(calls[:-1]):
+            run.say(stage, text)
 
 
 def _say(run, stage, c, now, values, why_not):

@@ -11,6 +11,7 @@ import collections
 import numpy as np
 
 from aster_jax import types
+from aster_jax.data import chat
 from aster_jax.errors import InputError
 from aster_jax.reward import answer
 
@@ -57,7 +58,25 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
             }
             for s in t.spans
         ],
+        **_signals(t, tokenizer),
         **{name: _pack(getattr(t, name), kind) for name, kind in PACKED.items()},
+    }
+
+
+def _signals(t: types.Trajectory, tokenizer) -> dict[str, list[list[float]]]:
+    """[log-prob, entropy] of each token that opens a call, and of each that ended a turn: where
+    a format that breaks shows first."""
+    turns = [s for s in t.spans if s.kind == "model"]
+    ended = [s.stop - 1 for s in turns]
+    if turns and len(turns) > len(t.calls) and t.end not in ("answered", "call_budget"):
+        ended.pop()  # it was cut in the middle
+    opened = []
+    for s in turns:
+        at = chat.call_opening(t.tokens[s.start : s.stop], tokenizer)
+        opened += [] if at is None else [s.start + at]
+    return {
+        name: [[round(t.logprobs[i], 4), round(t.entropies[i], 4)] for i in places]
+        for name, places in (("openings", opened), ("endings", ended))
     }
 
 

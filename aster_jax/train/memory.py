@@ -25,13 +25,15 @@ def needed_bytes(
     rollout_dtype: str,
     micro: tuple[int, int],
     moments_dtype: str = "float32",
+    copies: int = 1,
 ) -> dict[str, int]:
     """Bytes per device by purpose: the larger of training and rollout is what counts.
 
     Training holds parameters and gradients in the parameter dtype and two moments in their
     own, spread over all devices but those of `data`, and what enters every layer of a
     microbatch, `micro` = (rows, tokens of a row). A rollout holds parameters and moments too,
-    the weights once more in its own dtype, and all pages of the cache.
+    the weights once more in its own dtype, and all pages of the cache. `copies` of the parameters
+    are held beside each other, 2 with a reference policy.
     """
     count = transformer.count_params(cfg)
     shards = mesh.size // mesh.shape["data"]
@@ -43,9 +45,9 @@ def needed_bytes(
     cached = pool_tokens * per_token // meshes.batch_shards(meshes.for_rollouts(mesh)) // heads
     activations = _activation_bytes(cfg, mesh, *micro)
     return {
-        "training": 2 * held + moments + activations,
+        "training": (1 + copies) * held + moments + activations,
         "activations": activations,
-        "rollout": held + moments + weights + cached,
+        "rollout": copies * held + moments + weights + cached,
         "cache": cached,
     }
 
@@ -116,9 +118,10 @@ def check(
     rollout_dtype: str,
     micro: tuple[int, int],
     moments_dtype: str = "float32",
+    copies: int = 1,
 ) -> None:
     """Raise a ValueError with the numbers and the remedies when the run cannot fit."""
-    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype, micro, moments_dtype)
+    needed = needed_bytes(cfg, mesh, pool_tokens, rollout_dtype, micro, moments_dtype, copies)
     most = max(needed["training"], needed["rollout"])
     limit, where = available_bytes()
     if most > limit:

@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aster_jax import together
 
@@ -88,6 +88,17 @@ def _rewind(workdir, stage, step, sleep) -> float:
     if rest != text:
         replace(path, rest, sleep=sleep)
     return reached
+
+
+def history(workdir: pathlib.Path, stages: Sequence[str], name: str) -> list[float]:
+    """The values of a metric in the lines of these stages so far, in their order."""
+    return together.once("history", lambda: _history(workdir / "metrics.jsonl", stages, name))
+
+
+def _history(path, stages, name) -> list[float]:
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+    records = [r for r in map(_parsed, lines) if r is not None and r["stage"] in stages]
+    return [r[name] for r in records if name in r]
 
 
 def replace(path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -166,7 +166,7 @@ def measure_head(cfg, tokens: int, ceiling: float) -> None:
     targets = jnp.zeros((tokens,), jnp.int32)
 
     def loss(w, hidden):
-        return jnp.sum(logprobs._blocked(cfg, 1.0, w, hidden, targets)[0])
+        return jnp.sum(logprobs._blocked(cfg, 1.0, False, w, hidden, targets)[0])
 
     taken = seconds(jax.jit(jax.grad(loss, argnums=(0, 1))), w, hidden, repeats=3)
     share = 6 * w.size * tokens / taken / ceiling

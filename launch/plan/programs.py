@@ -80,7 +80,7 @@ def _training(c, cfg, mesh) -> list[Program]:
         wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
         trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
         parts = [(("rl", shape), "step", trace, 0)]
-        if keys.minibatches > 1:
+        if keys.minibatches * keys.updates > 1 or keys.kl_coef:
             score = functools.partial(_score, c, cfg, mesh, shape[1:])
             parts.append((("old", shape[1:]), "old log-probs", score, moments))
         for key, name, trace, beside in parts:
@@ -101,6 +101,7 @@ def _step(keys, cfg, mesh, loss_fn, batch_type, shape):
     batch = batch_type(**{
         field.name: _placed(shape, _dtype_of(field.name), mesh, rows)
         for field in dataclasses.fields(batch_type)
+        if field.name != "reference_logprobs_BT" or keys.kl_coef
     })  # fmt: skip
     count = _placed((), jnp.int32, mesh, jax.sharding.PartitionSpec())
     return step.compile_step(state, cfg, loss_fn, tx, mesh).trace(state, batch, count)

@@ -197,6 +197,22 @@ def test_malformed_calls_are_values_with_reasons(learned, spelled, kind):
         assert turn.text.startswith("I try.")
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "learned", "spelled"])
+def test_the_token_that_opens_a_call_is_found(learned, spelled, kind):
+    words = {"qwen3": tokenizer_test.qwen3(), "learned": learned[0], "spelled": spelled}[kind]
+    call = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "print(1)"}}\n</tool_call>'
+    for before in ("", "I try. ", "<think>\nnot <tool_call> yet\n</think>\n\nso "):
+        ids = sampled(before + call, words)
+        at = chat.call_opening(ids, words)
+        told = words.decode(ids[:at])
+        assert told.count("<tool_call>") == before.count("<tool_call>")
+        # The next token is the tag, or begins it.
+        assert words.decode(ids[: at + 1])[len(told) :].lstrip().startswith("<")
+        assert told.strip() == before.strip()
+    assert chat.call_opening(sampled("It is 3.", words), words) is None
+    assert chat.call_opening([], words) is None
+
+
 def parse(text, style="qwen3", ends=True):
     words = tokenizer_test.qwen3()
     return chat.parse_turn(sampled(text, words, ends), words, style)

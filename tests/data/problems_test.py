@@ -218,3 +218,14 @@ def test_order_misses_none_and_repeats_none_in_a_step(n, size, seed):
 def test_order_depends_on_seed_and_epoch():
     assert problems.batch(50, 10, 0, 0) != problems.batch(50, 10, 0, 1)
     assert problems.batch(50, 50, 0, 0) != problems.batch(50, 50, 1, 0)
+
+
+def test_spare_problems_are_others_and_the_same_each_time():
+    taken = set(problems.batch(20, 8, 3, 0))
+    drawn = problems.spare(20, taken, 5, 3, 1, 0)
+    assert len(set(drawn)) == 5 and not taken & set(drawn)
+    assert drawn == problems.spare(20, taken, 5, 3, 1, 0)
+    assert drawn != problems.spare(20, taken, 5, 3, 2, 0) != problems.spare(20, taken, 5, 4, 2, 0)
+    # No more than there are.
+    assert sorted(problems.spare(20, taken, 99, 3, 1, 0)) == sorted(set(range(20)) - taken)
+    assert problems.spare(8, set(range(8)), 2, 0, 1, 0) == []

@@ -53,7 +53,7 @@ def test_large_scores_cost_no_precision(tiny, monkeypatch, blocks):
     V = tiny.vocab_size
     w_VD = jnp.zeros((V, tiny.d_model)).at[:, 0].set(84.0).at[5, 0].set(100.0).at[:, 1].set(100.0)
     hidden_RD = jnp.eye(2, tiny.d_model)
-    logp_R, _ = logprobs._blocked(tiny, 1.0, w_VD, hidden_RD, jnp.array([5, 5]))
+    logp_R, _ = logprobs._blocked(tiny, 1.0, False, w_VD, hidden_RD, jnp.array([5, 5]))
     expected = [-np.log1p((V - 1) * np.exp(-16.0)), -np.log(V)]
     np.testing.assert_allclose(logp_R, expected, rtol=0, atol=3e-7)
 
@@ -75,6 +75,28 @@ def test_gradients_equal_the_naive_ones(tiny, params, monkeypatch, tied):
     expected = jax.jit(jax.grad(lambda p: jnp.sum(weight * naive(p, tiny, 0.7)[0])))(params)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max() + 1))
+
+
+def test_the_entropy_has_its_gradient_where_it_is_asked_for(tiny, params, monkeypatch):
+    monkeypatch.setattr(logprobs, "BLOCK", 1)
+    monkeypatch.setattr(logprobs, "RUNS", 2)
+    weight = jax.random.normal(jax.random.key(1), TOKENS.shape)
+    first = jnp.concatenate([jnp.ones((2, 1), bool), SEGMENTS[:, 1:] != SEGMENTS[:, :-1]], axis=1)
+
+    def blocked(p):
+        logp, entropy = logprobs.token_logprobs(
+            p, tiny, TOKENS, POSITIONS, SEGMENTS, 0.7, entropy_grad=True
+        )
+        return jnp.sum(weight * logp) + jnp.sum(weight * entropy)
+
+    def plain(p):
+        logp, entropy = naive(p, tiny, 0.7)
+        entropy = jnp.where(first, 0.0, jnp.roll(entropy, 1, axis=1))
+        return jnp.sum(weight * logp) + jnp.sum(weight * entropy)
+
+    got, expected = jax.jit(jax.grad(blocked))(params), jax.jit(jax.grad(plain))(params)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max() + 1))
 
 
 def whole(cfg, w, hidden_RD, targets_R):

@@ -107,6 +107,61 @@ def test_the_first_call_stands_after_the_malformed_attempt_before_it():
     assert row.first_call == pytest.approx(before / sum(map(len, written)))
 
 
+def _session(*cells):
+    """An episode of (code, status) calls, then an answer."""
+    calls = [{"code": c, "status": s, "text": "", "wall_s": 0, "queue_s": 0} for c, s in cells]
+    spans = [{"kind": "model", "text": made_run.turn("so", c)} for c, _ in cells]
+    spans.append({"kind": "model", "text": "\\boxed{42}<|im_end|>"})
+    return made_run.episode(calls=calls, spans=spans)
+
+
+def test_what_calls_do_with_each_other_by_hand():
+    worked = _session(("a = 1", "ok"), ("print(a / 0)", "error"), ("print(a)", "ok"), ("print(a)", "ok"))
+    stuck = _session(("b = 1", "ok"), ("c", "error"))
+    found = collapse.summarise([collapse.measure(r) for r in (worked, stuck)])
+    assert found["repeated_call_frac"] == pytest.approx(1 / 6)
+    assert found["state_reuse_frac"] == pytest.approx(3 / 4)
+    assert found["recovered_frac"] == pytest.approx(1 / 2)
+
+
+def test_accuracy_given_that_the_calls_succeeded():
+    good, bad = _session(("1", "ok")), _session(("1", "ok"), ("2", "error"))
+    rows = [good, {**good, "reward": 0.0}, bad, {**bad, "reward": 0.0}, {**bad, "reward": 0.0},
+            made_run.without_tool()]  # fmt: skip
+    found = collapse.summarise([collapse.measure(r) for r in rows])
+    assert (found["accuracy_calls_ok"], found["accuracy_call_failed"]) == (0.5, pytest.approx(1 / 3))
+
+
+def test_broken_turns_by_hand():
+    text = ["<tool_call><|im_end|>", "so </tool_call> so", "It is \\boxed{1}.<|im_end|>"]
+    spans = [{"kind": "model", "text": t} for t in text]
+    broken = made_run.episode(spans=spans, calls=[MALFORMED, MALFORMED])
+    found = collapse.summarise([collapse.measure(r) for r in (broken, made_run.without_tool())])
+    assert found["void_turn_frac"] == found["turn_state"]["answer"] == 0.5
+    assert found["turn_state"] == {"collapsed": 0.25, "polluted": 0.25, "answer": 0.5}
+    assert found["void_trajectory_frac"] == 0.5
+    assert found["stray_tag_turn_frac"] == 0.25
+
+
+def test_signals_are_means_over_tokens_and_absent_in_old_records():
+    known = made_run.episode(openings=[[-1.0, 0.5], [-3.0, 0.5]], endings=[[-0.5, 0.25]])
+    more = made_run.episode(openings=[[-2.0, 2.0]], endings=[])
+    found = collapse.summarise([collapse.measure(r) for r in (known, more, made_run.episode())])
+    assert (found["opening_logprob"], found["opening_entropy"]) == (-2.0, 1.0)
+    assert (found["ending_logprob"], found["ending_entropy"]) == (-0.5, 0.25)
+    assert collapse.summarise([collapse.measure(made_run.episode())])["opening_logprob"] is None
+
+
+def test_metrics_are_numbers_only():
+    found = collapse.metrics(collapse.summarise([collapse.measure(made_run.episode())]))
+    assert found["tool/state_reuse_frac"] == 1.0 and found["tool/recovered_frac"] == 0.0
+    assert found["tool/turn_call_frac"] == pytest.approx(2 / 3)
+    assert found["tool/turn_collapsed_frac"] == 0.0
+    assert "tool/opening_logprob" not in found
+    assert all(isinstance(x, float) for x in found.values())
+    assert collapse.metrics(collapse.summarise([])) == {}
+
+
 def test_groups_keep_the_order_of_first_appearance():
     rows = [collapse.measure(made_run.episode(checkpoint=c)) for c in ("sft", "base", "sft")]
     assert [(k, len(v)) for k, v in collapse.group(rows, "checkpoint").items()] == [

@@ -34,35 +34,124 @@ def scored(mask, reward=0.0, verdict="wrong", **more):
     return types.Scored(trajectory(mask, **more), reward, verdict)
 
 
+KEEP = batch.Rules()
+PLAIN = batch.Rules(divide_by_std=False)
+CUT = ("turn_budget", "token_budget", "context_budget")
+MASK = batch.Rules(ends={"deadline": "drop", **dict.fromkeys(CUT, "mask")})
+
+
 @pytest.mark.parametrize(
-    "end, verdict, truncated, expected",
+    "end, verdict, rules, expected",
     [
-        ("answered", "wrong", "mask", True),
-        ("answered", "answer_too_costly", "mask", True),
-        ("answered", "verifier_timeout", "keep", False),
-        ("answered", "verifier_error", "keep", False),
-        ("infrastructure", "wrong", "keep", False),
-        ("deadline", "wrong", "keep", False),
-        ("token_budget", "wrong", "keep", True),
-        ("token_budget", "wrong", "mask", False),
-        ("turn_budget", "wrong", "mask", False),
-        ("context_budget", "wrong", "mask", False),
-        ("call_budget", "wrong", "mask", True),
-        ("malformed", "wrong", "mask", True),
+        ("answered", "wrong", MASK, True),
+        ("answered", "answer_too_costly", MASK, True),
+        ("answered", "verifier_timeout", KEEP, False),
+        ("answered", "verifier_error", KEEP, False),
+        ("infrastructure", "wrong", KEEP, False),
+        ("deadline", "wrong", KEEP, False),
+        ("token_budget", "wrong", KEEP, True),
+        ("token_budget", "wrong", MASK, False),
+        ("turn_budget", "wrong", MASK, False),
+        ("context_budget", "wrong", MASK, False),
+        ("call_budget", "wrong", MASK, True),
+        ("malformed", "wrong", MASK, True),
+        ("malformed", "wrong", batch.Rules(ends={"malformed": "mask"}), False),
+        ("call_budget", "wrong", batch.Rules(ends={"call_budget": "drop"}), False),
+        ("deadline", "wrong", batch.Rules(ends={"deadline": "keep"}), True),
+        ("deadline", "verifier_error", batch.Rules(ends={"deadline": "keep"}), False),
+        ("infrastructure", "wrong", batch.Rules(ends={"infrastructure": "keep"}), False),
     ],
 )
-def test_who_takes_part(end, verdict, truncated, expected):
-    assert batch.is_trained(scored([0, 1], end=end, verdict=verdict), truncated) is expected
+def test_who_takes_part(end, verdict, rules, expected):
+    assert batch.is_trained(scored([0, 1], end=end, verdict=verdict), rules) is expected
+
+
+def test_what_is_masked_is_compared_and_what_is_dropped_is_not():
+    cut = [scored([0, 1], 1.0), scored([0, 1]), scored([0, 1], end="call_budget")]
+    for treatment, expected in (("keep", [2 / 3, -1 / 3, -1 / 3]), ("mask", [2 / 3, -1 / 3]),
+                                ("drop", [1 / 2, -1 / 2])):  # fmt: skip
+        rules = batch.Rules(divide_by_std=False, ends={"call_budget": treatment})
+        np.testing.assert_allclose(batch.prepare(cut, np.zeros(3, int), rules)[2], expected)
+
+
+def test_a_treatment_that_no_end_has_is_refused():
+    with pytest.raises(ValueError, match="on_malformed='soft'; choose one of keep, mask, drop"):
+        batch.Rules(ends={"malformed": "soft"})
+
+
+@pytest.mark.parametrize(
+    "written, expected", [(10, 0.0), (80, 0.0), (90, -0.5), (95, -0.75), (100, -1.0)]
+)
+def test_the_soft_punishment_by_hand(written, expected):
+    """Of 100 tokens the last 20: eq. 13 of DAPO with L_max = 100 and L_cache = 20."""
+    rules = batch.Rules(ends={"token_budget": "soft"}, budgets={"token_budget": 100})
+    trajectory = scored([0] * 30 + [1] * written).trajectory
+    assert batch.overlong(trajectory, rules) == pytest.approx(expected)
+
+
+def test_of_several_soft_budgets_the_strictest_counts():
+    mask = [0] * 4 + [1] * 6 + [0] * 2 + [1] * 8
+    spans = [("prompt", 0, 4), ("model", 4, 10), ("tool", 10, 12), ("model", 12, 20)]
+    t = dataclasses.replace(trajectory(mask), spans=tuple(types.Span(*s) for s in spans))
+
+    def punished(**budgets):
+        return batch.overlong(t, batch.Rules(budgets=budgets, overlong_share=0.5))
+
+    assert punished(turn_budget=10) == pytest.approx(-3 / 5)  # 8 of 10, from 5 on
+    assert punished(token_budget=20) == pytest.approx(-4 / 10)  # 14 of 20, from 10 on
+    assert punished(context_budget=32) == pytest.approx(-4 / 16)  # 20 of 32, from 16 on
+    assert punished(token_budget=20, context_budget=32, turn_budget=10) == pytest.approx(-3 / 5)
+    assert punished() == 0.0
+
+
+def test_the_soft_punishment_tells_two_right_answers_apart():
+    rules = batch.Rules(divide_by_std=False, budgets={"token_budget": 10})
+    chosen = [scored([1] * 4, 1.0), scored([1] * 9, 1.0)]
+    np.testing.assert_allclose(batch.prepare(chosen, np.zeros(2, int), rules)[2], [0.25, -0.25])
+    assert batch.agreeing_groups(chosen, np.zeros(2, int), rules) == [0]  # in their outcome
+
+
+@pytest.mark.parametrize(
+    "statuses, turns, end, verdict, expected",
+    [
+        (["ok", "error"], 3, "answered", "wrong", 0),
+        (["ok", "malformed"], 3, "answered", "exact", 1),
+        (["malformed"] * 3, 3, "malformed", "no_answer", 3),
+        (["ok"], 2, "turn_budget", "no_answer", 1),
+        (["ok"], 1, "context_budget", "no_answer", 0),  # a whole call, its result had no room
+        (["ok"], 2, "answered", "no_answer", 1),
+        ([], 1, "answered", "wrong", 0),
+        (["ok"] * 2, 4, "call_budget", "no_answer", 0),  # called again, twice too often
+        (["ok"], 2, "deadline", "no_answer", 0),
+    ],
+)
+def test_void_turns_by_hand(statuses, turns, end, verdict, expected):
+    assert types.void_turns(statuses, turns, end, verdict) == expected
+
+
+def test_a_void_turn_masks_its_trajectory_only_when_asked():
+    call = types.CallRecord("", "malformed", "", 0.0, 0.0)
+    void = scored([0, 1])
+    void = dataclasses.replace(void, trajectory=dataclasses.replace(void.trajectory, calls=(call,)))
+    chosen = [scored([0, 1], 1.0), void]
+    assert len(batch.prepare(chosen, np.zeros(2, int), PLAIN)[0]) == 2
+    masked = dataclasses.replace(PLAIN, mask_void=True)
+    kept, _, advantages = batch.prepare(chosen, np.zeros(2, int), masked)
+    assert kept == chosen[:1] and advantages.tolist() == [0.5]
 
 
 def test_token_weights_by_hand():
     # Group 7 wrote 2 + 4 tokens, group 3 wrote 1: a mean over groups of token means.
     chosen = [scored([0, 1, 1]), scored([0, 1]), scored([1, 1, 0, 1, 1])]
     groups = np.array([7, 3, 7])
-    np.testing.assert_allclose(
-        batch.token_weights(chosen, groups, "group"), [1 / 12, 1 / 2, 1 / 12]
-    )
-    np.testing.assert_allclose(batch.token_weights(chosen, groups, "batch"), [1 / 7] * 3)
+    for normalise, expected in (
+        ("group", [1 / 12, 1 / 2, 1 / 12]),
+        ("batch", [1 / 7] * 3),
+        ("sequence", [1 / 6, 1 / 3, 1 / 12]),
+        ("constant", [1 / 30] * 3),
+    ):
+        rules = batch.Rules(normalise=normalise, longest=10)
+        np.testing.assert_allclose(batch.token_weights(chosen, groups, rules), expected)
 
 
 def test_failures_of_ours_do_not_move_the_others():
@@ -76,10 +165,8 @@ def test_failures_of_ours_do_not_move_the_others():
         scored([0, 1], 0.0, end="deadline"),
         scored([0, 1], 0.0, verdict="verifier_timeout"),
     ]
-    kept, groups, advantages = batch.prepare(
-        chosen, np.array([0, 0, 0, 1, 1, 1, 1]), False, "keep"
-    )
-    weights = batch.token_weights(kept, groups, "group")
+    kept, groups, advantages = batch.prepare(chosen, np.array([0, 0, 0, 1, 1, 1, 1]), PLAIN)
+    weights = batch.token_weights(kept, groups, PLAIN)
     assert kept == [chosen[0], chosen[1], chosen[3], chosen[4]]
     assert groups.tolist() == [0, 0, 1, 1]
     np.testing.assert_allclose(advantages, [0.5, -0.5, 0.5, -0.5])
@@ -93,12 +180,14 @@ def test_what_is_left_of_a_group_is_no_baseline(lost, informative):
     members += [scored([0, 1], end="infrastructure")] * lost
     whole = [scored([0, 1], 1.0), scored([0, 1], 0.0)]
     ids = np.array([0] * 8 + [1] * 2)
-    kept, groups, advantages = batch.prepare(members + whole, ids, True, "keep")
+    kept, groups, advantages = batch.prepare(members + whole, ids, KEEP)
     assert (0 in groups) is informative
-    assert batch.short_groups(members + whole, ids, 0.5) == ([] if informative else [0])
+    assert batch.short_groups(members + whole, ids, KEEP) == ([] if informative else [0])
     np.testing.assert_allclose(advantages[groups == 1], [0.5**0.5, -(0.5**0.5)], rtol=1e-5)
     # Not by a share of 0 either: one member cannot be compared with itself.
-    assert batch.short_groups(members[:1] + members[-1:], np.array([0, 0]), 0.0) == [0]
+    rules = batch.Rules(min_group=0.0)
+    assert batch.short_groups(members[:1] + members[-1:], np.array([0, 0]), rules) == [0]
+    assert batch.agreeing_groups(members[:1] + members[-1:], np.array([0, 0]), rules) == []
 
 
 def test_the_estimate_stays_unbiased_when_members_are_lost():
@@ -111,23 +200,25 @@ def test_the_estimate_stays_unbiased_when_members_are_lost():
                 scored([0, 1], float(rng.random() < 0.9), end="deadline" if rng.random() < lost else "answered")
                 for _ in range(8)
             ]
-            sums.append(batch.prepare(members, np.zeros(8, int), True, "keep")[2].sum())
+            sums.append(batch.prepare(members, np.zeros(8, int), KEEP)[2].sum())
         assert abs(np.mean(sums)) < 1e-6
 
 
 def test_a_member_that_a_budget_cut_stays_in_the_baseline():
     """Its tokens are left out of the loss, its reward is not left out of the mean."""
     chosen = [scored([0, 1], 1.0), *[scored([0, 1], 0.0, end="token_budget")] * 7]
-    kept, _, advantages = batch.prepare(chosen, np.zeros(8, int), False, "mask")
+    kept, _, advantages = batch.prepare(
+        chosen, np.zeros(8, int), dataclasses.replace(MASK, divide_by_std=False)
+    )
     assert kept == chosen[:1]
     np.testing.assert_allclose(advantages, [7 / 8])
-    kept, _, advantages = batch.prepare(chosen, np.zeros(8, int), False, "keep")
+    kept, _, advantages = batch.prepare(chosen, np.zeros(8, int), PLAIN)
     np.testing.assert_allclose(advantages, [7 / 8, *[-1 / 8] * 7])
 
 
 @pytest.mark.parametrize("end", ["infrastructure", "deadline", "token_budget"])
 def test_nothing_to_train_on_is_nothing(end):
-    kept, groups, advantages = batch.prepare([scored([0, 1], end=end)] * 4, np.zeros(4, int), True, "mask")
+    kept, groups, advantages = batch.prepare([scored([0, 1], end=end)] * 4, np.zeros(4, int), MASK)
     assert kept == [] and len(groups) == len(advantages) == 0
 
 
@@ -137,7 +228,9 @@ def test_build_by_hand():
     made, used = batch.build(chosen, advantages, weights, 8, 2, 3)
     assert used == 1 and made.tokens_BT.shape == (3, 2, 8)
     long, short = chosen[2].trajectory, chosen[0].trajectory
-    row = {f.name: getattr(made, f.name)[0, 0] for f in dataclasses.fields(made)}
+    assert made.reference_logprobs_BT is None
+    arrays = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    row = {name: x[0, 0] for name, x in arrays.items() if x is not None}
     assert row["tokens_BT"].tolist() == [*long.tokens, *short.tokens, 0]
     assert row["segments_BT"].tolist() == [1] * 4 + [2] * 3 + [0]
     assert row["positions_BT"].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]
@@ -152,6 +245,11 @@ def test_build_by_hand():
 def test_a_batch_without_advantage_is_empty_but_whole():
     made, used = batch.build([scored([0, 1])] * 2, np.zeros(2), np.full(2, 0.5), 4, 1, 2)
     assert used == 1 and not made.weights_BT.any() and made.tokens_BT.shape == (2, 1, 4)
+
+
+def test_everyone_stays_where_the_loss_has_terms_for_all():
+    made, _ = batch.build([scored([0, 1])] * 2, np.zeros(2), np.full(2, 0.5), 4, 1, 2, everyone=True)
+    assert (made.weights_BT > 0).sum() == 2 and not made.advantages_BT.any()
 
 
 def gradient(tiny, params, built, used, cfg):
@@ -180,11 +278,10 @@ def test_packing_order_and_dropping_of_rows_without_gradient_change_nothing(tiny
     cfg = grpo.GrpoConfig(0.2, 0.28, 10.0, 2.0, on_policy=False, temperature=1.0)
 
     def run(order, row_tokens, micro_rows, max_micro):
-        prepared = batch.prepare(
-            [chosen[i] for i in order], np.asarray(groups)[order], True, "keep"
+        kept, ids, advantages = batch.prepare(
+            [chosen[i] for i in order], np.asarray(groups)[order], KEEP
         )
-        kept, ids, advantages = prepared
-        weights = batch.token_weights(kept, ids, "group")
+        weights = batch.token_weights(kept, ids, KEEP)
         built, used = batch.build(kept, advantages, weights, row_tokens, micro_rows, max_micro)
         assert (built.tokens_BT.any(-1)).sum() < 9
         return gradient(tiny, params, built, used, cfg)

@@ -154,6 +154,90 @@ def test_log_ratios_are_bounded():
     assert float(metrics["ppo_kl"]) == -20.0
 
 
+def pair(loss, ratios=(1.5, 0.9), advantage=1.0):
+    """Loss and gradient by log-prob of one trajectory of two tokens, each at weight 1/2."""
+    cfg = dataclasses.replace(CFG, loss=loss)
+
+    def value(new):
+        arrays = (jnp.zeros(2), jnp.zeros(2), jnp.full(2, advantage), jnp.full(2, 0.5))
+        return grpo.policy_loss(new, *arrays, cfg)
+
+    new = jnp.log(jnp.asarray(ratios))
+    (loss, metrics), grad = jax.value_and_grad(value, has_aux=True)(new)
+    return float(loss), np.asarray(grad), {k: float(v) for k, v in metrics.items()}
+
+
+def test_clip_by_hand():
+    loss, grad, metrics = pair("clip")
+    assert loss == pytest.approx(-(1.28 + 0.9) / 2) and metrics["clip_frac"] == 0.5
+    np.testing.assert_allclose(grad, [0, -0.45], rtol=1e-5)
+
+
+def test_gspo_by_hand():
+    """One ratio for both tokens, sqrt(1.5 x 0.9): inside the bounds though one token is not."""
+    loss, grad, metrics = pair("gspo")
+    root = (1.5 * 0.9) ** 0.5
+    assert root < 1.28 and loss == pytest.approx(-root, rel=1e-5) and metrics["clip_frac"] == 0.0
+    np.testing.assert_allclose(grad, [-root / 2] * 2, rtol=1e-5)  # s / |y| for each token
+    loss, grad, metrics = pair("gspo", (1.5, 1.5))
+    assert loss == pytest.approx(-1.28, rel=1e-5) and metrics["clip_frac"] == 1.0
+    assert not grad.any()
+
+
+def test_cispo_by_hand():
+    """The weight of the first token is cut to 1.28 and its gradient stays."""
+    loss, grad, metrics = pair("cispo")
+    expected = -(1.28 * np.log(1.5) + 0.9 * np.log(0.9)) / 2
+    assert loss == pytest.approx(expected, rel=1e-5) and metrics["clip_frac"] == 0.5
+    np.testing.assert_allclose(grad, [-0.64, -0.45], rtol=1e-5)
+    _, grad, _ = pair("cispo", (0.01, 1.0), advantage=-2.0)  # no bound below
+    np.testing.assert_allclose(grad, [0.01, 1.0], rtol=1e-5)
+
+
+def test_dr_grpo_is_clip_under_other_weights():
+    assert pair("dr_grpo")[0] == pair("clip")[0]
+
+
+@pytest.mark.parametrize("loss", grpo.LOSSES)
+def test_trajectories_of_one_row_do_not_mix(loss):
+    """Two in one row, or one in each of two."""
+    cfg = dataclasses.replace(CFG, loss=loss, sequence_mask=0.2, tis_cap=2.0, token_mask=3.0)
+    rng = np.random.default_rng(3)
+    arrays = [rng.normal(-1, 0.4, 8).astype(np.float32) for _ in range(3)]
+    arrays += [np.repeat([1.0, -1.0], 4), np.full(8, 0.1)]
+    segments = np.repeat([1, 2], 4)
+    one, found = grpo.policy_loss(*arrays, cfg, segments=segments)
+    two, parted = grpo.policy_loss(*(x.reshape(2, 4) for x in arrays), cfg)
+    assert float(one) == pytest.approx(float(two), rel=1e-6)
+    for name in found:
+        assert float(found[name]) == pytest.approx(float(parted[name]), rel=1e-6), name
+
+
+def test_kl_to_the_reference_by_hand():
+    new, known = jnp.log(jnp.asarray([0.5, 0.2, 0.3])), jnp.log(jnp.asarray([0.25, 0.4, 0.3]))
+    got = grpo.reference_kl(new, known, jnp.asarray([1.0, 1.0, 0.0]))
+    np.testing.assert_allclose(got, [0.5 - np.log(0.5) - 1, 2 - np.log(2) - 1, 0], rtol=1e-5)
+    # Over all tokens that the policy might draw it is the true KL.
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
+    got = grpo.reference_kl(jnp.log(p), jnp.log(q), jnp.ones(3))
+    assert float(jnp.sum(p * got)) == pytest.approx(float(np.sum(p * np.log(p / q))), rel=1e-5)
+
+
+def test_terms_beside_the_policy_loss_are_added_under_the_weights(tiny, params):
+    batch = small_batch()
+    batch = batch.replace(reference_logprobs_BT=batch.old_logprobs_BT)
+    plain, metrics = grpo.loss_fn(params, tiny, batch, CFG)
+    cfg = dataclasses.replace(CFG, kl_coef=0.5, entropy_coef=0.25)
+    loss, more = grpo.loss_fn(params, tiny, batch, cfg)
+    logp, entropy = logprobs.token_logprobs(
+        params, tiny, batch.tokens_BT, batch.positions_BT, batch.segments_BT
+    )
+    kl = grpo.reference_kl(logp, batch.reference_logprobs_BT, batch.weights_BT)
+    expected = plain + jnp.sum(batch.weights_BT * (0.5 * kl - 0.25 * entropy))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert set(more) - set(metrics) == {"reference_kl"}
+
+
 def test_on_policy_has_ratio_one_and_the_policy_gradient(tiny, params):
     batch = small_batch()
     on = dataclasses.replace(CFG, on_policy=True)

@@ -116,11 +116,11 @@ def test_nothing_but_cut_trajectories_is_told_as_it_is(setting, params):
     run, speaks, stage, tx, train_step = setting
     masked = config.rl_stage(run.config, "rl1").copy_and_resolve_references()
     with masked.unlocked():
-        masked.truncated = "mask"
+        masked.on_token_budget = "mask"
     scored = rollout([0] * 16, ["token_budget"] * 16)
     state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
     _, values, why_not = update.make(run, speaks, state, scored, train_step, masked, 1)
-    assert "hit a budget" in why_not and "mask" in why_not
+    assert "every trajectory is masked, by its end (token_budget" in why_not
     assert values["rl/unusable"] == 1
 
 
@@ -138,3 +138,56 @@ def test_a_gradient_that_is_no_number_changes_nothing_and_is_counted(
     values, why_not, changed = apply(setting, params, scored)
     assert not changed and "not finite" in why_not
     assert values["rl/skipped_nonfinite"] == 2 and values["rl/updates"] == 0
+
+
+@pytest.mark.parametrize(
+    "changed, logged",
+    [
+        ({"loss": "gspo"}, ()),
+        ({"loss": "cispo"}, ()),
+        ({"loss": "dr_grpo"}, ()),
+        ({"token_mask": 2.0, "tis_cap": 2.0, "sequence_mask": 0.01},
+         ("tis_frac", "token_mask_frac", "sequence_mask_frac")),
+        ({"kl_coef": 0.1, "entropy_coef": 0.01}, ("reference_kl",)),
+        ({"on_token_budget": "soft", "mask_void": True}, ("overlong_mean", "void_masked_frac")),
+        ({"updates": 3, "minibatches": 1}, ()),
+    ],
+)  # fmt: skip
+def test_every_switch_makes_an_update_and_logs_what_it_does(setting, tiny, params, changed, logged):
+    run, speaks, stage, tx, _ = setting
+    stage = stage.copy_and_resolve_references()
+    with stage.unlocked():
+        stage.update(changed)
+    loss_fn = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(run.config, stage))
+    abstract = step.abstract_state(tiny, tx, run.mesh)
+    train_step = step.compile_step(abstract, tiny, loss_fn, tx, run.mesh)
+    state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+    scored = rollout([1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0])
+    state, values, why_not = update.make(
+        run, speaks, state, scored, train_step, stage, 1, reference=params
+    )
+    made = 3 if "updates" in changed else 2
+    assert why_not == "" and (values["rl/updates"], int(state.step)) == (made, made)
+    assert values["rl/skipped_nonfinite"] == 0 and values["rl/grad_norm"] > 0
+    for name in logged:
+        assert abs(values[f"rl/{name}"]) <= (100 if name == "reference_kl" else 1)
+    assert ("rl/reference_kl" in values) == ("kl_coef" in changed)
+
+
+def test_terms_for_all_train_where_every_group_agrees(setting, tiny, params):
+    """Without them such a step makes no update (above); the reference starts as the policy."""
+    run, speaks, stage, tx, _ = setting
+    stage = stage.copy_and_resolve_references()
+    with stage.unlocked():
+        stage.kl_coef, stage.minibatches = 1.0, 1
+    loss_fn = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(run.config, stage))
+    train_step = step.compile_step(
+        step.abstract_state(tiny, tx, run.mesh), tiny, loss_fn, tx, run.mesh
+    )
+    state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+    _, values, _ = update.make(
+        run, speaks, state, rollout([1] * 8 + [0] * 8), train_step, stage, 1, reference=params
+    )
+    assert values["rl/updates"] == 1 and values["rl/informative_frac"] == 0.0
+    assert values["rl/reference_kl"] == pytest.approx(0.0, abs=1e-5)
+    assert values["rl/grad_norm"] == pytest.approx(0.0, abs=1e-3)

@@ -90,6 +90,8 @@ def made(draw):
 class Ids:
     """A tokenizer that shows ids as numbers."""
 
+    control = {"<tool_call>": 7}
+
     def decode(self, ids):
         return " ".join(map(str, ids))
 
@@ -100,6 +102,30 @@ def test_a_record_gives_the_trajectory_back(scored):
     problem = types.Problem(scored.trajectory.problem_id, "q", "1", "f")
     got = json.loads(json.dumps(record.to_record(scored, problem, Ids(), {"step": 1})))
     assert record.from_record(got) == scored
+
+
+def test_what_opens_calls_and_ends_turns_by_hand():
+    """A call of two ids after one of thought, its result, and an answer of two ids."""
+    spans = (types.Span("prompt", 0, 2), types.Span("model", 2, 5), types.Span("tool", 5, 6),
+             types.Span("model", 6, 8))  # fmt: skip
+    mask = (0, 0, 1, 1, 1, 0, 1, 1)
+    t = dataclasses.replace(
+        trajectory((1, 2, 3, 7, 4, 5, 6, 9), mask, [call("ok")]),
+        logprobs=tuple(-0.125 * i * m for i, m in enumerate(mask)),
+        entropies=tuple(0.25 * i * m for i, m in enumerate(mask)), spans=spans,
+    )  # fmt: skip
+
+    def signals(**changed):
+        made = dataclasses.replace(t, **changed)
+        problem = types.Problem("p", "q", "1", "f")
+        got = record.to_record(types.Scored(made, 0.0, "wrong"), problem, Ids(), {})
+        return got["openings"], got["endings"]
+
+    assert signals() == ([[-0.375, 0.75]], [[-0.5, 1.0], [-0.875, 1.75]])
+    assert signals(end="turn_budget") == ([[-0.375, 0.75]], [[-0.5, 1.0]])
+    # Both turns are whole calls, and the second one's result had no room.
+    both = signals(end="context_budget", calls=(call("ok"), call("ok")))
+    assert both == signals()
 
 
 def test_packed_by_hand():

@@ -23,6 +23,9 @@ def test_needs_by_hand(tiny, one_device):
         "rollout": 3 * 4 * count + 2 * count + 500 * 128 * 2,
         "cache": 500 * 128 * 2,
     }
+    doubled = memory.needed_bytes(tiny, one_device, 500, "bfloat16", (8, 10), copies=2)
+    assert doubled["training"] - needed["training"] == doubled["rollout"] - needed["rollout"]
+    assert doubled["rollout"] - needed["rollout"] == 4 * count
     halved = memory.needed_bytes(tiny, one_device, 500, "bfloat16", (8, 10), "bfloat16")
     assert needed["training"] - halved["training"] == 2 * 2 * count
     assert needed["rollout"] - halved["rollout"] == 2 * 2 * count

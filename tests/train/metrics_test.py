@@ -136,3 +136,11 @@ def test_another_error_of_the_disk_is_raised_at_once(tmp_path):
     with pytest.raises(OSError):
         metrics.replace(tmp_path / "DONE.json", "x", sleep=lambda s: pytest.fail())
     assert [p.name for p in tmp_path.iterdir()] == ["DONE.json"]
+
+
+def test_history_is_of_the_stages_asked_for_and_in_their_order(tmp_path):
+    assert metrics.history(tmp_path, ("rl1",), "x") == []
+    for stage, step, values in (("sft", 1, {"x": 9.0}), ("rl1", 1, {"x": 1.0}), ("rl1", 2, {}),
+                                ("rl2", 1, {"x": 3.0})):  # fmt: skip
+        metrics.append(tmp_path, stage, step, 0.0, values)
+    assert metrics.history(tmp_path, ("rl1", "rl2"), "x") == [1.0, 3.0]
