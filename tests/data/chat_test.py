@@ -205,7 +205,8 @@ def parse(text, style="qwen3", ends=True):
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_call_may_follow_text_and_thought(ends):
     turn = parse(f"<think>\n<tool_call>no</tool_call>\n</think>\n\nLet me.\n{GOOD}", ends=ends)
-    assert turn == chat.Turn("call", "Let me.", code="print(1)")
+    thought = "<tool_call>no</tool_call>"
+    assert turn == chat.Turn("call", "Let me.", code="print(1)", thought=thought)
 
 
 def test_thinking_prompt_puts_the_turn_inside_a_think_block():
