@@ -99,6 +99,8 @@ def _attempt(endpoint, path, body, attempts) -> tuple[Reply, float]:
         try:
             connection = _connect(endpoint, stack, late)
             status, told, text = _exchange(endpoint, connection, path, body)
+            if late.is_set():  # cut off, a body without a length looks whole
+                raise TimeoutError
         except (OSError, http.client.HTTPException, ValueError) as e:
             why = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
             if late.is_set():
