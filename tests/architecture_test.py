@@ -64,6 +64,7 @@ FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name
 # Wiring, and processes that only run as a whole: the test that runs them.
 TESTED_WHOLE = {
+    "demos/convert.py": "demos/tables_test.py",
     "errors.py": "main_test.py",
     "export.py": "one_workdir_test.py",
     "main.py": "pipeline_smoke_test.py",
