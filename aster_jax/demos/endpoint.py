@@ -1,11 +1,12 @@
 """Requests to a server that speaks OpenAI's protocol; whatever it does comes back as a value.
 
-    ask -> Reply: ok | trouble (of transport, after retries) | refused | garbage
+    ask -> Reply: ok | trouble | refused | garbage
 
 Asked again, with growing pauses, is only what the server cannot have answered: no
 connection, one that broke, silence up to the deadline, a status that says "later" (408, 409,
-425, 429 and 5xx). A refusal (another 4xx) and an answer that is none are final: asking again
-would be paid again. The key for the server is read from the environment, goes into one
+425, 429 and 5xx). What is left of that is trouble, and so is a status that is about us and
+not about the request (no key, no money, no such model). A refusal of the request itself
+(400, 413, 422) and an answer that is none are final: asking again would be paid again. The key for the server is read from the environment, goes into one
 header, and stands in no error text.
 """
 
@@ -25,6 +26,7 @@ from typing import Literal
 from aster_jax.errors import InputError
 
 LATER = (408, 409, 425, 429)
+REFUSED = (400, 413, 422)
 MAX_BYTES = 1 << 26  # of an answer's body
 LONGEST_PAUSE_S = 60.0
 SHOWN = 300  # characters of a body in error texts
@@ -83,7 +85,7 @@ def ask(endpoint: Endpoint, path: str, request: dict, stop: threading.Event) -> 
     body = json.dumps(request).encode()
     for attempt in range(endpoint.retries + 1):
         reply, pause_s = _attempt(endpoint, path, body, attempt + 1)
-        if reply.kind != "trouble" or attempt == endpoint.retries or stop.is_set():
+        if pause_s is None or attempt == endpoint.retries or stop.is_set():
             break
         # Spread out: what failed together must not come back together.
         spread = 0.75 + 0.5 * zlib.crc32(body + bytes([attempt % 256])) / 2**32
@@ -92,8 +94,9 @@ def ask(endpoint: Endpoint, path: str, request: dict, stop: threading.Event) -> 
     return reply
 
 
-def _attempt(endpoint, path, body, attempts) -> tuple[Reply, float]:
-    """One request; the reply, and the seconds that the server asks to wait."""
+def _attempt(endpoint, path, body, attempts) -> tuple[Reply, float | None]:
+    """One request; the reply, and the seconds that the server asks to wait before another,
+    None where there is to be none."""
     with contextlib.ExitStack() as stack:
         began, late = time.monotonic(), threading.Event()
         try:
@@ -108,21 +111,22 @@ def _attempt(endpoint, path, body, attempts) -> tuple[Reply, float]:
             elapsed_s = time.monotonic() - began
             return Reply("trouble", {}, f"{why} (after {elapsed_s:.1f} s)", attempts), 0.0
     if text is None:
-        return Reply("garbage", {}, f"an answer of more than {MAX_BYTES} bytes", attempts), 0.0
+        return Reply("garbage", {}, f"an answer of more than {MAX_BYTES} bytes", attempts), None
     shown = " ".join(text.decode("utf-8", "replace").split())[:SHOWN]
     key = os.environ.get(endpoint.key_env, "") if endpoint.key_env else ""
     shown = shown.replace(key, "[key]") if key else shown
     if status in LATER or status >= 500:
         return Reply("trouble", {}, f"status {status}: {shown}", attempts), _seconds(told)
     if status != 200:
-        return Reply("refused", {}, f"status {status}: {shown}", attempts), 0.0
+        kind = "refused" if status in REFUSED else "trouble"
+        return Reply(kind, {}, f"status {status}: {shown}", attempts), None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        return Reply("garbage", {}, f"no JSON object: {shown}", attempts), 0.0
-    return Reply("ok", found, "", attempts), 0.0
+        return Reply("garbage", {}, f"no JSON object: {shown}", attempts), None
+    return Reply("ok", found, "", attempts), None
 
 
 def _connect(endpoint, stack, late) -> http.client.HTTPConnection:

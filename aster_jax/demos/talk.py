@@ -124,8 +124,13 @@ def run(problem: types.Problem, sample: int, key: str, room: Room) -> Outcome:
 
 
 def _close(talk, key, room):
-    """Write the end down, if it is one for good and stands nowhere yet."""
+    """Write the end down, if it is one for good and stands nowhere yet.
+
+    A refusal before anything is paid may be about our settings: it is not for good.
+    """
     known = room.book.events(key)
+    if talk.reason == "refused" and not talk.num_turns:
+        return
     if talk.reason not in STOPPED and not (known and known[-1]["event"] == "end"):
         room.book.add(key, "end", {"reason": talk.reason, "why": talk.why})
 

@@ -44,7 +44,14 @@ def test_a_body_without_end_is_left(monkeypatch):
         assert ask(server).kind == "garbage" and server.number == 1
 
 
-def test_a_refusal_is_final_and_tells_no_key(monkeypatch):
+@pytest.mark.parametrize("status, kind", [(400, "refused"), (422, "refused"), (404, "trouble"),
+                                          (402, "trouble"), (302, "trouble"), (204, "trouble")])  # fmt: skip
+def test_no_status_but_later_is_asked_again(status, kind):
+    with made_server.Server(lambda n: lambda h: made_server.send(h, status, {"error": "x"})) as server:
+        assert (ask(server).kind, server.number) == (kind, 1)
+
+
+def test_a_wrong_key_is_trouble_and_told_to_nobody(monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
 
     def refuse(handler):
@@ -53,7 +60,7 @@ def test_a_refusal_is_final_and_tells_no_key(monkeypatch):
     with made_server.Server(lambda n: refuse) as server:
         reply = ask(server, key_env="MY_KEY")
         assert server.headers[0]["Authorization"] == "Bearer sk-very-secret"
-    assert (reply.kind, server.number) == ("refused", 1)
+    assert (reply.kind, server.number) == ("trouble", 1)
     assert "401" in reply.why and "[key]" in reply.why and "secret" not in reply.why
 
 
