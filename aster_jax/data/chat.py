@@ -1,16 +1,14 @@
 """Chat markup: messages -> ids with a loss mask, and sampled ids -> a call or an answer.
 
-The only file that knows what a turn looks like; SFT, RL and eval all come here. Three
-styles, all ChatML: `qwen3` (hybrid: the model opens its own think block),
-`qwen3_thinking_2507` (the prompt opens it) and `chatml` (think blocks only where given).
+The only file that knows what a turn looks like; SFT, RL and eval all come here. Styles, all
+ChatML: `qwen3` (the model opens its think block), `qwen3_thinking_2507` (the prompt does) and
+`chatml` (think blocks only where given).
 
-Two properties hold by construction. *Prefix*: a turn is written as it was when it was the
-newest one and never changed afterwards, so pieces appended during a rollout and one
-rendering of the whole conversation have the same ids. Qwen's own templates break this on
-purpose (they drop the thoughts of earlier turns, and empty think blocks of turns that are
-no longer last); here thoughts are kept. *No forging*: tags that the markup itself writes
-become control ids; the same characters in a question, a tool's output or a model's code
-stay ordinary text.
+Two properties hold by construction. *Prefix*: a turn is never changed once it is written, so
+pieces appended during a rollout and one rendering of the whole conversation have the same
+ids. Qwen's own templates break this on purpose (they drop thoughts of earlier turns, and
+empty think blocks of turns that are no longer last). *No forging*: tags that the markup
+itself writes become control ids; the same characters elsewhere stay ordinary text.
 """
 
 import dataclasses
@@ -98,16 +96,14 @@ def render_text(messages: Sequence[dict], tools, style: str) -> str:
 
 def raw_prompt(messages: Sequence[dict], tools, style: str) -> str:
     """A prompt for a server that reads every tag in it as one: those of ordinary text are broken."""
-    return _raw(_pieces(messages, tools, style, True))
+    pieces = _pieces(messages, tools, style, True)
+    return "".join(p.text if p.markup else _BROKEN.sub("< ", p.text) for p in pieces)
 
 
 def raw_result(text: str, style: str) -> str:
     """What follows a sampled call in such a prompt, the end of its turn included."""
-    return _raw([_given(f"{_END}\n"), *_tool_turn([text]), _given("\n"), *_opening(style)])
-
-
-def _raw(pieces) -> str:
-    return "".join(p.text if p.markup else _BROKEN.sub("< ", p.text) for p in pieces)
+    broken = [{"role": "tool", "content": text}]
+    return f"{_END}\n{raw_prompt(broken, None, style)}"
 
 
 def text_runs(messages: Sequence[dict], tools, style: str) -> list[str]:
@@ -118,9 +114,8 @@ def text_runs(messages: Sequence[dict], tools, style: str) -> list[str]:
 
 def prompt_ids(question: str, tools, tokenizer, style: str, system: str | None = None):
     """Ids from the start of a conversation to where the model begins to write."""
-    messages = [{"role": "user", "content": question}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
+    first = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*first, {"role": "user", "content": question}]
     return render(messages, tools, tokenizer, style, add_generation_prompt=True)[0]
 
 
