@@ -4,7 +4,8 @@
     python -m aster_jax.main --config experiments/self_distill.py
 
 Needs a finished quickstart in runs/quickstart. Hardware: 2 CPU cores, under 2 GB, no
-download; about 2 minutes on idle cores. What came of it is in experiments/README.md.
+download; it took 20 minutes on 2 cores under a load of 17. What came of it is in
+experiments/README.md.
 
 The teacher is the quickstart's RL: those of its episodes that are right become demonstrations
 (rejection sampling), the second stage's first, each once. The student starts where RL had
