@@ -87,12 +87,60 @@ def _problems():
 
 def _demos():
     c = ConfigDict()
-    c.source = "expert"  # the scripted expert, or a ShareGPT parquet file
+    # run:WORKDIR takes episodes of another run, endpoint a model behind a server (teacher.*);
+    # demos/tables.py tells what a .jsonl, .json or .parquet file may hold.
+    c.source = "expert"  # the scripted one; or run:WORKDIR, endpoint, or a file
     c.style = "dense"  # dense: several calls on growing state; sparse: one call; direct: none
+    c.slip_share = 0.1  # share of the expert's that make a mistake, see the error and recover
+    c.episodes = ("rl2",)  # of a run: stages, or patterns of files such as eval/rl2_main_*.jsonl
+    c.min_step = 0  # of a run: first RL step whose episodes are taken
+    c.bad_rows = "skip"  # of a file: "skip" rows that are no demonstration, or "refuse" the file
+    c.teacher = _teacher()
+    # What is kept, rule after rule; demos/curation.md of the run tells what each one dropped.
     c.count = 256  # demonstrations kept
+    c.exact_count = False  # fewer than count are an error
+    c.right_only = True  # only right answers, where the gold one is known
     c.min_calls = 3  # density filter: tool calls a kept one has at least (paper: more than 9)
-    c.slip_share = 0.1  # share of demonstrations that make a mistake, see the error and recover
-    c.keep_errors = True  # keep those; the paper keeps only error-free ones (section 0.1)
+    c.max_calls = 0  # and at most; 0 = any number
+    c.keep_errors = True  # keep those with a failed call; the paper does not (section 0.1)
+    c.max_void = 0  # turns a kept one has that are neither an answer nor a call that was run
+    c.decontaminate = "normalised"  # against held-out files: none, exact, normalised, ngram
+    c.ngram_words = 13  # of an n-gram there
+    c.duplicates = "keep"  # or one of each: "exact", or "similar" (same question, same code)
+    c.max_per_problem = 0  # kept of one problem; 0 = all
+    c.max_tokens = 0  # of a kept one, in tokens; 0 = what fits sft.row_tokens
+    c.text_only_share = 0.0  # share of kept ones without any call, which min_calls then spares
+    return c
+
+
+def _teacher():
+    """Only for demos.source = "endpoint"."""
+    c = ConfigDict()
+    c.url = "http://127.0.0.1:8000/v1"  # what comes before /chat/completions
+    c.key_env = ""  # environment variable that holds the server's key; "" = it needs none
+    c.model = ""  # the name that the server knows it by
+    c.api = "chat"  # or "completions": raw text, for servers that lose thoughts or calls
+    c.style = ""  # markup of that text; "" = model.style
+    c.system = ""  # said to the teacher first, and not part of a demonstration
+    c.problems = 0  # asked; 0 = as many as demos.count
+    c.samples = 1  # conversations per problem
+    c.temperature = 1.0  # of the teacher
+    c.top_p = 1.0  # of the teacher
+    c.turn_tokens = 4096  # it may write per turn
+    c.response_tokens = 16_384  # and in a conversation
+    c.max_calls = 50  # tool calls per conversation
+    c.reasoning_back = True  # its reasoning is sent back to it in later turns
+    # E.g. {"reasoning_effort": "high"}; null takes a field away, as in {"seed": null}.
+    c.extra = ""  # JSON object of fields for every request
+    c.at_once = 16  # conversations under way
+    c.timeout_s = 600.0  # of one request, in seconds
+    c.retries = 5  # times a request is made again that the server did not answer
+    c.pause_s = 1.0  # before the first of them, in seconds; then doubled
+    c.cap_tokens = 0  # prompt and written tokens in all; 0 = no cap
+    c.cap_money = 0.0  # in the currency of the prices; 0 = no cap
+    c.price_prompt = 0.0  # of a million tokens of prompts
+    c.price_written = 0.0  # of a million tokens that it writes
+    c.journal = ""  # file of what is paid, which other runs may share; "" = in the workdir
     return c
 
 

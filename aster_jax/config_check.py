@@ -40,6 +40,7 @@ def _validate_names(c):
         *((s, "normalise", batch.NORMALISERS) for s in configs.RL_SECTIONS),
         *((s, "hand_on", ("last", "best")) for s in configs.RL_SECTIONS),
         ("demos", "style", ("dense", "sparse", "direct")),
+        ("demos", "bad_rows", ("skip", "refuse")),
         ("model", "param_dtype", dtypes),
         ("model", "compute_dtype", dtypes),
         ("model", "accum_dtype", ("float32", "float64")),
@@ -71,11 +72,12 @@ def _validate_counts(c):
         for name in names:
             if c[section][name] is not None and c[section][name] < 1:
                 raise InputError(f"{section}.{name}={c[section][name]} must be at least 1")
-    for section in c:
-        for name, value in c[section].items() if isinstance(c[section], ConfigDict) else ():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and not value >= (-1 if section == "mesh" else 0):
-                raise InputError(f"{section}.{name}={value} must not be negative")
+    for key in configs.keys(c):
+        section, _, name = key.rpartition(".")
+        value = c[name] if not section else _section(c, section)[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if section and number and not value >= (-1 if section == "mesh" else 0):
+            raise InputError(f"{key}={value} must not be negative")
     stages = {stage: configs.rl_stage(c, stage) for stage in ("rl1", "rl2")}
     for section, keys_, whole, part in (
         *((name, stage, "prompts", "minibatches") for name, stage in stages.items()),
@@ -92,6 +94,13 @@ def _validate_counts(c):
                 f"{_named(c, name, 'group')}={stage.group}: a trajectory is compared with the others of "
                 "its group, and there are none; give at least 2"
             )
+
+
+def _section(c, name: str) -> ConfigDict:
+    """The section of a dotted name."""
+    for part in name.split("."):
+        c = c[part]
+    return c
 
 
 def _named(c, section, key) -> str:

@@ -76,10 +76,18 @@ def demos(config, count: int) -> list[types.Problem]:
     if config.problems.source != "generated":
         raise InputError(
             f"demos.source='expert' solves generated problems, not those of problems.source="
-            f"{config.problems.source!r}; give a file of demonstrations as demos.source, or make "
+            f"{config.problems.source!r}; give another demos.source (a file, run:WORKDIR, endpoint), or make "
             "them first with problems.source=generated and change it when they are there"
         )
     return _generated(config, "demos", count)
+
+
+def taught(config, held: list[str], count: int) -> list[types.Problem]:
+    """Up to `count` problems for a teacher that solves any: those of the demos split, or of the
+    file that RL trains on."""
+    if config.problems.source == "generated":
+        return _generated(config, "demos", count)
+    return train(config, held)[:count]
 
 
 def heldout(config, source: str = "") -> list[types.Problem]:

@@ -10,6 +10,7 @@ import math
 from ml_collections import ConfigDict
 
 from aster_jax import tools
+from aster_jax.demos import crowd, curate, dialects, endpoint, talk
 from aster_jax.errors import InputError
 from aster_jax.rl import batch, grpo
 from aster_jax.rollout import engine, live, sampling
@@ -58,6 +59,40 @@ def budgets(config, section, timed=None) -> live.Budgets:
         call_s=config.rollout.call_s or math.inf,
         trajectory_s=timed.trajectory_s or math.inf,
         deadline_s=timed.deadline_s or math.inf,
+    )
+
+
+def rules(config) -> curate.Rules:
+    """Which transcripts become demonstrations."""
+    names = [f.name for f in dataclasses.fields(curate.Rules) if f.name != "row_tokens"]
+    values = {name: config.demos[name] for name in names}
+    return curate.Rules(row_tokens=config.sft.row_tokens, **values)
+
+
+def teacher_server(config) -> endpoint.Endpoint:
+    """Where a teacher is and how patiently it is asked."""
+    names = [f.name for f in dataclasses.fields(endpoint.Endpoint)]
+    return endpoint.Endpoint(**{name: config.demos.teacher[name] for name in names})
+
+
+def teacher_how(config) -> dialects.How:
+    """What a teacher is asked for."""
+    t = config.demos.teacher
+    if t.api not in dialects.PATHS:
+        raise InputError(f"demos.teacher.api={t.api!r}; choose one of {tuple(dialects.PATHS)}")
+    names = [f.name for f in dataclasses.fields(dialects.How)]
+    own = {"style": t.style or config.model.style, "extra": crowd.check_extra(t.extra)}
+    return dialects.How(**{name: t[name] for name in names} | own)
+
+
+def teacher_budgets(config) -> talk.Budgets:
+    """Of one conversation with a teacher."""
+    t = config.demos.teacher
+    for name in ("samples", "turn_tokens", "response_tokens", "at_once"):
+        if t[name] < 1:
+            raise InputError(f"demos.teacher.{name}={t[name]} must be at least 1")
+    return talk.Budgets(
+        t.turn_tokens, t.response_tokens, t.max_calls, config.rollout.max_malformed
     )
 
 
@@ -150,6 +185,8 @@ def evaluations(config) -> dict[str, ConfigDict]:
 def build_all(config, rl_stages: dict[str, ConfigDict]) -> None:
     """Make all settings once. Raises InputError for the first that cannot be."""
     tool(config)
+    rules(config)
+    teacher_server(config), teacher_how(config), teacher_budgets(config)
     engine_sizes(config.rollout)
     sampled(config.rollout)
     for name, section in {"sft": config.sft, **rl_stages}.items():

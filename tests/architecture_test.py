@@ -24,9 +24,10 @@ LAYERS = (
     ("workdir",),
     ("pools",),
     ("policy",),
-    ("rollout.phase",),
+    ("rollout.phase", "demos.episodes"),
     ("rl.play", "rl.progress", "rl.update", "rl.validate"),
     ("eval.arms", "eval.episodes", "eval.results"),
+    ("demos.sources",),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("main", "export"),
 )
@@ -40,6 +41,9 @@ EFFECTS = {
     "lifetime/notice.py": "ends the process",
     "lifetime/provenance.py": "notes when a run was started",
     "lifetime/watch.py": "ends the process, and says why",
+    "demos/convert.py": "is a command",
+    "demos/endpoint.py": "waits for a server",
+    "demos/ledger.py": "keeps what was paid for",
     "rl/update.py": "measures the parts of a step",
     "rollout/phase.py": "measures and bounds the wait for verdicts",
     "export.py": "is a command",
@@ -60,6 +64,7 @@ FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name
 # Wiring, and processes that only run as a whole: the test that runs them.
 TESTED_WHOLE = {
+    "demos/convert.py": "demos/tables_test.py",
     "errors.py": "main_test.py",
     "export.py": "one_workdir_test.py",
     "main.py": "pipeline_smoke_test.py",

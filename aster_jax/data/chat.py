@@ -1,20 +1,19 @@
 """Chat markup: messages -> ids with a loss mask, and sampled ids -> a call or an answer.
 
-The only file that knows what a turn looks like; SFT, RL and eval all come here. Three
-styles, all ChatML: `qwen3` (hybrid: the model opens its own think block),
-`qwen3_thinking_2507` (the prompt opens it) and `chatml` (think blocks only where given).
+The only file that knows what a turn looks like; SFT, RL and eval all come here. Styles, all
+ChatML: `qwen3` (the model opens its think block), `qwen3_thinking_2507` (the prompt does) and
+`chatml` (think blocks only where given).
 
-Two properties hold by construction. *Prefix*: a turn is written as it was when it was the
-newest one and never changed afterwards, so pieces appended during a rollout and one
-rendering of the whole conversation have the same ids. Qwen's own templates break this on
-purpose (they drop the thoughts of earlier turns, and empty think blocks of turns that are
-no longer last); here thoughts are kept. *No forging*: tags that the markup itself writes
-become control ids; the same characters in a question, a tool's output or a model's code
-stay ordinary text.
+Two properties hold by construction. *Prefix*: a turn is never changed once it is written, so
+pieces appended during a rollout and one rendering of the whole conversation have the same
+ids. Qwen's own templates break this on purpose (they drop thoughts of earlier turns, and
+empty think blocks of turns that are no longer last). *No forging*: tags that the markup
+itself writes become control ids; the same characters elsewhere stay ordinary text.
 """
 
 import bisect
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -41,6 +40,7 @@ cut = calls.cut
 _START, _END, _THINK, _END_THINK, _CALL, _END_CALL, _RESULT, _END_RESULT = CONTROL
 _END_OF_TEXT = "<|endoftext|>"
 _TAGS = re.compile("(" + "|".join(map(re.escape, CONTROL)) + ")")
+_BROKEN = re.compile("<(?=" + "|".join(re.escape(tag[1:]) for tag in CONTROL) + ")")
 _BEFORE_TOOLS = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
@@ -58,13 +58,15 @@ class Turn:
 
     `text` is what stands outside think blocks: the final text of an answer, else what
     precedes the call. `code` is set for calls, `reason` for malformed turns (and for an
-    answer that is empty because its think block never closed).
+    answer that is empty because its think block never closed). `thought` is what stands in
+    them.
     """
 
     kind: Literal["answer", "call", "malformed"]
     text: str
     code: str = ""
     reason: str = ""
+    thought: str = ""
 
 
 class _Piece(NamedTuple):
@@ -93,20 +95,28 @@ def render_text(messages: Sequence[dict], tools, style: str) -> str:
     return "".join(p.text for p in _pieces(messages, tools, style, False))
 
 
-def text_runs(messages: Sequence[dict], tools, style: str) -> list[str]:
-    """The conversation's ordinary text, cut where encoding cuts it (tags left out).
+def raw_prompt(messages: Sequence[dict], tools, style: str) -> str:
+    """A prompt for a server that reads every tag in it as one: those of ordinary text are broken."""
+    pieces = _pieces(messages, tools, style, True)
+    return "".join(p.text if p.markup else _BROKEN.sub("< ", p.text) for p in pieces)
 
-    A vocabulary learned from these has no pieces that span a cut and are never used.
-    """
+
+def raw_result(text: str, style: str) -> str:
+    """What follows a sampled call in such a prompt, the end of its turn included."""
+    broken = [{"role": "tool", "content": text}]
+    return f"{_END}\n{raw_prompt(broken, None, style)}"
+
+
+def text_runs(messages: Sequence[dict], tools, style: str) -> list[str]:
+    """The ordinary text, cut where encoding cuts it: what a vocabulary is to be learned from."""
     pieces = _pieces(messages, tools, style, False)
     return [text for text, control, _ in _runs(pieces, CONTROL) if not control]
 
 
 def prompt_ids(question: str, tools, tokenizer, style: str, system: str | None = None):
     """Ids from the start of a conversation to where the model begins to write."""
-    messages = [{"role": "user", "content": question}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
+    first = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*first, {"role": "user", "content": question}]
     return render(messages, tools, tokenizer, style, add_generation_prompt=True)[0]
 
 
@@ -123,11 +133,8 @@ def assistant_ids(message: dict, tokenizer, style: str) -> list[int]:
 
 
 def opener_ids(text: str, tokenizer, style: str) -> list[int]:
-    """Ids that begin an answer in the model's name, to append to a generation prompt.
-
-    Styles that think first get an empty think block, so that the text is part of the
-    answer and not of a thought.
-    """
+    """Ids that begin an answer in the model's name, to append to a generation prompt; after an
+    empty think block in styles that think first, so that the text is no thought."""
     _check(style)
     closed = {"qwen3_thinking_2507": f"\n{_END_THINK}\n\n",
               "qwen3": f"{_THINK}\n\n{_END_THINK}\n\n", "chatml": ""}[style]  # fmt: skip
@@ -157,9 +164,8 @@ def detect_style(template: str | None) -> str:
 
 
 def template(style: str) -> str:
-    """A chat template (Jinja source) that writes what `render` does, thoughts of all turns kept.
-
-    For serving a trained model elsewhere. `render` is stricter in two ways: through a
+    """A chat template (Jinja source) that writes what `render` does, thoughts of all turns kept,
+    for serving a trained model elsewhere. `render` is stricter in two ways: through a
     template, control names inside messages become control tokens, and with the style
     `qwen3_thinking_2507` the newline that opens a thought is one token with the newline
     that follows if the thought is empty.
@@ -307,9 +313,19 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
     ids = list(ids)
     if ids and ids[-1] in stop_ids(tokenizer, style):
         ids.pop()
-    shown, call, thinking = "", None, style == "qwen3_thinking_2507"
+    return _parse(_tagged(ids, tokenizer), style)
+
+
+def parse_text(text: str, style: str) -> Turn:
+    """The same of a turn that is known as text only: every tag in it counts as one."""
+    _check(style)
+    text = text.removesuffix(_END_OF_TEXT).removesuffix(_END)
+    return _parse([(part, part in CONTROL) for part in _TAGS.split(text) if part], style)
+
+
+def _parse(parts: list[tuple[str, bool]], style) -> Turn:
+    shown, thought, call, thinking = "", "", None, style == "qwen3_thinking_2507"
     closed = False
-    parts = _tagged(ids, tokenizer)
     last_close = max((i for i, part in enumerate(parts) if part == (_END_THINK, True)), default=-1)
     for i, (text, is_tag) in enumerate(parts):
         if call is not None:
@@ -319,7 +335,7 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
         elif is_tag and text == _END_THINK:
             shown, thinking = "", False
         elif thinking:
-            continue
+            thought += text
         elif is_tag and text == _CALL:
             call = []
         else:
@@ -327,10 +343,12 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
             shown += text
     shown = shown.strip()
     if call is not None:
-        return _parse_call(shown, call)
-    if closed:
-        return Turn("malformed", shown, reason=f"{_END_CALL} without {_CALL} before it")
-    return Turn("answer", shown, reason="the think block was never closed" if thinking else "")
+        turn = _parse_call(shown, call)
+    elif closed:
+        turn = Turn("malformed", shown, reason=f"{_END_CALL} without {_CALL} before it")
+    else:
+        turn = Turn("answer", shown, reason="the think block was never closed" if thinking else "")
+    return dataclasses.replace(turn, thought=thought.strip("\n"))
 
 
 def call_opening(ids: Sequence[int], tokenizer) -> int | None:
@@ -374,13 +392,10 @@ def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:
 def _parse_call(before: str, parts: list[tuple[str, bool]]) -> Turn:
     """The parts after the opening tag: exactly one call, then nothing but white space.
 
-    A tag inside a string of the call's JSON is text of that string, so the closing tag that
-    counts is the first one with whole JSON before it, else the last.
+    A tag in a string of its JSON is text of that string, so the closing tag that counts is
+    the first one with whole JSON before it, else the last.
     """
-
-    def malformed(reason):
-        return Turn("malformed", before, reason=reason)
-
+    malformed = functools.partial(Turn, "malformed", before, "")
     ends = [i for i, part in enumerate(parts) if part == (_END_CALL, True)]
     for end in dict.fromkeys([*ends[:1], *ends[-1:]]):
         code, reason = calls.read("".join(text for text, _ in parts[:end]))

@@ -194,7 +194,12 @@ def _own_id(record: dict) -> str | None:
 
 def overlap_key(question: str) -> str:
     """What is compared between files: letters and digits only, without instructions."""
-    return re.sub(r"[\W_]+", "", _INSTRUCTION.sub("", question)).casefold()
+    return re.sub(r"[\W_]+", "", without_instruction(question)).casefold()
+
+
+def without_instruction(question: str) -> str:
+    """A question without the usual sentences about how to answer it."""
+    return _INSTRUCTION.sub("", question)
 
 
 def overlaps(

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Sequence
 
 from aster_jax import tools, types
-from aster_jax.demos import curate, teacher
+from aster_jax.demos import teacher
+from aster_jax.demos.transcript import Transcript
 
 
 @dataclasses.dataclass
@@ -33,7 +34,7 @@ def collect(
     seed: int = 0,
     think: bool = False,
     max_open: int = 64,
-) -> list[curate.Transcript]:
+) -> list[Transcript]:
     """One transcript per problem, in their order.
 
     Args:
@@ -44,7 +45,7 @@ def collect(
       think: sentences go into think blocks.
       max_open: interpreters alive at once.
     """
-    done: dict[int, curate.Transcript] = {}
+    done: dict[int, Transcript] = {}
     calls: dict[concurrent.futures.Future, int] = {}
     live: dict[int, _Live] = {}
     waiting = list(enumerate(problems))[::-1]
@@ -82,7 +83,7 @@ def _advance(i, live, calls, done, executor):
         calls[executor.submit(now.session, code)] = i
         return
     statuses = tuple(result.status for result in now.results)
-    done[i] = curate.Transcript(
+    done[i] = Transcript(
         now.problem, tuple(now.messages), statuses, finished=message is not None
     )
     if now.session is not None:

@@ -1,167 +1,268 @@
-"""Which demonstrations are kept, what they look like, and how they lie on disk.
+"""Which transcripts become demonstrations: one rule after the other, each counted.
 
-    transcripts (demos/collect.py or demos/sharegpt.py) -> keep -> render -> types.Demo
+    transcripts -> by_content -> (a vocabulary, where one is learned) -> by_size -> types.Demo
 
-The filters are the paper's (section 0.1): the answer is right, there are at least so many
-tool calls and, if asked, every call succeeded. The paper's set has the last one, which is
-why it never shows a recovery; ours may keep demonstrations that do.
+The paper's filters (section 0.1) are among them: the answer is right, there are at least so
+many tool calls and, if asked, every call succeeded. The paper's set has the last one, which
+is why it never shows a recovery; ours may keep demonstrations that do.
 """
 
 import collections
 import dataclasses
 import json
-import pathlib
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from aster_jax import types
 from aster_jax.data import chat
+from aster_jax.demos import contamination, transcript
+from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
-from aster_jax.train import metrics
+
+RIGHT = ("exact", "equivalent")
+DUPLICATES = ("keep", "exact", "similar")
 
 
 @dataclasses.dataclass(frozen=True)
-class Transcript:
-    """One demonstration as messages, as it happened.
+class Rules:
+    """What is kept; the fields are the keys `demos.NAME` (see config.py).
 
-    `statuses` has the tool's status of every call, in order. `finished` is False when the
-    teacher gave up or the tool was unavailable; then there is no final answer.
+    `row_tokens` is the longest that fits a training row of SFT.
     """
 
-    problem: types.Problem
-    messages: tuple[dict, ...]
-    statuses: tuple[str, ...]
-    finished: bool = True
+    count: int
+    row_tokens: int
+    right_only: bool = True
+    min_calls: int = 0
+    max_calls: int = 0
+    keep_errors: bool = True
+    max_void: int = 0
+    duplicates: str = "keep"
+    decontaminate: str = "normalised"
+    ngram_words: int = 13
+    max_per_problem: int = 0
+    text_only_share: float = 0.0
+    max_tokens: int = 0
+    exact_count: bool = False
 
-    @property
-    def final_text(self) -> str:
-        """The last assistant turn, which holds the answer; "" when unfinished."""
-        return self.messages[-1]["content"] if self.finished else ""
+    def __post_init__(self):
+        for name, choices in (("duplicates", DUPLICATES), ("decontaminate", contamination.KINDS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"demos.{name}={getattr(self, name)!r}; choose one of {choices}")
+        if not 0 <= self.text_only_share <= 1:
+            raise InputError(f"demos.text_only_share={self.text_only_share} is outside [0, 1]")
+        if 0 < self.max_calls < self.min_calls:
+            raise InputError(
+                f"demos.max_calls={self.max_calls} is below demos.min_calls={self.min_calls}: "
+                "nothing could be kept"
+            )
+        if self.ngram_words < 1:
+            raise InputError(f"demos.ngram_words={self.ngram_words} must be at least 1")
 
 
-def keep(
-    transcripts: Sequence[Transcript],
-    verdicts: Sequence[str],
-    min_calls: int,
-    keep_errors: bool,
-) -> tuple[list[Transcript], dict[str, int]]:
-    """Those that pass every filter, and how many each reason dropped.
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What one rule did: transcripts before and after it, and why the others went."""
+
+    rule: str
+    key: str
+    before: int
+    after: int
+    reasons: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A transcript that is not kept."""
+
+    origin: str
+    problem_id: str
+    rule: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What is left, and how that came about."""
+
+    transcripts: list[Transcript]
+    lines: list[Line]
+    dropped: list[Dropped]
+
+
+def by_content(
+    transcripts: Sequence[Transcript], rules: Rules, held: Sequence[types.Problem]
+) -> Kept:
+    """Those that pass every rule that needs no tokens.
 
     Args:
-      verdicts: of `reward.verify.Verifier.score` for each transcript.
-      min_calls: tool calls a kept one has at least.
-      keep_errors: keep those with a failed call in the middle.
+      held: problems that nothing may be trained on.
     """
-    kept, dropped = [], collections.Counter()
-    for transcript, verdict in zip(transcripts, verdicts, strict=True):
-        if not transcript.finished:
-            dropped["unfinished"] += 1
-        elif verdict not in ("exact", "equivalent"):
-            dropped[verdict] += 1
-        elif len(transcript.statuses) < min_calls:
-            dropped["too_few_calls"] += 1
-        elif not keep_errors and any(status != "ok" for status in transcript.statuses):
-            dropped["failed_call"] += 1
-        else:
-            kept.append(transcript)
-    return kept, dict(dropped)
-
-
-def render(
-    transcript: Transcript, tokenizer, style: str, schemas, tool_result_tokens: int
-) -> types.Demo:
-    """The ids and mask that a rollout of the same conversation would have.
-
-    Tool results are cut to `tool_result_tokens` as they are during rollouts.
-    """
-    messages = [
-        {**m, "content": chat.cut(m["content"], tokenizer, tool_result_tokens)}
-        if m["role"] == "tool"
-        else m
-        for m in transcript.messages
-    ]
-    tokens, mask = chat.render(messages, schemas, tokenizer, style)
-    return types.Demo(
-        problem_id=transcript.problem.id,
-        family=transcript.problem.family,
-        tokens=tuple(tokens),
-        loss_mask=tuple(mask),
-        num_calls=len(transcript.statuses),
+    copies = contamination.find(
+        [t.problem for t in transcripts], held, rules.decontaminate, rules.ngram_words
     )
+    kept = Kept(list(transcripts), [], [])
+    for rule, key, judge in (
+        ("finished", "", lambda t: "" if t.finished else "unfinished"),
+        ("right answer", "right_only", lambda t: _wrong(t, rules)),
+        ("tool calls", "min_calls, max_calls", lambda t: _calls(t, rules)),
+        ("tool success", "keep_errors", lambda t: _failed(t, rules)),
+        ("void turns", "max_void", lambda t: "void_turn" if t.num_void > rules.max_void else ""),
+        ("held-out problems", "decontaminate", lambda t: _held_out(t, copies)),
+        ("duplicates", "duplicates", _repeated(rules)),
+        ("per problem", "max_per_problem", _above(rules.max_per_problem)),
+        ("markup", "", _unwritable),
+    ):
+        kept = _apply(kept, rule, key, judge)
+    return kept
 
 
-def vocabulary_texts(transcripts: Sequence[Transcript], style: str, schemas) -> list[str]:
-    """What a vocabulary is learned from: the ordinary text between control tokens."""
-    return [run for t in transcripts for run in chat.text_runs(t.messages, schemas, style)]
+def by_size(
+    candidates: Kept, rules: Rules, render: Callable[[Transcript], types.Demo]
+) -> tuple[Kept, list[types.Demo]]:
+    """`count` of them that fit, in their order, with the asked share of those without calls.
 
-
-def statistics(transcripts: Sequence[Transcript], demos: Sequence[types.Demo]) -> dict:
-    """Numbers for the log and the report: calls, errors, lengths in tokens.
-
-    `calls_histogram` maps a number of calls to how many demonstrations have it.
+    Where one sort is short, the other is cut so that the share holds.
     """
-    lengths = np.array([len(d.tokens) for d in demos])
-    trained = np.array([sum(d.loss_mask) for d in demos])
-    calls = collections.Counter(d.num_calls for d in demos)
-    return {
-        "demos": len(demos),
-        "families": dict(sorted(collections.Counter(d.family for d in demos).items())),
-        "calls_mean": float(np.mean([d.num_calls for d in demos])),
-        "calls_histogram": {str(n): calls[n] for n in sorted(calls)},
-        "with_error_frac": float(
-            np.mean([any(s != "ok" for s in t.statuses) for t in transcripts])
-        ),
-        "tokens_mean": float(lengths.mean()),
-        "tokens_p95": float(np.percentile(lengths, 95)),
-        "tokens_max": int(lengths.max()),
-        "trained_tokens_mean": float(trained.mean()),
-    }
-
-
-def save_transcripts(path: pathlib.Path, transcripts: Sequence[Transcript]) -> None:
-    """One JSON object a line, readable without this package; whole or absent."""
-    metrics.replace(path, _lines(transcripts))
-
-
-def load_transcripts(path: pathlib.Path) -> list[Transcript]:
-    """What `save_transcripts` wrote."""
-    return [
-        Transcript(
-            problem=types.Problem(**r["problem"]),
-            messages=tuple(r["messages"]),
-            statuses=tuple(r["statuses"]),
-            finished=r["finished"],
+    limit = min(rules.max_tokens or rules.row_tokens, rules.row_tokens)
+    text_only = round(rules.count * rules.text_only_share)
+    room = {True: text_only, False: rules.count - text_only}
+    if not rules.text_only_share:
+        room = {True: rules.count, False: rules.count}
+    demos, taken, shortest = {}, collections.Counter(), 0
+    fitting, full = [], []
+    for t in candidates.transcripts:
+        sort = not t.num_calls
+        if taken[sort] >= room[sort] or len(demos) >= rules.count:
+            full.append(id(t))
+            continue
+        demo = render(t)
+        shortest = min(shortest or len(demo.tokens), len(demo.tokens))
+        if len(demo.tokens) <= limit:
+            demos[id(t)] = demo
+            taken[sort] += 1
+            fitting.append(t)
+    if candidates.transcripts and not demos:
+        raise InputError(
+            f"none of {len(candidates.transcripts)} demonstrations fits {_length_key(rules)}="
+            f"{limit}; the shortest has {shortest} tokens: raise it"
         )
-        for r in _records(path)
-    ]
+    fits = {*demos, *full}
+    kept = _apply(candidates, "length", "max_tokens",
+                  lambda t: "" if id(t) in fits else "too_long")  # fmt: skip
+    kept = _apply(kept, "count", "count", lambda t: "" if id(t) in demos else "more_than_count")
+    surplus = _surplus(fitting, rules.text_only_share)
+    kept = _apply(kept, "share of text only", "text_only_share",
+                  lambda t: "more_than_share" if id(t) in surplus else "")  # fmt: skip
+    return kept, [demos[id(t)] for t in kept.transcripts]
 
 
-def save_demos(path: pathlib.Path, demos: Sequence[types.Demo]) -> None:
-    """Ids and masks for SFT, one JSON object a line; whole or absent."""
-    metrics.replace(path, _lines(demos))
+def table(lines: Sequence[Line]) -> str:
+    """The rules as a table in markdown."""
+    rows = ["| rule | key of demos | before | after | dropped |", "|---|---|---|---|---|"]
+    for line in lines:
+        why = ", ".join(f"{name}: {n}" for name, n in sorted(line.reasons.items()))
+        rows.append(f"| {line.rule} | {line.key} | {line.before} | {line.after} | {why} |")
+    return "\n".join(rows) + "\n"
 
 
-def load_demos(path: pathlib.Path) -> list[types.Demo]:
-    """What `save_demos` wrote. Raises ValueError when the file is missing or empty."""
-    if not path.exists():
-        raise InputError(f"{path} is missing; run the demos stage before sft")
-    demos = [
-        types.Demo(**{**r, "tokens": tuple(r["tokens"]), "loss_mask": tuple(r["loss_mask"])})
-        for r in _records(path)
-    ]
-    if not demos:
-        raise InputError(f"{path} holds no demonstrations; remove its folder and run demos again")
-    return demos
+def reasons(lines: Sequence[Line]) -> dict[str, int]:
+    """How many each reason dropped, over all rules."""
+    total = collections.Counter()
+    for line in lines:
+        total.update(line.reasons)
+    return dict(total)
 
 
-def _lines(values) -> str:
-    return "".join(
-        json.dumps(dataclasses.asdict(v), ensure_ascii=False) + "\n" for v in values
-    )
+def _apply(kept: Kept, rule: str, key: str, judge: Callable[[Transcript], str]) -> Kept:
+    """Drop those for which `judge` has a reason."""
+    left, dropped = [], []
+    for t in kept.transcripts:
+        if reason := judge(t):
+            dropped.append(Dropped(t.origin, t.problem.id, rule, reason))
+        else:
+            left.append(t)
+    # What follows a colon is about the one transcript; counted is what stands before it.
+    counts = collections.Counter(d.reason.partition(":")[0] for d in dropped)
+    line = Line(rule, key, len(kept.transcripts), len(left), dict(counts))
+    return Kept(left, [*kept.lines, line], [*kept.dropped, *dropped])
 
 
-def _records(path: pathlib.Path) -> list[dict]:
-    # Split at "\n" only: tool output may hold other characters that count as line ends.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+def _wrong(t, rules) -> str:
+    return t.verdict if rules.right_only and t.verdict and t.verdict not in RIGHT else ""
+
+
+def _calls(t, rules) -> str:
+    if not t.num_calls and rules.text_only_share:
+        return ""
+    if t.num_calls < rules.min_calls:
+        return "too_few_calls"
+    return "too_many_calls" if 0 < rules.max_calls < t.num_calls else ""
+
+
+def _failed(t, rules) -> str:
+    failed = any(s not in ("ok", *transcript.VOID) for s in t.statuses)
+    return "failed_call" if failed and not rules.keep_errors else ""
+
+
+def _held_out(t, copies) -> str:
+    return f"held_out: {copies[t.problem.question]}" if t.problem.question in copies else ""
+
+
+def _repeated(rules) -> Callable[[Transcript], str]:
+    """Says of all but the first of equals that they are copies of it."""
+    seen: dict[str, str] = {}
+
+    def judge(t):
+        if rules.duplicates == "keep":
+            return ""
+        key = _identity(t, rules.duplicates)
+        if key in seen:
+            return f"duplicate: of {seen[key]}"
+        seen[key] = t.origin or t.problem.id
+        return ""
+
+    return judge
+
+
+def _identity(t, duplicates) -> str:
+    """What two transcripts share that are the same; "similar" ones differ in spaces and words
+    around their code."""
+    if duplicates == "exact":
+        return json.dumps(t.messages, ensure_ascii=False, sort_keys=True)
+    code = [json.dumps(call, sort_keys=True) for m in t.messages for call in transcript.calls_of(m)]
+    said = code or [t.final_text]
+    return "\n".join("".join(text.split()) for text in (t.problem.question, *said))
+
+
+def _above(limit: int) -> Callable[[Transcript], str]:
+    counts = collections.Counter()
+
+    def judge(t):
+        counts[t.problem.id] += 1
+        return "more_per_problem" if 0 < limit < counts[t.problem.id] else ""
+
+    return judge
+
+
+def _unwritable(t) -> str:
+    """Why no markup can be written for it: what a teacher wrote may be no call at all."""
+    try:
+        chat.render_text(t.messages, None, "chatml")
+    except InputError as e:
+        return f"not_writable: {e}"
+    return ""
+
+
+def _surplus(fitting, share) -> set[int]:
+    """Those beyond what the share allows, where one of the two sorts is short."""
+    if not share:
+        return set()
+    sorts = {s: [id(t) for t in fitting if (not t.num_calls) == s] for s in (True, False)}
+    shares = {True: share, False: 1 - share}
+    total = min(len(sorts[s]) / shares[s] for s in sorts if shares[s] > 0)
+    return {i for s in sorts for i in sorts[s][round(total * shares[s]) :]}
+
+
+def _length_key(rules) -> str:
+    own = 0 < rules.max_tokens < rules.row_tokens
+    return "demos.max_tokens" if own else "sft.row_tokens"

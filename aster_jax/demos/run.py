@@ -1,18 +1,24 @@
-"""The demos stage: problems -> demonstrations in the real tool -> filters -> ids and masks.
+"""The demos stage: a teacher's transcripts -> rules -> ids and masks.
 
-Leaves `transcripts.jsonl` (messages, for people), `demos.jsonl` (ids and masks, for SFT)
-and, for a model from scratch, `tokenizer/` with the vocabulary learned from them.
+Leaves `transcripts.jsonl` (messages, for people), `demos.jsonl` (ids and masks, for SFT),
+`curation.json` and `curation.md` (what each rule kept, and what a teacher cost),
+`dropped.jsonl` (every other transcript, and why) and, for a model from scratch,
+`tokenizer/` with the vocabulary learned from them.
 """
 
-from aster_jax import pools, settings, together, tools, types, weights, workdir
+import dataclasses
+import json
+
+from aster_jax import settings, together, weights, workdir
 from aster_jax.data import chat, problems, tokenizer
-from aster_jax.demos import collect, curate, sharegpt
+from aster_jax.demos import curate, render, sources, transcript
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes
 from aster_jax.reward import verify
+from aster_jax.train import metrics
 
 PREVIEW = 1  # demonstrations shown on the terminal
-MOST_DROPPED = 0.5  # share of transcripts that the filters may drop before it is an error
+MOST_DROPPED = 0.5  # share of the expert's transcripts that may be dropped before it is an error
 
 
 def run(run: workdir.Run) -> None:
@@ -23,79 +29,116 @@ def run(run: workdir.Run) -> None:
 def _run(run):
     c = run.config
     run.begin("demos")
-    run.say("demos", f"{c.demos.count} demonstrations from {c.demos.source}, {c.demos.style}")
-    if c.demos.source == "expert":
-        kept, dropped = _from_expert(run)
-    else:
-        transcripts, skipped = sharegpt.load(c.demos.source)
-        fits = [t for t in transcripts if len(t.statuses) >= c.demos.min_calls]
-        free = _not_held_out(c, fits)
-        kept = free[: c.demos.count]
-        dropped = {
-            "too_few_calls": len(transcripts) - len(fits),
-            "unusable_row": len(skipped),
-            "held_out": len(fits) - len(free),
-            "more_than_count": len(free) - len(kept),
-        }
+    run.say("demos", f"{c.demos.count} demonstrations from {sources.name(c)}")
+    rules = settings.rules(c)
+    found = sources.gather(run)
+    judged = _judged(c, found.transcripts)
+    kept = curate.by_content(judged, rules, _held_out(c))
     schemas = [chat.TOOL] if c.model.show_tool else None
-    words = _tokenizer(run, kept, schemas)
+    _check(c, found, kept.transcripts, kept)
+    words = _tokenizer(run, kept.transcripts, schemas)
     limit = c.rollout.tool_result_tokens
-    demos = [curate.render(t, words, c.model.style, schemas, limit) for t in kept]
-    fitting = [i for i, d in enumerate(demos) if len(d.tokens) <= c.sft.row_tokens]
-    if not fitting:
-        raise InputError(
-            f"none of {len(demos)} demonstrations fits sft.row_tokens={c.sft.row_tokens}; the "
-            f"shortest has {min(len(d.tokens) for d in demos)} tokens: raise it"
-        )
-    dropped["too_long"] = len(demos) - len(fitting)
-    kept, demos = [kept[i] for i in fitting], [demos[i] for i in fitting]
+    kept, demos = curate.by_size(
+        kept, rules, lambda t: render.render(t, words, c.model.style, schemas, limit)
+    )
     directory = run.directory("demos")
-    curate.save_transcripts(directory / "transcripts.jsonl", kept)
-    curate.save_demos(directory / "demos.jsonl", demos)
-    numbers = {**curate.statistics(kept, demos), "dropped": dropped}
-    for transcript in kept[:PREVIEW]:
-        print(chat.render_text(transcript.messages, None, c.model.style), flush=True)
+    transcript.save(directory / "transcripts.jsonl", kept.transcripts)
+    render.save_demos(directory / "demos.jsonl", demos)
+    report = _report(found, kept, demos)
+    _keep_report(directory, report, found, kept)
+    for made in kept.transcripts[:PREVIEW]:
+        print(chat.render_text(made.messages, None, c.model.style), flush=True)
+    if kept.dropped:
+        print(curate.table([line for line in kept.lines if line.reasons]), end="", flush=True)
+    numbers = {**render.statistics(kept.transcripts, demos), "dropped": report["dropped"]}
     run.say(
         "demos",
         f"kept {numbers['demos']} with {numbers['calls_mean']:.2f} calls and "
-        f"{numbers['tokens_mean']:.0f} tokens on average, dropped {dropped}",
+        f"{numbers['tokens_mean']:.0f} tokens on average, dropped {numbers['dropped']}",
     )
+    if found.account:
+        run.say("demos", _cost(report["teacher"]))
+    if rules.exact_count and len(demos) < rules.count:
+        raise InputError(
+            f"the rules leave {len(demos)} demonstrations, and demos.exact_count asks for "
+            f"demos.count={rules.count}; see {directory / 'curation.md'}, and loosen a rule or "
+            "bring more"
+        )
     run.finish("demos", numbers)
 
 
-def _not_held_out(c, transcripts) -> list[curate.Transcript]:
-    """Those whose question is in no file of held-out problems, up to spelling."""
-    held = [p for name in changes.heldout_files(c) for p in problems.load(name, "drop")]
-    free = problems.without_overlap([t.problem for t in transcripts], held)
-    known = {problem.id for problem in free}
-    return [t for t in transcripts if t.problem.id in known]
+def _held_out(c):
+    """Problems that nothing may be trained on, of every file that the config names."""
+    return [p for name in changes.heldout_files(c) for p in problems.load(name, "drop")]
 
 
-def _from_expert(run) -> tuple[list[curate.Transcript], dict]:
-    c = run.config
-    asked = pools.demos(c, c.demos.count)
-    with tools.Executor(settings.tool(c)) as executor:
-        run.say("demos", f"tool ready, isolation tier {executor.tier}")
-        transcripts = collect.collect(
-            asked, c.demos.style, executor, c.demos.slip_share, c.seed,
-            think=c.model.style != "chatml",
-        )
-    verdicts = _verdicts(c, transcripts)
-    kept, dropped = curate.keep(transcripts, verdicts, c.demos.min_calls, c.demos.keep_errors)
-    if len(kept) < MOST_DROPPED * len(asked):
-        raise InputError(
-            f"the filters kept {len(kept)} of {len(asked)} demonstrations (dropped {dropped}); "
-            "lower demos.min_calls, or look at the tool with `python -m aster_jax.tools doctor`"
-        )
-    return kept, dropped
-
-
-def _verdicts(c, transcripts) -> list[str]:
-    asked: list[types.Problem] = [t.problem for t in transcripts]
+def _judged(c, transcripts):
+    """With the verifier's verdict where a gold answer is known and nobody has judged yet."""
+    asked = [i for i, t in enumerate(transcripts) if _is_open(t)]
+    if not asked or not c.demos.right_only:
+        return transcripts
     how = verify.VerifyConfig(min_tier=c.tools.min_tier, allow_unsafe=c.tools.allow_unsafe)
     with verify.Verifier(how) as verifier:
-        texts = [t.final_text for t in transcripts]
-        return [v for _, v in verifier.score(list(zip(texts, [p.answer for p in asked])))]
+        pairs = [(transcripts[i].final_text, transcripts[i].problem.answer) for i in asked]
+        verdicts = dict(zip(asked, (v for _, v in verifier.score(pairs)), strict=True))
+    return [
+        dataclasses.replace(t, verdict=verdicts[i]) if i in verdicts else t
+        for i, t in enumerate(transcripts)
+    ]
+
+
+def _is_open(t) -> bool:
+    return t.finished and bool(t.problem.answer) and not t.verdict
+
+
+def _check(c, found, left, kept):
+    """Raise an InputError where the rules leave nothing, or too little of the expert's."""
+    dropped = {**curate.reasons(kept.lines), **found.left_out()}
+    least = MOST_DROPPED * len(found.transcripts) if c.demos.source == "expert" else 1
+    if len(left) < least:
+        hint = "or look at the tool with `python -m aster_jax.tools doctor`"
+        raise InputError(
+            f"the rules of `demos` left {len(left)} of {len(found.transcripts)} transcripts "
+            f"(dropped {dropped}); lower demos.min_calls, {hint}"
+        )
+
+
+def _report(found, kept, demos) -> dict:
+    dropped = {**curate.reasons(kept.lines), **found.left_out()}
+    made = {
+        "source": found.name,
+        "rules": [dataclasses.asdict(line) for line in kept.lines],
+        "dropped": dropped,
+        "kept": len(demos),
+    }
+    if found.account:
+        account = found.account
+        spent = account.prompt_tokens + account.completion_tokens
+        made["teacher"] = {
+            **dataclasses.asdict(account),
+            "tokens_per_kept": spent / max(len(demos), 1),
+            "money_per_kept": account.money / max(len(demos), 1),
+        }
+    return made
+
+
+def _keep_report(directory, report, found, kept):
+    metrics.replace(directory / "curation.json", json.dumps(report, indent=1) + "\n")
+    text = f"# Demonstrations from {found.name}\n\n{curate.table(kept.lines)}"
+    if "teacher" in report:
+        text += f"\n{_cost(report['teacher'])}.\n"
+    metrics.replace(directory / "curation.md", text)
+    everything = [*found.dropped, *kept.dropped]
+    metrics.replace(directory / "dropped.jsonl", transcript.lines(everything))
+
+
+def _cost(teacher: dict) -> str:
+    ends = ", ".join(f"{n} {reason}" for reason, n in sorted(teacher["reasons"].items()))
+    return (
+        f"the teacher was asked {teacher['asked']} times ({ends}): {teacher['prompt_tokens']} + "
+        f"{teacher['completion_tokens']} tokens, {teacher['tokens_per_kept']:.0f} per kept "
+        f"demonstration, cost {teacher['money']:.4f}"
+    )
 
 
 def _tokenizer(run, kept, schemas):
@@ -103,6 +146,6 @@ def _tokenizer(run, kept, schemas):
     m = run.config.model
     if m.source != "scratch":
         return weights.describe(m.source).tokenizer
-    texts = curate.vocabulary_texts(kept, m.style, schemas)
+    texts = render.vocabulary_texts(kept, m.style, schemas)
     directory = run.directory("demos") / "tokenizer"
     return tokenizer.train_sentencepiece(texts, m.vocab_size, chat.CONTROL, directory)

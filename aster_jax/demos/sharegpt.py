@@ -1,25 +1,25 @@
-"""The paper's SFT set (ShareGPT parquet, paper section 1.1) as transcripts.
+"""The paper's SFT set (ShareGPT, paper section 1.1): rows <-> transcripts.
 
 A row has `conversations`: a list of {role, content} with roles user, function (a think
 block, then one JSON call), tool and assistant. Every row becomes a transcript or a stated
 reason why it cannot; none is dropped in silence. The set holds no gold answers, and only
 calls that succeeded: its makers kept nothing else.
+
+The format has no place for text beside a call, so what a teacher said there is written
+into the thought before it.
 """
 
-import dataclasses
 import hashlib
 import json
-import pathlib
 import re
-
-import pyarrow
-import pyarrow.parquet
 
 from aster_jax import types
 from aster_jax.data import calls, chat
-from aster_jax.demos import curate
+from aster_jax.demos import transcript
+from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
 
+COLUMN = "conversations"
 FAMILY = "sharegpt"
 _ROLES = ("user", "function", "tool", "assistant")
 # In an answer's text these would be read as markup when it is rendered, and cut it short.
@@ -27,49 +27,11 @@ _STRAY = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _THOUGHT = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A row that is no usable demonstration; `row` counts from 1."""
-
-    row: int
-    reason: str
-
-
-def load(path: str | pathlib.Path) -> tuple[list[curate.Transcript], list[Skipped]]:
-    """All usable conversations of the file, and the rows that are not.
-
-    Raises ValueError when the file cannot be read, has no `conversations`, or holds no
-    usable row.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"demonstration file {path} does not exist; check demos.source")
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise InputError(f"{path} cannot be read as parquet: {e}") from e
-    if "conversations" not in table.column_names:
-        raise InputError(
-            f"{path} has no column 'conversations' (columns: {', '.join(table.column_names)})"
-        )
-    transcripts, skipped = [], []
-    rows = table.column("conversations").to_pylist()
-    systems = _column(table, "system")
-    for row, turns in enumerate(rows, 1):
-        system = systems[row - 1] if systems else None
-        read = "has a system text, which would be lost" if system else read_row(turns)
-        if isinstance(read, str):
-            skipped.append(Skipped(row, read))
-        else:
-            transcripts.append(read)
-    if not transcripts:
-        reason = f"; row {skipped[0].row}: {skipped[0].reason}" if skipped else ""
-        raise InputError(f"{path} holds no usable conversation{reason}")
-    return transcripts, skipped
-
-
-def read_row(turns: list[dict]) -> curate.Transcript | str:
+def read_row(row: dict) -> Transcript | str:
     """One conversation as a transcript, or the reason why it is none."""
+    if "system" in row and row["system"]:
+        return "has a system text, which would be lost"
+    turns = row[COLUMN]
     if (reason := _no_turns(turns)) is not None:
         return reason
     if turns[0]["role"] != "user":
@@ -95,13 +57,34 @@ def read_row(turns: list[dict]) -> curate.Transcript | str:
         code = _code(rest)
         if code is None:
             return f"turn {i + 1} is not exactly one call of the tool with code"
-        message = chat.call_message("", code)
-        messages.append({**message, **thought})
+        messages.append({**chat.call_message("", code), **thought})
         num_calls += 1
     question = turns[0]["content"]
     digest = hashlib.sha256(question.encode()).hexdigest()[:12]
     problem = types.Problem(f"{FAMILY}-{digest}", question, "", FAMILY)
-    return curate.Transcript(problem, tuple(messages), ("ok",) * num_calls)
+    return Transcript(problem, tuple(messages), ("ok",) * num_calls)
+
+
+def write_row(made: Transcript) -> dict:
+    """A finished transcript as a row. Raises InputError for one that the format cannot hold."""
+    turns = []
+    for message in made.messages:
+        role, content = message["role"], message["content"]
+        thought = message["reasoning_content"] if "reasoning_content" in message else None
+        if role == "assistant" and (found := transcript.calls_of(message)):
+            role, thought = "function", "\n\n".join(filter(None, (thought, content)))
+            if len(found) > 1:
+                raise InputError(f"{made.origin or made.problem.id}: ShareGPT has one call a turn")
+            content = json.dumps(
+                {"name": found[0]["name"], "arguments": found[0]["arguments"]}, ensure_ascii=False
+            )
+        if role in ("assistant", "function") and thought:
+            content = f"<think>\n{thought}\n</think>\n\n{content}"
+        turns.append({"role": role, "content": content})
+    row = {COLUMN: turns, "tools": json.dumps([chat.TOOL], ensure_ascii=False)}
+    if isinstance(read := read_row(row), str):
+        raise InputError(f"{made.origin or made.problem.id} cannot be written as ShareGPT: {read}")
+    return row
 
 
 def _no_turns(turns) -> str | None:
@@ -119,10 +102,6 @@ def _no_turns(turns) -> str | None:
         if more:
             return f"turn {i} has a field {more[0]!r} that would be lost"
     return None
-
-
-def _column(table, name) -> list:
-    return table.column(name).to_pylist() if name in table.column_names else []
 
 
 def _split(content: str) -> tuple[dict, str]:

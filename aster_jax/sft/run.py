@@ -11,7 +11,7 @@ from aster_jax import mesh as meshes
 from aster_jax import policy as policies
 from aster_jax import pools, settings, workdir
 from aster_jax.data import packing
-from aster_jax.demos import curate
+from aster_jax.demos import render
 from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.rollout import phase, record
 from aster_jax.sft import loss
@@ -77,7 +77,7 @@ def run(run: workdir.Run) -> None:
 
 def _data(run, c):
     """The batches, and the number of steps that the config asks of them."""
-    demos = curate.load_demos(run.path / "demos" / "demos.jsonl")
+    demos = render.load_demos(run.path / "demos" / "demos.jsonl")
     rows = packing.sft_rows(demos, c.row_tokens)
     if len(rows) < c.rows:
         raise InputError(

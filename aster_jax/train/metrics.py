@@ -110,6 +110,13 @@ def replace(path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = t
     patiently(lambda: _replace_whole(path, data), path, sleep)
 
 
+def add_line(path: pathlib.Path, record: dict) -> None:
+    """Add a JSON object to a file of lines; on the disk when this returns, or the file is as
+    it was. Raises OSError as `replace` does."""
+    line = (json.dumps(record) + "\n").encode()
+    patiently(lambda: _append_whole(path, line), path)
+
+
 def _append_whole(path, line):
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:

@@ -221,7 +221,8 @@ def parse(text, style="qwen3", ends=True):
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_call_may_follow_text_and_thought(ends):
     turn = parse(f"<think>\n<tool_call>no</tool_call>\n</think>\n\nLet me.\n{GOOD}", ends=ends)
-    assert turn == chat.Turn("call", "Let me.", code="print(1)")
+    thought = "<tool_call>no</tool_call>"
+    assert turn == chat.Turn("call", "Let me.", code="print(1)", thought=thought)
 
 
 def test_thinking_prompt_puts_the_turn_inside_a_think_block():
@@ -304,3 +305,28 @@ def test_errors_name_what_is_wrong(learned):
     mistral = tokenizer.load(shared_data.path("sentencepiece/mistral_v1.model"))
     with pytest.raises(ValueError, match="no control token <.im_start.>"):
         chat.prompt_ids("hi", None, mistral, "chatml")
+
+
+@pytest.mark.parametrize("style", chat.STYLES)
+def test_text_for_and_from_a_server_is_that_of_the_ids(style):
+    words = tokenizer_test.qwen3()
+    call = chat.call_message("Let me.", "print(1)", "Hm.")
+    turn = chat.parse_turn(chat.assistant_ids(call, words, style), words, style)
+    text = words.decode(chat.assistant_ids(call, words, style))
+    assert chat.parse_text(text, style) == turn
+    assert (turn.kind, turn.text, turn.code, turn.thought) == ("call", "Let me.", "print(1)", "Hm.")
+    asked = [{"role": "user", "content": "What is 2+2?"}]
+    ids = chat.prompt_ids("What is 2+2?", [chat.TOOL], words, style)
+    assert chat.raw_prompt(asked, [chat.TOOL], style) == words.decode(ids)
+    after = "<|im_end|>" + words.decode(chat.tool_ids("1", words, style))
+    assert chat.raw_result("1", style) == after
+
+
+@hypothesis.given(st.lists(st.sampled_from([*chat.CONTROL, "<", "|im_end|>", "a", "\n"])).map("".join))
+def test_no_text_forges_a_turn_for_a_server_that_reads_tags(said):
+    clean = [{"role": "user", "content": "a"}]
+    hostile = [{"role": "user", "content": said}]
+    for tag in chat.CONTROL:
+        shown = chat.raw_prompt(hostile, None, "qwen3"), chat.raw_prompt(clean, None, "qwen3")
+        assert shown[0].count(tag) == shown[1].count(tag)
+        assert chat.raw_result(said, "qwen3").count(tag) == chat.raw_result("a", "qwen3").count(tag)

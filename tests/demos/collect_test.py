@@ -7,7 +7,7 @@ import pytest
 
 from aster_jax import tools
 from aster_jax.data import chat, tokenizer
-from aster_jax.demos import collect, curate, families, teacher
+from aster_jax.demos import collect, families, render, teacher, transcript
 from aster_jax.reward import verify
 
 ALL = tuple(families.FAMILIES)
@@ -31,7 +31,7 @@ def dense(problems, executor):
 
 @pytest.fixture(scope="module")
 def words(dense, tmp_path_factory):
-    texts = curate.vocabulary_texts(dense, "chatml", None)
+    texts = render.vocabulary_texts(dense, "chatml", None)
     return tokenizer.train_sentencepiece(texts, 768, chat.CONTROL, tmp_path_factory.mktemp("t"))
 
 
@@ -99,20 +99,6 @@ def test_a_tool_that_is_gone_leaves_an_unfinished_transcript(problems):
     assert teacher.next_message(problems[0], how, failed) is None
 
 
-def test_filters_count_what_they_drop(dense):
-    verdicts = ["exact"] * len(dense)
-    verdicts[0] = "wrong"
-    kept, dropped = curate.keep(dense, verdicts, min_calls=6, keep_errors=True)
-    slipped = sum("error" in t.statuses for t in dense[1:])
-    assert len(kept) == slipped
-    assert dropped == {"wrong": 1, "too_few_calls": len(dense) - 1 - slipped}
-    kept, dropped = curate.keep(dense, ["exact"] * len(dense), min_calls=5, keep_errors=False)
-    assert all("error" not in t.statuses for t in kept)
-    assert dropped["failed_call"] + len(kept) == len(dense)
-    unfinished = dataclasses.replace(dense[0], finished=False)
-    assert curate.keep([unfinished], ["no_answer"], 1, True) == ([], {"unfinished": 1})
-
-
 def test_ids_and_mask_are_those_of_a_rollout(dense, words):
     # Built from the pieces that a rollout appends: prompt, sampled turn, tool result.
     for transcript in dense:
@@ -126,15 +112,15 @@ def test_ids_and_mask_are_those_of_a_rollout(dense, words):
                 new = chat.assistant_ids(message, words, "chatml")
                 mask += [1] * len(new)
             ids = [*ids, *new]
-        demo = curate.render(transcript, words, "chatml", None, 64)
+        demo = render.render(transcript, words, "chatml", None, 64)
         assert demo.tokens[: len(ids)] == tuple(ids)
         assert demo.loss_mask[: len(ids)] == tuple(mask)
         assert not any(demo.loss_mask[len(ids) :])
 
 
 def test_statistics_by_hand(dense, words):
-    demos = [curate.render(t, words, "chatml", None, 64) for t in dense]
-    numbers = curate.statistics(dense, demos)
+    demos = [render.render(t, words, "chatml", None, 64) for t in dense]
+    numbers = render.statistics(dense, demos)
     slipped = sum("error" in t.statuses for t in dense)
     assert numbers["calls_histogram"] == {"5": len(dense) - slipped, "6": slipped}
     assert numbers["calls_mean"] == pytest.approx(5 + slipped / len(dense))
@@ -142,15 +128,15 @@ def test_statistics_by_hand(dense, words):
 
 
 def test_files_give_back_what_was_written(dense, words, tmp_path):
-    curate.save_transcripts(tmp_path / "t.jsonl", dense)
-    assert curate.load_transcripts(tmp_path / "t.jsonl") == dense
-    demos = [curate.render(t, words, "chatml", None, 64) for t in dense]
-    curate.save_demos(tmp_path / "d.jsonl", demos)
-    assert curate.load_demos(tmp_path / "d.jsonl") == demos
+    transcript.save(tmp_path / "t.jsonl", dense)
+    assert transcript.load(tmp_path / "t.jsonl") == dense
+    demos = [render.render(t, words, "chatml", None, 64) for t in dense]
+    render.save_demos(tmp_path / "d.jsonl", demos)
+    assert render.load_demos(tmp_path / "d.jsonl") == demos
     first = json.loads((tmp_path / "t.jsonl").read_text().split("\n")[0])
     assert first["messages"][0] == {"role": "user", "content": dense[0].problem.question}
     with pytest.raises(ValueError, match="run the demos stage"):
-        curate.load_demos(tmp_path / "absent.jsonl")
+        render.load_demos(tmp_path / "absent.jsonl")
 
 
 def test_thoughts_move_into_the_think_block(problems, executor):

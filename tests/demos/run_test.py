@@ -1,28 +1,165 @@
-"""The demos stage's own decisions: nothing that is held out is demonstrated."""
+"""The demos stage as a whole: every source in a workdir, what it leaves, and what it refuses."""
 
 import json
 
-from aster_jax import config, types
-from aster_jax.demos import curate
+import pytest
+
+from aster_jax import config, config_check, mesh, types, workdir
+from aster_jax.data import chat
+from aster_jax.demos import render, sources, tables, transcript
 from aster_jax.demos import run as demos
+from aster_jax.demos.transcript import Transcript
+from aster_jax.errors import InputError
+from tests.demos import made_server
 
 
-def transcript(i, question):
-    problem = types.Problem(f"d{i}", question, "1", "f")
-    return curate.Transcript(problem, ({"role": "assistant", "content": ""},), ())
+def with_keys(**changed):
+    c = config.default()
+    c.name, c.model.show_tool, c.model.vocab_size, c.demos.count = "t", False, 600, 12
+    for key, value in changed.items():
+        *section, name = key.split("__")
+        found = c
+        for part in section:
+            found = found[part]
+        found[name] = value
+    config_check.validate(c)
+    return c
 
 
-def test_demonstrations_of_held_out_questions_are_left_out(tmp_path):
-    """Up to spelling, and of every held-out file that the config names."""
+def run_of(path, **changed):
+    c = with_keys(**changed)
+    return workdir.open_run(c, path, mesh.build(**c.mesh))
+
+
+def outputs(run):
+    """(report, dropped rows, demonstrations, transcripts) of a finished stage."""
+    where = run.path / "demos"
+    dropped = [json.loads(line) for line in (where / "dropped.jsonl").read_text().splitlines()]
+    report = json.loads((where / "curation.json").read_text())
+    made = transcript.load(where / "transcripts.jsonl")
+    shown = render.load_demos(where / "demos.jsonl")
+    assert report["kept"] == len(made) == len(shown) == run.summary("demos")["demos"]
+    assert len(dropped) == sum(report["dropped"].values())
+    return report, dropped, shown, made
+
+
+def messages_file(path, count, answer=lambda i: i, question="What is {} in digits?", calls=3):
+    made = []
+    for i in range(count):
+        asked = question.format(i)
+        turns = [{"role": "user", "content": asked}]
+        for n in range(calls):
+            turns += [chat.call_message("", f"x = {i}; {n}"), {"role": "tool", "content": str(n)}]
+        turns.append({"role": "assistant", "content": f"It is \\boxed{{{answer(i)}}}."})
+        made.append(Transcript(types.Problem(f"m{i}", asked, str(i), "m"), tuple(turns), ("ok",) * calls))
+    tables.save(path, made, "messages")
+    return str(path)
+
+
+def test_a_file_is_judged_filtered_and_reported(tmp_path):
+    source = messages_file(tmp_path / "a.jsonl", 20, answer=lambda i: i if i % 4 else -1)
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"question": "what is  6 in digits", "answer": "6"}) + "\n")
+    with open(source, "a") as file:
+        file.write(json.dumps({"messages": []}) + "\n")
+    run = run_of(tmp_path / "w", demos__source=source, problems__heldout=str(held))
+    demos.run(run)
+    report, dropped, _, made = outputs(run)
+    assert report["dropped"] == {
+        "wrong": 5, "held_out": 1, "more_than_count": 2, "unusable_row": 1,
+    }  # fmt: skip
+    assert [t.origin for t in made[:2]] == ["a.jsonl row 2", "a.jsonl row 3"]
+    assert made[0].verdict == "exact" and made[0].problem.id == "m1"
+    reasons = {d["origin"]: d["reason"] for d in dropped}
+    assert reasons["a.jsonl row 7"] == "held_out: normalised held/" + reasons["a.jsonl row 7"][-12:]
+    assert "start with a user" in reasons["a.jsonl row 21"]
+    table = (run.path / "demos" / "curation.md").read_text()
+    assert "| right answer | right_only | 20 | 15 | wrong: 5 |" in table
+    with pytest.raises(InputError, match="row 21 is no usable demonstration"):
+        demos.run(run_of(tmp_path / "r", demos__source=source, demos__bad_rows="refuse"))
+
+
+def test_exactly_so_many_or_an_error_that_says_which_rule(tmp_path):
+    source = messages_file(tmp_path / "a.parquet", 5)
+    run = run_of(tmp_path / "w", demos__source=source, demos__exact_count=True)
+    with pytest.raises(InputError, match="leave 5 demonstrations.*asks for demos.count=12"):
+        demos.run(run)
+    assert not run.is_finished("demos") and (run.path / "demos" / "curation.md").exists()
+    run = run_of(tmp_path / "x", demos__source=source, demos__min_calls=4)
+    with pytest.raises(InputError, match="left 0 of 5 transcripts.*too_few_calls"):
+        demos.run(run)
+
+
+def test_every_heldout_file_counts(tmp_path):
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     one.write_text(json.dumps({"question": "What is 2 plus 2?", "answer": "4"}) + "\n")
     two.write_text(json.dumps({"question": "How many primes are below 10?", "answer": "4"}) + "\n")
     c = config.default()
     c.problems.heldout = str(one)
     c.eval.also = ({"name": "two", "heldout": str(two)},)
-    asked = ["What is 2 plus 3?", "what is 2  plus 2", "How many primes are below 10 ?", "Else?"]
-    made = [transcript(i, question) for i, question in enumerate(asked)]
-    kept = demos._not_held_out(c, made)
-    assert [t.problem.id for t in kept] == ["d0", "d3"]
+    assert [p.question for p in demos._held_out(c)] == [
+        "What is 2 plus 2?", "How many primes are below 10?",
+    ]  # fmt: skip
     c.problems.heldout, c.eval.also = "generated", ()
-    assert demos._not_held_out(c, made) == made
+    assert demos._held_out(c) == []
+
+
+def test_a_server_is_a_source(tmp_path):
+    problems = tmp_path / "train.jsonl"
+    rows = [{"id": p.id, "question": p.question, "answer": p.answer} for p in made_server.problems(6)]
+    problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    ways = [None, "error", None, "html"]
+    with made_server.Server(lambda n: ways[n] if n < len(ways) else None) as server:
+        keys = {
+            "demos__source": "endpoint", "demos__min_calls": 2, "problems__source": str(problems),
+            "demos__teacher__samples": 2, "demos__teacher__url": server.url,
+            "demos__teacher__model": "made", "demos__teacher__pause_s": 0.01,
+            "demos__teacher__at_once": 1, "demos__teacher__price_prompt": 1.0,
+            "demos__teacher__journal": str(tmp_path / "journal.jsonl"),
+        }  # fmt: skip
+        run = run_of(tmp_path / "w", **keys)
+        demos.run(run)
+        report, dropped, _, made = outputs(run)
+        assert len(made) == 11 and {t.verdict for t in made} == {"exact"}
+        assert report["dropped"] == {"unfinished": 1}
+        assert report["teacher"]["reasons"] == {"answered": 11, "garbage": 1}
+        assert report["teacher"]["asked"] == 12
+        paid = len(server.paid)
+        assert report["teacher"]["tokens_per_kept"] * 11 == pytest.approx(
+            report["teacher"]["prompt_tokens"] + report["teacher"]["completion_tokens"]
+        )
+        # Another run with the same journal and other rules pays nothing; other keys are asked anew.
+        demos.run(run_of(tmp_path / "x", **keys, demos__max_per_problem=1))
+        assert len(server.paid) == paid
+        demos.run(run_of(tmp_path / "y", **keys | {"demos__teacher__temperature": 0.5}))
+        assert len(server.paid) == paid + 36
+        # Where the server is, and how it is asked, may change in a run; what it is asked may not.
+        run_of(tmp_path / "w", **keys | {"demos__teacher__url": "http://a/v1"})
+        with pytest.raises(InputError, match="demos.teacher.model"):
+            run_of(tmp_path / "w", **keys | {"demos__teacher__model": "other"})
+
+
+@pytest.mark.parametrize(
+    "key, value, says",
+    [
+        ("demos__teacher__api", "talk", "demos.teacher.api='talk'"),
+        ("demos__teacher__extra", "[1]", "not a JSON object"),
+        ("demos__teacher__extra", "{", "is not JSON"),
+        ("demos__teacher__samples", 0, "demos.teacher.samples=0"),
+        ("demos__teacher__retries", -1, "demos.teacher.retries=-1 must not be negative"),
+        ("demos__teacher__url", "here", "demos.teacher.url"),
+        ("demos__bad_rows", "drop", "demos.bad_rows='drop'"),
+        ("demos__max_calls", 2, "demos.max_calls=2 is below"),
+    ],
+)
+def test_keys_are_checked_before_anything_runs(key, value, says):
+    with pytest.raises(InputError, match=says):
+        with_keys(**{key: value})
+
+
+def test_results_are_cut_for_a_teacher_as_for_the_policy():
+    c = with_keys(rollout__tool_result_tokens=40)
+    cut = sources._cut(c)
+    assert cut("short") == "short"
+    shown = cut("x" * 100)
+    assert len(shown) <= 40 and "left out" in shown and shown.startswith("x") and shown.endswith("x")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aster_jax import config, policy, types, workdir
-from aster_jax.demos import curate
+from aster_jax.demos import render
 from aster_jax.errors import GaveUp
 from aster_jax.sft import run as sft
 from tests import smoke_run
@@ -40,7 +40,7 @@ def begin(tmp_path, one_device):
             )
             for i in range(count)
         ]
-        curate.save_demos(run.path / "demos" / "demos.jsonl", demos)
+        render.save_demos(run.path / "demos" / "demos.jsonl", demos)
         run.finish("demos", {})
         return run
 

@@ -1,0 +1,199 @@
+"""The two ways to ask a teacher: chat completions with tools, and raw completions of text.
+
+Each says what to send after a history, and reads what came back into the same `Spoken`. In
+chat the history is a list of messages, the teacher's own ones sent back as they came, its
+reasoning too; in raw text it is one growing string, nothing of which is ever written anew.
+"""
+
+import dataclasses
+import json
+
+from aster_jax.data import calls, chat, messages
+from aster_jax.errors import InputError
+
+PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_END_OF_TURN = chat.CONTROL[1]
+_THOUGHTS = ("reasoning_content", "reasoning")
+UNPARSED = (
+    "it writes calls as text: start the server with its tool parser, or ask it with "
+    "demos.teacher.api=completions"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What a teacher is asked for; the fields are the keys `demos.teacher.NAME` (config.py).
+
+    `style` is the markup of raw text; `extra` are fields added to every request, or taken
+    out of it where they are None.
+    """
+
+    api: str
+    model: str
+    system: str
+    temperature: float
+    top_p: float
+    reasoning_back: bool
+    style: str
+    extra: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call that a teacher made: code, or the reason why it cannot be run.
+
+    `written` is what it wrote as {name, arguments}; `number` is the server's name for it.
+    """
+
+    code: str
+    reason: str
+    written: dict
+    number: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """One turn of a teacher. `sent_back` is what stands for it in the history."""
+
+    text: str
+    thought: str | None
+    calls: tuple[Call, ...]
+    finish: str
+    sent_back: object
+
+
+def begin(how: How, question: str):
+    """The history before the teacher's first turn."""
+    said = [{"role": "system", "content": how.system}] if how.system else []
+    said.append({"role": "user", "content": question})
+    return said if how.api == "chat" else chat.raw_prompt(said, [chat.TOOL], how.style)
+
+
+def request(how: How, history, seed: int, max_tokens: int) -> dict:
+    """What to send for the next turn."""
+    made = {
+        "model": how.model, "temperature": how.temperature, "top_p": how.top_p, "seed": seed,
+        "max_tokens": max_tokens, "stream": False,
+    }  # fmt: skip
+    if how.api == "chat":
+        made |= {"messages": history, "tools": [chat.TOOL]}
+    else:
+        made |= {"prompt": history, "stop": [_END_OF_TURN]}
+    made |= how.extra
+    return {field: value for field, value in made.items() if value is not None}
+
+
+def after_turn(how: How, history, spoken: Spoken):
+    """The history with the teacher's turn."""
+    if how.api == "chat":
+        return [*history, spoken.sent_back]
+    return history + spoken.sent_back
+
+
+def after_result(how: How, history, call: Call, text: str):
+    """The history with the result of a call."""
+    if how.api == "chat":
+        return [*history, {"role": "tool", "tool_call_id": call.number, "content": text}]
+    return history + chat.raw_result(text, how.style)
+
+
+def tokens(body: dict, sent_bytes: int, max_tokens: int) -> tuple[int, int, bool]:
+    """(of the prompt, written, whether the server said so); else both are put at their most."""
+    usage = body["usage"] if "usage" in body else None
+    if isinstance(usage, dict):
+        found = [usage[k] if k in usage else None for k in ("prompt_tokens", "completion_tokens")]
+        if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
+            return found[0], found[1], True
+    return most_tokens(sent_bytes), max_tokens, False
+
+
+def most_tokens(sent_bytes: int) -> int:
+    """About the most tokens that a request of so many bytes has."""
+    return sent_bytes // 3 + 1
+
+
+def read(how: How, body: dict) -> Spoken | str:
+    """The teacher's turn in a server's answer, or what keeps it from being one."""
+    choices = body["choices"] if "choices" in body else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return "the answer has no choices"
+    choice = choices[0]
+    finish = choice["finish_reason"] if "finish_reason" in choice else None
+    finish = finish if isinstance(finish, str) else ""
+    return _raw_turn(how, choice, finish) if how.api != "chat" else _turn(how, choice, finish)
+
+
+def _raw_turn(how, choice, finish) -> Spoken | str:
+    if "text" not in choice or not isinstance(choice["text"], str):
+        return "the choice has no text"
+    text = choice["text"].partition(_END_OF_TURN)[0]
+    turn = chat.parse_text(text, how.style)
+    made = ()
+    if turn.kind == "call":
+        made = (Call(turn.code, "", {"name": calls.TOOL_NAME, "arguments": {"code": turn.code}}),)
+    elif turn.kind == "malformed":
+        made = (Call("", turn.reason, {"name": calls.TOOL_NAME, "arguments": text}),)
+    return Spoken(turn.text, turn.thought or None, made, finish, text)
+
+
+def _turn(how, choice, finish) -> Spoken | str:
+    message = choice["message"] if "message" in choice else None
+    if not isinstance(message, dict):
+        return "the choice has no message"
+    try:
+        content = messages.text(message["content"] if "content" in message else None, "message")
+    except InputError as e:
+        return str(e)
+    asked = message["tool_calls"] if "tool_calls" in message else None
+    if asked is not None and not isinstance(asked, list):
+        return "tool_calls is no list"
+    made = tuple(_call(call, i) for i, call in enumerate(asked or ()))
+    back = {"role": "assistant", "content": content}
+    thought = None
+    for field in _THOUGHTS:
+        if field in message and isinstance(message[field], str) and message[field]:
+            thought = message[field]
+            if how.reasoning_back:
+                back[field] = thought
+    if made:
+        back["tool_calls"] = [_sent(call) for call in made]
+    if "</think>" in content or "<tool_call>" in content:
+        begun = content.lstrip().startswith("<think>") or "</think>" not in content
+        turn = chat.parse_text(content, "qwen3" if begun else "qwen3_thinking_2507")
+        if turn.kind != "answer":
+            return UNPARSED
+        content, thought = turn.text, thought or turn.thought
+    return Spoken(content, thought, made, finish, back)
+
+
+def _call(call, i) -> Call:
+    """A call as the policy's own would be read: exactly one text of code."""
+    given = call["function"] if isinstance(call, dict) and "function" in call else None
+    number = call["id"] if isinstance(call, dict) and "id" in call else None
+    number = number if isinstance(number, str) and number else f"call_{i}"
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        return Call("", "the tool call is not a function with a name", {"name": "", "arguments": ""},
+                    number)  # fmt: skip
+    arguments = given["arguments"] if "arguments" in given else None
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments)
+    written = {"name": given["name"], "arguments": arguments}
+    code, reason = calls.read(f'{{"name": {json.dumps(given["name"])}, "arguments": {arguments}}}')
+    if not reason:
+        written["arguments"] = {"code": code}
+    return Call(code, reason, written, number)
+
+
+def _sent(call: Call) -> dict:
+    """A call in the history; servers refuse arguments that are no JSON, so these are put in."""
+    arguments = call.written["arguments"]
+    if not isinstance(arguments, str):
+        text = json.dumps(arguments, ensure_ascii=False)
+    else:
+        try:
+            found = json.loads(arguments)
+        except (ValueError, RecursionError):
+            found = None
+        text = arguments if isinstance(found, dict) else json.dumps({"not_json": arguments})
+    name = call.written["name"] or "unknown"
+    return {"id": call.number, "type": "function", "function": {"name": name, "arguments": text}}

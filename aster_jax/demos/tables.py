@@ -1,0 +1,136 @@
+"""Files of demonstrations in any known format: .jsonl, .json or .parquet <-> transcripts.
+
+Which format a row has, its fields tell:
+
+    conversations           ShareGPT with function and tool turns (demos/sharegpt.py)
+    messages                OpenAI's (demos/dialogues.py), or ReTool's two messages with code in
+                            their text (demos/retool.py)
+    problem, messages, statuses     this package's own (demos/transcript.py)
+
+Every row becomes a transcript or a stated reason why it is none. A file that is damaged, or
+a row that is no object of a known format, is an error that names file and row.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import pyarrow
+import pyarrow.parquet
+
+from aster_jax.demos import dialogues, retool, sharegpt, transcript
+from aster_jax.demos.transcript import Transcript
+from aster_jax.errors import InputError
+from aster_jax.train import metrics
+
+FORMATS = {"sharegpt": sharegpt, "messages": dialogues, "retool": retool, "transcripts": transcript}
+SUFFIXES = (".jsonl", ".json", ".parquet")
+# Of fields whose values differ in shape from row to row; a table has one shape per column.
+_AS_JSON = ("tools",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A row that is no usable demonstration; `row` counts from 1."""
+
+    row: int
+    reason: str
+
+
+def load(path: str | pathlib.Path) -> tuple[list[Transcript], list[Skipped]]:
+    """All usable rows of a file, and those that are not.
+
+    Raises InputError when the file cannot be read, has a row of no known format, or holds
+    no usable one.
+    """
+    path = pathlib.Path(path)
+    made, skipped = [], []
+    for row, record in _rows(path):
+        read = FORMATS[_format(record, f"{path} row {row}")].read_row(record)
+        if isinstance(read, str):
+            skipped.append(Skipped(row, read))
+        else:
+            made.append(dataclasses.replace(read, origin=read.origin or f"{path.name} row {row}"))
+    if not made:
+        reason = f"; row {skipped[0].row}: {skipped[0].reason}" if skipped else ""
+        raise InputError(f"{path} holds no usable conversation{reason}")
+    return made, skipped
+
+
+def save(path: str | pathlib.Path, transcripts: Sequence[Transcript], form: str) -> None:
+    """Write finished transcripts; whole or not at all.
+
+    Raises InputError for an unknown format or suffix, and for a transcript that the format
+    cannot hold, by its origin.
+    """
+    path = pathlib.Path(path)
+    if form not in FORMATS:
+        raise InputError(f"format {form!r} is unknown; choose one of {', '.join(FORMATS)}")
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise InputError(f"{path} is neither .jsonl nor .parquet; give it one of these endings")
+    if not transcripts:
+        raise InputError(f"there is no transcript to write to {path}")
+    rows = [FORMATS[form].write_row(t) for t in transcripts]
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        metrics.replace(path, text)
+        return
+    rows = [{k: _cell(k, v) for k, v in row.items()} for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    full = [{name: row[name] if name in row else None for name in names} for row in rows]
+    beside = path.with_name(path.name + ".writing")
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(full), beside)
+        beside.replace(path)
+    except (pyarrow.ArrowException, OSError) as e:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {e}") from e
+
+
+def _cell(name, value):
+    return json.dumps(value, ensure_ascii=False) if name in _AS_JSON and value else value
+
+
+def _format(record, where) -> str:
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is not an object with fields: {record!r:.60}")
+    if {"problem", "messages", "statuses"} <= set(record):
+        return "transcripts"
+    if sharegpt.COLUMN in record:
+        return "sharegpt"
+    if dialogues.COLUMN in record:
+        return "retool" if retool.is_row(record) else "messages"
+    raise InputError(
+        f"{where} has no field '{sharegpt.COLUMN}' or '{dialogues.COLUMN}' with a conversation "
+        f"(fields: {', '.join(map(str, record))})"
+    )
+
+
+def _rows(path: pathlib.Path):
+    """(row number from 1, record) of every record in the file."""
+    if not path.is_file():
+        raise InputError(f"demonstration file {path} does not exist; check demos.source")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+    try:
+        if path.suffix == ".parquet":
+            return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            records = json.loads(text)
+            if not isinstance(records, list):
+                raise InputError(f"{path} is not a JSON list of conversations")
+            return list(enumerate(records, 1))
+    except InputError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
+        raise InputError(f"{path} cannot be read as {path.suffix.removeprefix('.')}: {e}") from e
+    rows = []
+    for row, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append((row, json.loads(line)))
+            except (ValueError, RecursionError) as e:
+                raise InputError(f"{path} row {row} is not JSON: {e}") from e
+    return rows
