@@ -7,8 +7,6 @@ gives one (paper, section 3) and small where it does not. What makes them valid 
 what each part makes of them, `settings.py`.
 """
 
-import difflib
-
 from ml_collections import ConfigDict, config_dict
 
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
@@ -241,14 +239,3 @@ def keys(c: ConfigDict, prefix: str = "") -> list[str]:
         else:
             found.append(prefix + name)
     return found
-
-
-def nearest(unknown: str, c: ConfigDict) -> str:
-    """The known key most like `unknown`, for error messages."""
-    known = keys(c)
-    last = {k.rsplit(".", 1)[-1]: k for k in known}
-    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
-    if close:
-        return close[0]
-    tail = difflib.get_close_matches(unknown.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.5)
-    return last[tail[0]] if tail else ""
