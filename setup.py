@@ -31,7 +31,7 @@ setup(
         for name in (
             "absl-py", "flax", "gguf", "grain", "jax", "math-verify", "matplotlib", "ml-collections",
             "networkx", "numpy", "optax", "orbax-checkpoint", "pyarrow", "safetensors", "scipy",
-            "sentencepiece", "sympy", "tokenizers",
+            "sentencepiece", "sympy", "tensorboardX", "tokenizers",
         )
     ],
     extras_require={

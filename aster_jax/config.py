@@ -21,6 +21,7 @@ def default() -> ConfigDict:
     c.name = ""  # short name of the experiment; names the default workdir
     c.seed = 0  # of everything random: problems, initial weights, data order, sampling
     c.stages = STAGES  # what to run, in order; finished ones are skipped
+    c.track = ("tensorboard",)  # who is told the metrics beside metrics.jsonl: tensorboard, wandb, trackio
     c.notice_s = 25.0  # from SIGTERM to the end of the process, in seconds; what is whole is saved
     c.mesh = _mesh()
     c.model = _model()

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 
 import jax
 from absl import app, flags, logging
@@ -77,6 +78,8 @@ def main(argv: list[str]) -> None:
 
 def _run_stages(run: workdir.Run) -> None:
     stage = "run"
+    if together.is_first():
+        run.log(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(sys.argv[1:])}")
     try:
         _check(run)
         # Compiled programs are kept with the run: a resumed one starts working at once.

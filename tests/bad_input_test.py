@@ -32,7 +32,7 @@ def refuse(monkeypatch, tmp_path):
         assert isinstance(sentence, str) and sentence.startswith("aster_jax: ")
         assert "\n" not in sentence
         left = sorted(p.name for p in path.rglob("*")) if path.is_dir() else []
-        assert set(left) <= {"config.json"}, left
+        assert set(left) <= {"config.json", "run.log"}, left
         return sentence
 
     yield run

@@ -67,7 +67,7 @@ def run(run: workdir.Run, stage: str) -> None:
             values |= progress.seconds(stats, write_s, values)
             at = progress.after(at, values, why_not)
             values |= measure(state.params, now)
-            metrics.append(run.path, stage, now, time.monotonic() - began, values)
+            run.record(stage, now, time.monotonic() - began, values)
             _say(run, stage, c, now, values, why_not)
             if metrics.every(c.save_every, now, c.steps) or saved.owed or measure.is_best(values):
                 score = values.get("rl/eval_accuracy")
@@ -128,4 +128,5 @@ def _say(run, stage, c, now, values, why_not):
     text += f"  left out {100 * lost:.1f} %" if lost else ""
     if "rl/eval_accuracy" in values:
         text += f"  validation {values['rl/eval_accuracy']:.3f}"
+    text += run.eta(stage, c.steps)
     run.say(stage, text + (f"  no update: {why_not}" if why_not else ""))

@@ -90,6 +90,14 @@ def _rewind(workdir, stage, step, sleep) -> float:
     return reached
 
 
+def lines(workdir: pathlib.Path, stage: str) -> list[dict]:
+    """The whole lines of a stage, in order; none where there is no file."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    found = (_parsed(line) for line in text.split("\n"))
+    return [r for r in found if r is not None and r["stage"] == stage]
+
+
 def replace(path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Write a file so that it is either the old one or the whole new one, never a part.
 
