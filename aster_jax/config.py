@@ -7,8 +7,6 @@ gives one (paper, section 3) and small where it does not. What makes them valid 
 what each part makes of them, `settings.py`.
 """
 
-import difflib
-
 from ml_collections import ConfigDict, config_dict
 
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
@@ -23,6 +21,7 @@ def default() -> ConfigDict:
     c.name = ""  # short name of the experiment; names the default workdir
     c.seed = 0  # of everything random: problems, initial weights, data order, sampling
     c.stages = STAGES  # what to run, in order; finished ones are skipped
+    c.track = ("tensorboard",)  # who is told the metrics beside metrics.jsonl: tensorboard, wandb, trackio
     c.notice_s = 25.0  # from SIGTERM to the end of the process, in seconds; what is whole is saved
     c.mesh = _mesh()
     c.model = _model()
@@ -315,14 +314,3 @@ def keys(c: ConfigDict, prefix: str = "") -> list[str]:
         else:
             found.append(prefix + name)
     return found
-
-
-def nearest(unknown: str, c: ConfigDict) -> str:
-    """The known key most like `unknown`, for error messages."""
-    known = keys(c)
-    last = {k.rsplit(".", 1)[-1]: k for k in known}
-    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
-    if close:
-        return close[0]
-    tail = difflib.get_close_matches(unknown.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.5)
-    return last[tail[0]] if tail else ""

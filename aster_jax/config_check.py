@@ -6,7 +6,7 @@ Where in the flow: right after the flags are read, in `main` and in `launch.plan
 from ml_collections import ConfigDict
 
 from aster_jax import config as configs
-from aster_jax import settings
+from aster_jax import settings, track
 from aster_jax.errors import InputError
 from aster_jax.rl import batch
 
@@ -33,6 +33,8 @@ def _validate_names(c):
     if list(c.stages) != [s for s in configs.STAGES if s in c.stages]:
         order = ", ".join(configs.STAGES)
         raise InputError(f"stages={tuple(c.stages)} must keep the order {order}")
+    if unknown := [t for t in c.track if t not in track.KNOWN]:
+        raise InputError(f"track has {unknown}; known are {', '.join(track.KNOWN)}, or () for none")
     if not c.name:
         raise InputError("name is empty; the experiment file must set c.name")
     dtypes = ("float32", "bfloat16")

@@ -1,20 +1,24 @@
 """`python -m aster_jax.main --config experiments/NAME.py [--workdir DIR] [--config.a.b=value]`.
 
+`aster --config NAME` is the same (`command.py`); `--help` explains itself (`usage.py`).
+
 Flags -> config -> mesh -> the stages in order; nothing else. A finished stage is skipped,
 an interrupted one resumes from its newest checkpoint.
 """
 
+import difflib
 import os
 import pathlib
 import re
 import sys
+import time
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aster_jax import config as configs
-from aster_jax import config_check, mesh, policy, pools, together, workdir
+from aster_jax import config_check, experiment, mesh, naming, policy, pools, together, usage, workdir
 from aster_jax.demos import run as demos
 from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.eval import run as evaluation
@@ -52,9 +56,11 @@ def main(argv: list[str]) -> None:
     """Run the stages of one experiment."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     if len(argv) > 1:
-        raise InputError(f"unexpected arguments {argv[1:]}; flags start with --")
+        raise InputError(
+            f"unexpected arguments {argv[1:]}; flags start with --, an experiment is --config NAME"
+        )
     if _CONFIG.value is None:
-        raise InputError("no experiment given; add --config experiments/quickstart.py")
+        raise InputError("no experiment given; add --config quickstart, or see --help")
     c = _CONFIG.value
     config_check.validate(c)
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
@@ -72,6 +78,8 @@ def main(argv: list[str]) -> None:
 
 def _run_stages(run: workdir.Run) -> None:
     stage = "run"
+    if together.is_first():
+        run.log(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(sys.argv[1:])}")
     try:
         _check(run)
         # Compiled programs are kept with the run: a resumed one starts working at once.
@@ -148,6 +156,9 @@ def default_workdir(name: str, arguments: list[str]) -> str:
 
 def cli() -> None:
     """Entry point: what the user has to mend is one sentence and exit code 1, no traceback."""
+    if usage.asked(sys.argv[1:]):
+        print(usage.text("python -m aster_jax.main"))
+        return
     try:
         app.run(main, flags_parser=_parse)
     except (InputError, GaveUp) as e:
@@ -162,21 +173,43 @@ def _parse(argv: list[str]) -> list[str]:
         if key and key[1] not in known:
             sys.exit(f"aster_jax: {unknown_flag_text(f'config.{key[1]}')}")
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_found(argv))
         if _CONFIG.value is not None:
             _CONFIG.value.name  # a file that cannot be read says so when it is first used
     except flags.UnrecognizedFlagError as e:
         sys.exit(f"aster_jax: {unknown_flag_text(e.flagname)}")
+    except InputError as e:
+        sys.exit(f"aster_jax: {e}")
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, OSError) as e:
         sys.exit(f"aster_jax: the experiment cannot be read: {' '.join(str(e).split())}")
     return rest
 
 
+def _found(argv: list[str]) -> list[str]:
+    """The arguments with the experiment's file for its name, once it has been read without fault."""
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        given = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
+        if given and given[2] is None and i + 1 < len(argv):
+            argv[i + 1] = _readable(argv[i + 1])
+        elif given and given[2] is not None:
+            argv[i] = f"{given[1]}={_readable(given[2])}"
+    return argv
+
+
+def _readable(name: str) -> str:
+    experiment.read(name)
+    return experiment.find(name)
+
+
 def unknown_flag_text(name: str) -> str:
     """What to say about a flag nobody knows."""
-    key = name.removeprefix("config.")
-    close = configs.nearest(key, configs.default())
-    hint = f"; did you mean --config.{close}?" if close else "; see aster_jax/config.py"
+    own = () if name.startswith("config.") else (_CONFIG, _WORKDIR, _COORDINATOR, _PROCESSES, _PROCESS)
+    close = difflib.get_close_matches(name, [flag.name for flag in own], n=1, cutoff=0.7)
+    if not close:
+        key = naming.nearest(name.removeprefix("config."), configs.keys(configs.default()))
+        close = [f"config.{key}"] if key else []
+    hint = f"; did you mean --{close[0]}?" if close else "; see aster_jax/config.py"
     return f"unknown flag --{name}{hint}"
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import pathlib
 import secrets
+import shutil
 import sys
 import time
 import traceback
@@ -23,7 +24,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aster_jax import config as configs
-from aster_jax import together
+from aster_jax import pace, together, track
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes, lock
 from aster_jax.lifetime.notice import Notice
@@ -44,17 +45,47 @@ class Run:
     mesh: jax.sharding.Mesh
     began: float = dataclasses.field(default_factory=time.monotonic)
     notice: Notice = dataclasses.field(default_factory=Notice)
+    trackers: track.Trackers = dataclasses.field(default_factory=track.Trackers)
+    paces: pace.Pace = dataclasses.field(default_factory=pace.Pace)
 
     def say(self, stage: str, text: str) -> None:
-        """One line of progress on standard output, with the seconds since the start."""
+        """One line of progress on standard output, with the seconds since the start, and in
+        `run.log`, which all starts of the run have written to."""
         if jax.process_index() == 0:
-            print(f"[{time.monotonic() - self.began:6.1f} s] {stage:6s} {text}", flush=True)
+            line = f"[{time.monotonic() - self.began:6.1f} s] {stage:6s} {text}"
+            print(f"\r\033[K{line}" if self.is_watched() else line, flush=True)
+            self.log(line)
+
+    def log(self, line: str) -> None:
+        """Add a line to `run.log`; a disk that is full or away loses it, and nothing else."""
+        with contextlib.suppress(OSError), open(self.path / "run.log", "a", encoding="utf-8") as f:
+            f.write(line + "\n")
 
     def live(self, stage: str, text: str) -> None:
         """A line that the next one overwrites; only where somebody is watching."""
         if self.is_watched():
             elapsed = time.monotonic() - self.began
-            print(f"\r\033[K[{elapsed:6.1f} s] {stage:6s} {text}", end="\r", flush=True)
+            line = f"[{elapsed:6.1f} s] {stage:6s} {text}"
+            width = shutil.get_terminal_size().columns - 1  # a longer line would not be overwritten
+            print(f"\r\033[K{line[:width]}", end="\r", flush=True)
+
+    def record(self, stage: str, step: int, time_s: float, values: dict) -> None:
+        """A step's numbers: to `metrics.jsonl`, and then to the trackers."""
+        metrics.append(self.path, stage, step, time_s, values)
+        self.paces.note(stage, step, time.monotonic())
+        for text in self.trackers.log(stage, step, values):
+            self.say(stage, text)
+
+    def rewind(self, stage: str, step: int) -> float:
+        """The steps after `step` are made again; the seconds that were spent up to it."""
+        time_s = metrics.rewind(self.path, stage, step)
+        for text in self.trackers.rewind(stage, step):
+            self.say(stage, text)
+        return time_s
+
+    def eta(self, stage: str, steps: int) -> str:
+        """How long the stage takes until its step `steps`, to be put behind a line."""
+        return pace.text(self.paces.left_s(stage, steps))
 
     def is_watched(self) -> bool:
         """Whether `live` shows anything."""
@@ -223,7 +254,8 @@ def open_run(config: ConfigDict, path: pathlib.Path, mesh: jax.sharding.Mesh) ->
     Raises InputError when the directory cannot be written, or holds a stage whose output
     the config would change (`lifetime/changes.py`).
     """
-    run = Run(config, path, mesh)
+    keys = json.loads(as_json(config))
+    run = Run(config, path, mesh, trackers=track.Trackers(config.track, path, config.name, keys))
     together.once("open", lambda: _take_config(run))
     return run
 

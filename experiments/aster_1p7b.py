@@ -15,13 +15,13 @@ stands here: [A] names no other recipe for the smaller model, and [R] trains the
 parameters, moments and gradients, 16 bytes x 1.72 B, every device has its share.
 """
 
-from experiments import aster_4b
+from aster_jax import experiment
 
 
 def get_config(devices: str = "16"):
     """The paper's numbers, and sizes for so many chips of 31 GiB."""
     count = int(devices)
-    c = aster_4b.get_config(devices)
+    c = experiment.read(f"aster_4b:{devices}")
     c.name = "aster_1p7b"
     c.model.source = "hf://Qwen/Qwen3-1.7B"  # [A]
     c.model.style = "qwen3"  # its hybrid template: the model opens its thoughts itself

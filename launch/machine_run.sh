@@ -10,6 +10,11 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$(realpath "${VENV:-$ROOT/venv}")"
 LOG_DIR="${LOG_DIR:-$ROOT/logs}"
 
+if [[ "${DRY_RUN:-0}" == 1 ]]; then
+  echo "cd ${ROOT@Q} && exec $VENV/bin/python -u -m aster_jax.main ${*@Q}"
+  exit 0
+fi
+
 mkdir -p "$LOG_DIR"
 log="$(realpath "$LOG_DIR")/$(hostname).log"
 pid_file="${log%.log}.pid"
@@ -19,7 +24,11 @@ fi
 
 cd "$ROOT"
 echo "--- $(date --iso-8601=seconds) aster_jax.main $*" >>"$log"
-(
-  echo "$BASHPID" >"$pid_file"
-  exec "$VENV/bin/python" -u -m aster_jax.main "$@"
-) 2>&1 | tee -a "$log"
+# The run takes this script's place, so that SIGTERM reaches it and its exit code is the script's.
+# What writes the log outlives a signal to all of them: the run still has things to say then.
+exec > >(
+  trap '' TERM INT HUP
+  exec tee -a "$log"
+) 2>&1
+echo "$$" >"$pid_file"
+exec "$VENV/bin/python" -u -m aster_jax.main "$@"

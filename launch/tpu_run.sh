@@ -10,10 +10,7 @@
 # shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-if [[ " $* " != *" --workdir"[\ =]* ]]; then
-  echo "tpu_run.sh: give --workdir DIR, a directory that all workers share" >&2
-  exit 2
-fi
+need_workdir "a directory that all workers share" "$@"
 
 command_line="VENV=\$HOME/$VENV_DIR LOG_DIR=\$HOME/$LOG_DIR bash $CODE_DIR/launch/machine_run.sh"
 on_all_workers "$command_line $(quoted "$@")"

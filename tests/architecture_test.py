@@ -18,8 +18,9 @@ LAYERS = (
     ("mesh", "demos", "eval.passk"),
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
     ("settings",),
-    ("config",),
-    ("config_check",),
+    ("config", "naming", "track", "pace"),
+    ("config_check", "experiment"),
+    ("usage",),
     ("lifetime",),
     ("workdir",),
     ("pools",),
@@ -30,6 +31,7 @@ LAYERS = (
     ("demos.sources",),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("main", "export"),
+    ("command",),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # Besides the `run.py` of a stage, main.py, and the tool executor, which is all about the
@@ -46,7 +48,9 @@ EFFECTS = {
     "demos/ledger.py": "keeps what was paid for",
     "rl/update.py": "measures the parts of a step",
     "rollout/phase.py": "measures and bounds the wait for verdicts",
+    "command.py": "is a command",
     "export.py": "is a command",
+    "track.py": "tells trackers, and writes event files",
     "train/metrics.py": "writes metrics.jsonl",
     "train/checkpoint.py": "writes checkpoints",
     "rollout/episode.py": "holds deadlines",
@@ -59,6 +63,7 @@ EFFECTS = {
 # Who may know that a config is an ml_collections one.
 CONFIG_READERS = (
     "config.py", "config_check.py", "settings.py", "main.py", "workdir.py", "lifetime/changes.py",
+    "experiment.py",
 )  # fmt: skip
 FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "registry", "base"}
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name

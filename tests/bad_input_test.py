@@ -32,7 +32,7 @@ def refuse(monkeypatch, tmp_path):
         assert isinstance(sentence, str) and sentence.startswith("aster_jax: ")
         assert "\n" not in sentence
         left = sorted(p.name for p in path.rglob("*")) if path.is_dir() else []
-        assert set(left) <= {"config.json"}, left
+        assert set(left) <= {"config.json", "run.log"}, left
         return sentence
 
     yield run
@@ -57,6 +57,7 @@ def test_unknown_key(refuse):
 def test_a_value_that_cannot_be(refuse):
     assert "raise the capacity" in refuse("--config.rollout.capacity=100")
     assert "stages" in refuse("--config.stages=('sft','demos')")
+    assert "known are tensorboard, wandb, trackio" in refuse("--config.track=('comet',)")
 
 
 def test_an_engine_that_cannot_be_built(refuse):

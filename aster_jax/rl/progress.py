@@ -7,7 +7,7 @@ import zlib
 from aster_jax import policy as policies
 from aster_jax import together, workdir
 from aster_jax.errors import GaveUp
-from aster_jax.train import checkpoint, metrics, step
+from aster_jax.train import checkpoint, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
     abstract = step.abstract_state(policy.cfg, tx, run.mesh)
     found = saved.restore_newest(abstract)
     if found is None:
-        metrics.rewind(run.path, stage, 0)
+        run.rewind(stage, 0)
         origin = policies.starts_from(run, stage)
         if origin == "base":
             run.say(stage, f"starts from {run.config.model.source}, untrained by this run")
@@ -39,7 +39,7 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
     state, position = found
     at = Progress(**{f.name: position[f.name] for f in dataclasses.fields(Progress)})
     run.say(stage, f"resumed after step {at.step}")
-    return state, at, metrics.rewind(run.path, stage, at.step)
+    return state, at, run.rewind(stage, at.step)
 
 
 def reference(run: workdir.Run, stage: str, policy: policies.Policy, c) -> dict | None:

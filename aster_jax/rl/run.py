@@ -70,7 +70,7 @@ def run(run: workdir.Run, stage: str) -> None:
             values |= progress.seconds(played.stats, write_s, values)
             at = progress.after(at, values, why_not)
             values |= measure(state.params, now)
-            metrics.append(run.path, stage, now, time.monotonic() - began, values)
+            run.record(stage, now, time.monotonic() - began, values)
             _say(run, stage, c, now, values, why_not)
             _watch(run, stage, calls, values)
             if metrics.every(c.save_every, now, c.steps) or saved.owed or measure.is_best(values):
@@ -144,4 +144,5 @@ def _say(run, stage, c, now, values, why_not):
     text += f"  left out {100 * lost:.1f} %" if lost else ""
     if "rl/eval_accuracy" in values:
         text += f"  validation {values['rl/eval_accuracy']:.3f}"
+    text += run.eta(stage, c.steps)
     run.say(stage, text + (f"  no update: {why_not}" if why_not else ""))

@@ -65,7 +65,7 @@ def run(run: workdir.Run) -> None:
                     _leave(saved, state, at, data)
                     raise
                 values = _recorded(at, probed, c.stop_accuracy)
-                metrics.append(run.path, "sft", at.step, time.monotonic() - began, values)
+                run.record("sft", at.step, time.monotonic() - began, values)
                 _say(run, at, steps, values)
                 due = metrics.every(c.save_every, at.step, steps)
                 if at.stopped or due or saved.owed:
@@ -98,14 +98,14 @@ def _start(run, policy, tx, data, saved):
     where it was."""
     found = saved.restore_newest(step.abstract_state(policy.cfg, tx, run.mesh))
     if found is None:
-        metrics.rewind(run.path, "sft", 0)
+        run.rewind("sft", 0)
         base = policies.base_params(run, policy)
         return step.fresh_state(base, tx, run.mesh), Progress(), 0.0
     state, position = found
     data.set_state(position["data"])
     at = Progress(**{f.name: position[f.name] for f in dataclasses.fields(Progress)})
     run.say("sft", f"resumed after step {at.step}")
-    return state, at, metrics.rewind(run.path, "sft", at.step)
+    return state, at, run.rewind("sft", at.step)
 
 
 def _position(at, data) -> dict:
@@ -202,8 +202,8 @@ def _say(run, at, steps, values):
             text += f"  probe accuracy {at.probe:.2f} with {calls:.1f} calls"
         if masked:
             text += f"  probe left out {100 * masked:.1f} %: tool, verifier or deadline"
-        run.say("sft", text)
+        run.say("sft", text + run.eta("sft", steps))
     elif at.step % 10 == 1 or at.step == steps:
-        run.say("sft", text)
+        run.say("sft", text + run.eta("sft", steps))
     else:
-        run.live("sft", text)
+        run.live("sft", text + run.eta("sft", steps))

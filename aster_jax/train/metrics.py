@@ -92,13 +92,16 @@ def _rewind(workdir, stage, step, sleep) -> float:
 
 def history(workdir: pathlib.Path, stages: Sequence[str], name: str) -> list[float]:
     """The values of a metric in the lines of these stages so far, in their order."""
-    return together.once("history", lambda: _history(workdir / "metrics.jsonl", stages, name))
+    found = together.once("history", lambda: lines(workdir, *stages))
+    return [r[name] for r in found if name in r]
 
 
-def _history(path, stages, name) -> list[float]:
-    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
-    records = [r for r in map(_parsed, lines) if r is not None and r["stage"] in stages]
-    return [r[name] for r in records if name in r]
+def lines(workdir: pathlib.Path, *stages: str) -> list[dict]:
+    """The whole lines of these stages, in order; none where there is no file."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    found = (_parsed(line) for line in text.split("\n"))
+    return [r for r in found if r is not None and r["stage"] in stages]
 
 
 def replace(path: pathlib.Path, text: str, *, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -8,12 +8,12 @@ more than any measured seed of the quickstart took. The README states what it sc
 what the quickstart's accuracy would be worth if the tool were not needed.
 """
 
-from experiments import quickstart
+from aster_jax import experiment
 
 
 def get_config():
     """The quickstart with direct demonstrations, SFT and evaluation only."""
-    c = quickstart.get_config()
+    c = experiment.read("quickstart")
     c.name = "quickstart_direct"
     c.stages = ("demos", "sft", "eval", "report")
     c.demos.style = "direct"
