@@ -9,12 +9,9 @@ import argparse
 import pathlib
 import sys
 
-import jax
-
 from aster_jax import config as configs
-from aster_jax import mesh, policy, weights, workdir
+from aster_jax import named, weights
 from aster_jax.errors import InputError
-from aster_jax.lifetime import changes
 
 
 def export(
@@ -25,29 +22,9 @@ def export(
     `step` None takes what the stage hands on, or of a stage under way its newest checkpoint.
     Raises InputError when there is no such run, stage or checkpoint.
     """
-    c = workdir.read_config(path)
-    run = workdir.Run(c, path, mesh.build(1, 1, 1, jax.local_devices()[:1]))
-    described = policy.describe(run)
-    if stage == "base":
-        step, params = 0, policy.base_params(run, described)
-    else:
-        step = _step(run, stage) if step is None else step
-        params = policy.params_of(run, described, stage, step)
+    params, described, step = named.of_run(path, stage, step)
     weights.export(params, described.cfg, described.tokenizer, out, dtype, style=described.style)
     return out, step
-
-
-def _step(run, stage) -> int:
-    if run.has_ended(stage):
-        found = policy.handed_on(run, stage)
-    else:
-        found = changes.steps_made(run.path, stage)
-    if not found:
-        raise InputError(
-            f"stage {stage!r} of {run.path} has no checkpoint; give another --checkpoint "
-            f"({', '.join(configs.CHECKPOINTS)})"
-        )
-    return found
 
 
 def main() -> None:

@@ -115,6 +115,11 @@ def tool_ids(text: str, tokenizer, style: str) -> list[int]:
     return _encode(given, tokenizer)[0]
 
 
+def user_ids(text: str, tokenizer, style: str) -> list[int]:
+    """Ids to append after a turn that has ended: separator, the user's, next generation prompt."""
+    return _encode([_given("\n"), *_turn("user", text), *_opening(style)], tokenizer)[0]
+
+
 def assistant_ids(message: dict, tokenizer, style: str) -> list[int]:
     """The ids that a policy would have sampled to produce this assistant message."""
     pieces = _assistant(shapes.read_one(message, "the message"), style)
@@ -308,7 +313,7 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
         ids.pop()
     shown, call, thinking = "", None, style == "qwen3_thinking_2507"
     closed = False
-    parts = _tagged(ids, tokenizer)
+    parts = tagged(ids, tokenizer)
     last_close = max((i for i, part in enumerate(parts) if part == (_END_THINK, True)), default=-1)
     for i, (text, is_tag) in enumerate(parts):
         if call is not None:
@@ -332,8 +337,8 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
     return Turn("answer", shown, reason="the think block was never closed" if thinking else "")
 
 
-def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:
-    """The decoded turn in parts, and whether each is one of the markup's tags."""
+def tagged(ids: Iterable[int], tokenizer) -> list[tuple[str, bool]]:
+    """Decoded ids in parts, and whether each is one of the markup's tags."""
     names = {tokenizer.control[n]: n for n in CONTROL if n in tokenizer.control}
     spelled = [n for n in CONTROL if n not in tokenizer.control]
     parts, run = [], []
