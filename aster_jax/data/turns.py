@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from aster_jax.data import chat
+from aster_jax.data import chat, messages
+from aster_jax.errors import InputError
 
-_, _, THINK, END_THINK, CALL, END_CALL, RESULT, END_RESULT = chat.CONTROL
+_, END_TURN, THINK, END_THINK, CALL, END_CALL, RESULT, END_RESULT = chat.CONTROL
 
 # "call" is more of a call's JSON, "called" all of it once it is closed, "broken" what had
 # begun as one and is none, with its tag.
@@ -63,59 +64,47 @@ class Raw:
         return [Piece("text", text)] if text else []
 
 
-class Reader:
-    """Reads one sampled turn.
+class Tags:
+    """Text with tags to pieces; where a tag may be unfinished, its beginning is held back.
 
     Args:
-      tokenizer, style: as in `data.chat`.
+      spelled: tags that stand in the text; others come by `tag`.
+      is_thinking: whether the turn begins inside a thought.
       with_calls: whether calls are told apart; else they are text.
     """
 
-    def __init__(self, tokenizer, style: str, with_calls: bool = True):
-        self._tokenizer, self._with_calls = tokenizer, with_calls
-        self._stop_ids = chat.stop_ids(tokenizer, style)
-        self._names = {tokenizer.control[n]: n for n in chat.CONTROL if n in tokenizer.control}
-        self._spelled = tuple(n for n in chat.CONTROL if n not in tokenizer.control)
-        self._letters, self._held = Letters(tokenizer), ""
-        self._mode = "thought" if style == "qwen3_thinking_2507" else "text"
+    def __init__(self, spelled: Iterable[str], is_thinking: bool, with_calls: bool = True):
+        self._spelled, self._with_calls, self._held = tuple(spelled), with_calls, ""
+        self._mode = "thought" if is_thinking else "text"
         self._blank = {"thought": "", "text": ""}  # white space that may be the last
         self._shown = {"thought": False, "text": False}
         self._open = ""  # of what nobody knows yet whether it is a thought, or a call's JSON
 
-    def feed(self, ids: Iterable[int]) -> list[Piece]:
-        """What these ids say, as far as it is certain; a stop id says nothing."""
-        pieces, run = [], []
-        for i in ids:
-            if i in self._names:
-                pieces += self._text(self._letters.feed(run, last=True), last=True)
-                self._letters, run = Letters(self._tokenizer), []
-                if i not in self._stop_ids:
-                    pieces += self._part(self._names[i], True)
-            elif i not in self._stop_ids:
-                run.append(i)
-        return _joined(pieces + self._text(self._letters.feed(run)))
-
-    def finish(self) -> list[Piece]:
-        """What was held back; the turn is over."""
-        pieces = self._text(self._letters.feed([], last=True), last=True)
-        mode, self._mode = self._mode, "text"
-        if mode == "call":
-            pieces.append(Piece("broken", CALL + self._open))
-        elif mode == "unknown":
-            pieces += self._show("text", THINK + self._open)
-        return _joined(pieces)
-
-    def _text(self, text, last=False) -> list[Piece]:
-        """Text in which tags may be spelled out, where the vocabulary has no ids for them."""
+    def text(self, text: str, last: bool = False) -> list[Piece]:
+        """More text; with `last` no tag can begin at its end."""
         self._held += text
         pieces = []
         while found := _first(self._held, self._spelled):
             at, tag = found
             pieces += self._part(self._held[:at], False) + self._part(tag, True)
             self._held = self._held[at + len(tag) :]
-        keep = 0 if last else beginning(self._held, self._spelled)
-        now, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        end = len(self._held) - (0 if last else beginning(self._held, self._spelled))
+        now, self._held = self._held[:end], self._held[end:]
         return pieces + self._part(now, False)
+
+    def tag(self, name: str) -> list[Piece]:
+        """A tag that is no text."""
+        return self._part(name, True)
+
+    def finish(self) -> list[Piece]:
+        """What was held back; the turn is over."""
+        pieces = self.text("", last=True)
+        mode, self._mode = self._mode, "text"
+        if mode == "call":
+            pieces.append(Piece("broken", CALL + self._open))
+        elif mode == "unknown":
+            pieces += self._show("text", THINK + self._open)
+        return pieces
 
     def _part(self, text, is_tag) -> list[Piece]:
         tag = text if is_tag else None
@@ -135,7 +124,7 @@ class Reader:
             self._mode = "text"
             return []
         if self._mode == "thought":
-            return self._show("thought", text)
+            return self._show("thought", text if tag != THINK else "")
         if tag == THINK:
             self._mode, self._open = "unknown" if self._shown["text"] else "thought", ""
             return []
@@ -154,10 +143,61 @@ class Reader:
         return [Piece(kind, kept)] if kept else []
 
 
+class Reader:
+    """Reads one sampled turn; arguments as in `data.chat` and `Tags`."""
+
+    def __init__(self, tokenizer, style: str, with_calls: bool = True):
+        self._tokenizer, self._letters = tokenizer, Letters(tokenizer)
+        self._stop_ids = chat.stop_ids(tokenizer, style)
+        self._names = {tokenizer.control[n]: n for n in chat.CONTROL if n in tokenizer.control}
+        spelled = (n for n in chat.CONTROL if n not in tokenizer.control)
+        self._tags = Tags(spelled, begins_thinking(style), with_calls)
+
+    def feed(self, ids: Iterable[int]) -> list[Piece]:
+        """What these ids say, as far as it is certain; a stop id says nothing."""
+        pieces, run = [], []
+        for i in ids:
+            if i in self._stop_ids:
+                continue
+            if i not in self._names:
+                run.append(i)
+                continue
+            pieces += self._tags.text(self._letters.feed(run, last=True), last=True)
+            pieces += self._tags.tag(self._names[i])
+            self._letters, run = Letters(self._tokenizer), []
+        return _joined(pieces + self._tags.text(self._letters.feed(run)))
+
+    def finish(self) -> list[Piece]:
+        """What was held back; the turn is over."""
+        pieces = self._tags.text(self._letters.feed([], last=True))
+        return _joined(pieces + self._tags.finish())
+
+
+def begins_thinking(style: str) -> bool:
+    """Whether a sampled turn of this style begins inside a thought that the prompt opened."""
+    return style == "qwen3_thinking_2507"
+
+
+def read_text(text: str, is_thinking: bool) -> list[Piece]:
+    """A whole turn that is known as text only, tags spelled out."""
+    tags = Tags(chat.CONTROL, is_thinking)
+    return _joined(tags.text(text) + tags.finish())
+
+
 def read(ids: Iterable[int], tokenizer, style: str, with_calls: bool = True) -> list[Piece]:
     """A whole turn, pieces of one kind joined."""
     reader = Reader(tokenizer, style, with_calls)
     return _joined(reader.feed(ids) + reader.finish())
+
+
+def call_of(text: str) -> tuple[str, str] | None:
+    """(name, the JSON of its arguments) of a call's JSON; None where it says no such thing."""
+    try:
+        found = json.loads(text, strict=False)
+        one = messages.read_one({"role": "assistant", "tool_calls": [found]}, "the turn").calls[0]
+    except (InputError, ValueError, RecursionError):
+        return None
+    return one.name, one.arguments
 
 
 def result_text(ids: Iterable[int], tokenizer) -> str:

@@ -63,6 +63,11 @@ class Engine:
             raise InputError(
                 f"{model.path} has no tokenizer; put its tokenizer.json or tokenizer.model beside it"
             )
+        if capacity > model.config.max_positions:
+            raise InputError(
+                f"capacity={capacity} exceeds the {model.config.max_positions} positions that "
+                f"{model.path} was made for; lower it"
+            )
         self._model, self._ahead = model, ahead
         self.tokenizer, self.style = model.tokenizer, style or model.style
         mesh = meshes.build(1, 1, 1, jax.local_devices()[:1]) if mesh is None else mesh

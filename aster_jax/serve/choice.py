@@ -1,10 +1,8 @@
 """One answer of a request, from its tokens to what the client is sent."""
 
 import dataclasses
-import json
 
-from aster_jax.data import messages, turns
-from aster_jax.errors import InputError
+from aster_jax.data import turns
 
 # How an answer ended, in OpenAI's words.
 FINISH = {"answered": "stop", "dropped": "stop", "turn_budget": "length",
@@ -13,11 +11,11 @@ FINISH = {"answered": "stop", "dropped": "stop", "turn_budget": "length",
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """What is new in an answer; calls are `messages.Call`s, tokens (id, log-prob) pairs."""
+    """What is new in an answer; calls are (name, arguments), tokens (id, log-prob) pairs."""
 
     text: str = ""
     thought: str = ""
-    calls: tuple[messages.Call, ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
     tokens: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -98,7 +96,7 @@ class Choice:
         calls = []
         for piece in pieces:
             if piece.kind == "called":
-                call = read_call(piece.text)
+                call = turns.call_of(piece.text)
                 calls += [call] if call else []
                 said["text"] += "" if call else f"{turns.CALL}{piece.text}{turns.END_CALL}"
             elif piece.kind in said:
@@ -107,12 +105,3 @@ class Choice:
                 said["text"] += piece.text
         self.num_calls += len(calls)
         return Delta(said["text"], said["thought"], tuple(calls), tuple(taken))
-
-
-def read_call(text: str) -> messages.Call | None:
-    """A call's JSON as a call; None where it is none that a client could be given."""
-    try:
-        found = json.loads(text, strict=False)
-        return messages.read_one({"role": "assistant", "tool_calls": [found]}, "it").calls[0]
-    except (InputError, ValueError, RecursionError):
-        return None

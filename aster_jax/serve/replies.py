@@ -56,8 +56,8 @@ def calls(delta: Delta, before: int, is_stream: bool) -> list[dict]:
     return [
         ({"index": before + i} if is_stream else {})
         | {"id": f"call_{secrets.token_hex(12)}", "type": "function",
-           "function": {"name": call.name, "arguments": call.arguments}}
-        for i, call in enumerate(delta.calls)
+           "function": {"name": name, "arguments": arguments}}
+        for i, (name, arguments) in enumerate(delta.calls)
     ]  # fmt: skip
 
 

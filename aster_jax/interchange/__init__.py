@@ -1,0 +1,1 @@
+"""Episodes in the formats that others read; each is a pure function of an episode's record."""
