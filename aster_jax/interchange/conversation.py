@@ -4,8 +4,6 @@ What trainers of other projects read (`messages` and `tools` per line), and `ati
 of. Read from the record's text, so it needs no tokenizer; the ids stay in the record.
 """
 
-import json
-
 from aster_jax.data import chat, turns
 
 SYSTEM, USER, OPENED = "<|im_start|>system\n", "<|im_start|>user\n", "<think>\n"
@@ -83,8 +81,3 @@ def _system(prompt: str) -> str:
 def _result(text: str) -> str:
     inside = text.split(turns.RESULT, 1)[-1].rsplit(turns.END_RESULT, 1)[0]
     return inside.removeprefix("\n").removesuffix("\n")
-
-
-def dumps(line: dict) -> str:
-    """A line of a file, its end included."""
-    return json.dumps(line, ensure_ascii=False) + "\n"
