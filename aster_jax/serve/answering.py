@@ -17,6 +17,11 @@ from aster_jax.serve.asked import Asked
 from aster_jax.serve.refusal import Refusal, bad
 
 
+# Rendered on the event loop, where others are answered; more would keep them waiting. A thread
+# for each would have them all wait for each other while the engine's own is busy.
+AT_ONCE_BYTES = 32_768
+
+
 def requests(asked: Asked, engine) -> list[live.Request]:
     """The rows of a request: `n` for each of its prompts, which they share.
 
@@ -168,10 +173,14 @@ def _sum(deltas) -> choices.Delta:
     )  # fmt: skip
 
 
-async def begin(asked: Asked, engine, at: desk.Desk, reply: replies.Reply) -> Answer:
-    """Hand a request to the engine. Refusal where it cannot be, or not now."""
-    # Long prompts take a while to encode: not on the event loop, where others are answered.
-    rows = await asyncio.to_thread(requests, asked, engine)
+async def begin(
+    asked: Asked, size: int, engine, at: desk.Desk, reply: replies.Reply
+) -> Answer:
+    """Hand a request of `size` bytes to the engine. Refusal where it cannot be, or not now."""
+    if size < AT_ONCE_BYTES:
+        rows = requests(asked, engine)
+    else:
+        rows = await asyncio.to_thread(requests, asked, engine)
     call = at.ask(rows)
     exact = asked.with_logprobs or asked.with_ids
     made = []

@@ -48,9 +48,11 @@ def build(served: Served) -> Starlette:
         async def answer(request: Request) -> Response:
             try:
                 _check_rate(rate)
-                body = asked.parse(await _body(request, served))
-                _check_model(body, served)
-                return await _answer(request, read(body, served.limits), served, is_chat)
+                body = await _body(request, served)
+                found = asked.parse(body)
+                _check_model(found, served)
+                what = read(found, served.limits)
+                return await _answer(request, what, len(body), served, is_chat)
             except Refusal as e:
                 return refused(e)
             except ClientDisconnect:
@@ -141,9 +143,9 @@ def is_loopback(host: str) -> bool:
     return name == "localhost"
 
 
-async def _answer(request, what, served, is_chat) -> Response:
+async def _answer(request, what, size, served, is_chat) -> Response:
     reply = replies.reply(int(time.time()), served.name, is_chat)
-    answer = await answering.begin(what, served.engine, served.desk, reply)
+    answer = await answering.begin(what, size, served.engine, served.desk, reply)
     if what.stream:
         events = _in_time(answer.events, served.limits.request_s)
         return StreamingResponse(events(), media_type="text/event-stream",

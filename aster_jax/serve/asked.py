@@ -154,7 +154,7 @@ def _tools(body) -> list[dict]:
 def _prompts(prompt, limits) -> tuple:
     """One or several prompts: a text, ids, or a list of either."""
     several = prompt if isinstance(prompt, list) else [prompt]
-    if several and all(_is_id(i) for i in several):
+    if several is prompt and several and all(_is_id(i) for i in several):
         several = [several]
     if not 0 < len(several) <= limits.choices:
         raise bad("prompt", f"prompt must be 1 to {limits.choices} prompts, got {len(several)}")

@@ -102,6 +102,11 @@ class Desk:
         self._inbox.put(("ask", call))
         return call
 
+    @property
+    def under_way(self) -> int:
+        """Answers that were asked for and have not ended."""
+        return self._rows
+
     def drop(self, answers: list[tuple[Call, int]]) -> None:
         """Free the slots of answers nobody waits for."""
         self._inbox.put(("drop", answers))
