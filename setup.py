@@ -16,6 +16,7 @@ setup(
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis"],
         "hub": ["huggingface_hub"],
+        "serve": ["starlette", "uvicorn"],
         "plan": ["libtpu==0.0.52"],
         "peers": ["jupyter_client", "ipykernel", "transformers", "torch"],
     },

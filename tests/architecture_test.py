@@ -17,7 +17,7 @@ LAYERS = (
     ("model", "data", "reward"),
     ("mesh", "demos", "eval.passk"),
     ("weights", "train", "rollout", "sft", "rl", "eval", "report"),
-    ("settings",),
+    ("settings", "interchange"),
     ("config",),
     ("config_check",),
     ("lifetime",),
@@ -28,7 +28,8 @@ LAYERS = (
     ("rl.progress", "rl.update", "rl.validate"),
     ("eval.arms", "eval.episodes", "eval.results"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
-    ("main", "export"),
+    ("named",),
+    ("main", "export", "chat", "serve"),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # Besides the `run.py` of a stage, main.py, and the tool executor, which is all about the
@@ -43,6 +44,9 @@ EFFECTS = {
     "rl/update.py": "measures the parts of a step",
     "rollout/phase.py": "measures and bounds the wait for verdicts",
     "export.py": "is a command",
+    "chat/__main__.py": "is a command: talks with a terminal, and saves what was said",
+    "serve/__main__.py": "is a command",
+    "serve/app.py": "says when an answer was made; holds the rate of requests",
     "train/metrics.py": "writes metrics.jsonl",
     "train/checkpoint.py": "writes checkpoints",
     "rollout/episode.py": "holds deadlines",
@@ -62,6 +66,8 @@ FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's na
 TESTED_WHOLE = {
     "errors.py": "main_test.py",
     "export.py": "one_workdir_test.py",
+    "named.py": "chat/talk_test.py",
+    "serve/": "serve/server_test.py",
     "main.py": "pipeline_smoke_test.py",
     "policy.py": "pipeline_smoke_test.py",
     "pools.py": "pipeline_smoke_test.py",

@@ -79,7 +79,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(derandomize=True, max_examples=150, deadline=None, database=None)
+@settings(derandomize=True, max_examples=60, deadline=None, database=None)
 @given(st.dictionaries(st.sampled_from(sorted(asked.CHAT | asked.TEXT | set(asked.NEUTRAL))), JSON),
        st.sampled_from([asked.chat, asked.text]))  # fmt: skip
 def test_any_body_is_read_or_refused(body, read):
