@@ -2,19 +2,21 @@
 
 A stage's checkpoint as a Hugging Face directory that transformers, vLLM and this package
 (`model.source`) load. Reads the workdir and writes nothing into it, so it can be given
-while the run goes on.
+while the run goes on. With `--episodes FILE...` in place of a checkpoint: a run's episodes
+as OpenAI messages, or in the Agent Trajectory Interchange Format.
 """
 
 import argparse
+import contextlib
+import json
 import pathlib
 import sys
 
-import jax
-
+from aster_jax import __version__, named, weights
 from aster_jax import config as configs
-from aster_jax import mesh, policy, weights, workdir
+from aster_jax.data import files as readable
 from aster_jax.errors import InputError
-from aster_jax.lifetime import changes
+from aster_jax.interchange import atif, conversation
 
 
 def export(
@@ -25,41 +27,71 @@ def export(
     `step` None takes what the stage hands on, or of a stage under way its newest checkpoint.
     Raises InputError when there is no such run, stage or checkpoint.
     """
-    c = workdir.read_config(path)
-    run = workdir.Run(c, path, mesh.build(1, 1, 1, jax.local_devices()[:1]))
-    described = policy.describe(run)
-    if stage == "base":
-        step, params = 0, policy.base_params(run, described)
-    else:
-        step = _step(run, stage) if step is None else step
-        params = policy.params_of(run, described, stage, step)
+    params, described, step = named.of_run(path, stage, step)
     weights.export(params, described.cfg, described.tokenizer, out, dtype, style=described.style)
     return out, step
 
 
-def _step(run, stage) -> int:
-    if run.has_ended(stage):
-        found = policy.handed_on(run, stage)
-    else:
-        found = changes.steps_made(run.path, stage)
-    if not found:
-        raise InputError(
-            f"stage {stage!r} of {run.path} has no checkpoint; give another --checkpoint "
-            f"({', '.join(configs.CHECKPOINTS)})"
-        )
-    return found
+def export_episodes(files: list[pathlib.Path], form: str, out: pathlib.Path, model: str) -> int:
+    """Write the episodes of a run's files in a format that others read; how many.
+
+    "openai": one file, messages and tools per line. "atif": a directory, a document per
+    episode, of a model by that name. Raises InputError naming file and line of what is no
+    episode, and where `out` is there already.
+    """
+    if out.exists():
+        raise InputError(f"{out} is there already; give another --out")
+    count = 0
+    with contextlib.ExitStack() as stack:
+        if form == "atif":
+            out.mkdir(parents=True)
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            lines = stack.enter_context(open(out, "w", encoding="utf-8"))
+        for record in _records(files):
+            count += 1
+            if form == "atif":
+                made = json.dumps(record(atif.to_trajectory, model, __version__)) + "\n"
+                (out / f"{count:06d}.json").write_text(made, "utf-8")
+            else:
+                lines.write(json.dumps(record(conversation.to_line), ensure_ascii=False) + "\n")
+    return count
+
+
+def _records(files):
+    """For every line of the files, a function that makes something of its record."""
+    for path in files:
+        for number, line in enumerate(readable.read_text(path).splitlines(), start=1):
+
+            def make(form, *given, line=line, where=f"{path}, line {number}"):
+                try:
+                    return form(json.loads(line), *given)
+                except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+                    raise InputError(f"{where}: not an episode record ({e!r:.200})") from e
+
+            yield make
 
 
 def main() -> None:
     """Entry point: what is wrong becomes one sentence and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m aster_jax.export", description=__doc__)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--checkpoint", choices=configs.CHECKPOINTS, required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--step", type=int, help="of that stage; default what it hands on")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add = parser.add_argument
+    add("--workdir", type=pathlib.Path, help="of the run whose checkpoint is exported")
+    add("--checkpoint", choices=configs.CHECKPOINTS)
+    add("--out", type=pathlib.Path, required=True)
+    add("--step", type=int, help="of that stage; default what it hands on")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--episodes", type=pathlib.Path, nargs="+", help="files of episodes, in place of a checkpoint")
+    add("--format", choices=("openai", "atif"), default="openai", help="of exported episodes")
+    add("--name", default="aster_jax", help="of the model, in exported episodes")
     a = parser.parse_args()
     try:
+        if a.episodes:
+            count = export_episodes(a.episodes, a.format, a.out, a.name)
+            print(f"{count} episodes are in {a.out}")
+            return
+        if not (a.workdir and a.checkpoint):
+            raise InputError("give --workdir and --checkpoint, or --episodes")
         out, step = export(a.workdir, a.checkpoint, a.out, a.step, a.dtype)
     except InputError as e:
         sys.exit(f"aster_jax.export: {e}")

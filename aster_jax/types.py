@@ -69,6 +69,7 @@ EndReason = Literal[
     "call_budget",  # it called again after being told that no calls are left
     "malformed",  # too many turns in a row that could not be parsed
     "infrastructure",  # the tool or a judge failed: masked from the loss, never scored
+    "dropped",  # whoever asked wanted no more of it (chat, server)
     "deadline",  # our clock ran out: masked from the loss; an evaluation counts it as wrong
 ]
 

@@ -126,6 +126,11 @@ def tool_ids(text: str, tokenizer, style: str) -> list[int]:
     return _encode(given, tokenizer)[0]
 
 
+def user_ids(text: str, tokenizer, style: str) -> list[int]:
+    """Ids to append after a turn that has ended: separator, the user's, next generation prompt."""
+    return _encode([_given("\n"), *_turn("user", text), *_opening(style)], tokenizer)[0]
+
+
 def assistant_ids(message: dict, tokenizer, style: str) -> list[int]:
     """The ids that a policy would have sampled to produce this assistant message."""
     pieces = _assistant(shapes.read_one(message, "the message"), style)
@@ -313,7 +318,7 @@ def parse_turn(ids: Iterable[int], tokenizer, style: str) -> Turn:
     ids = list(ids)
     if ids and ids[-1] in stop_ids(tokenizer, style):
         ids.pop()
-    return _parse(_tagged(ids, tokenizer), style)
+    return _parse(tagged(ids, tokenizer), style)
 
 
 def parse_text(text: str, style: str) -> Turn:
@@ -366,8 +371,8 @@ def call_opening(ids: Sequence[int], tokenizer) -> int | None:
     return bisect.bisect_right(range(len(ids)), at, key=lambda n: len(tokenizer.decode(ids[: n + 1])))
 
 
-def _tagged(ids, tokenizer) -> list[tuple[str, bool]]:
-    """The decoded turn in parts, and whether each is one of the markup's tags."""
+def tagged(ids: Iterable[int], tokenizer) -> list[tuple[str, bool]]:
+    """Decoded ids in parts, and whether each is one of the markup's tags."""
     names = {tokenizer.control[n]: n for n in CONTROL if n in tokenizer.control}
     spelled = [n for n in CONTROL if n not in tokenizer.control]
     parts, run = [], []

@@ -19,12 +19,16 @@ from aster_jax.rollout import engine, pages, sampling, scheduler
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a row needs to start decoding: pending token, limit and sampling identity."""
+    """What a row needs to start decoding: pending token, limit and sampling identity.
+
+    `how` it samples counts on a device where rows sample each in their own way.
+    """
 
     pending: int
     left: int
     problem_uid: int
     sample: int
+    how: sampling.Sampling = sampling.Sampling()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Device:
     Args:
       cfg: model sizes.
       engine_cfg: engine sizes.
-      how: sampling.
+      how: sampling; None where each row comes with its own.
       stop_ids: token ids that end a turn.
       mesh: devices; slots are spread over its data axes. Of several processes each has a
         Device of the same mesh, and uses its own part of it.
@@ -52,11 +56,12 @@ class Device:
         self,
         cfg: config.ModelConfig,
         engine_cfg: engine.EngineConfig,
-        how: sampling.Sampling,
+        how: sampling.Sampling | None,
         stop_ids: tuple[int, ...],
         mesh: jax.sharding.Mesh,
     ):
         self.config = engine_cfg
+        self._is_mixed = how is None
         self._mesh = meshes.local(mesh)
         self.shards = meshes.batch_shards(self._mesh)
         self._is_part = self._mesh is not mesh
@@ -240,7 +245,8 @@ class Device:
 
     def _arm(self, places: list[int], rows: list[tuple[int, int, Start | None]]) -> engine.Arm:
         P = self.prefill_rows * self.shards
-        columns = {f.name: np.zeros(P, np.int32) for f in dataclasses.fields(engine.Arm)}
+        names = [f.name for f in dataclasses.fields(engine.Arm) if f.name != "how_P"]
+        columns = {name: np.zeros(P, np.int32) for name in names}
         columns["row_P"][:] = self._per_shard
         columns["problem_P"] = np.zeros(P, np.uint32)
         for i, (slot, length, start) in zip(places, rows, strict=True):
@@ -252,4 +258,15 @@ class Device:
             columns["left_P"][i] = start.left
             columns["problem_P"][i], columns["sample_P"][i] = start.problem_uid, start.sample
         columns["on_P"] = columns["on_P"].astype(bool)
-        return engine.Arm(**columns)
+        return engine.Arm(**columns, how_P=self._ways(places, rows) if self._is_mixed else None)
+
+    def _ways(self, places, rows) -> sampling.Rows:
+        """How each row samples, where that is its own."""
+        P = self.prefill_rows * self.shards
+        heat_P, top_p_P = np.ones((2, P), np.float32)
+        top_k_P = np.zeros(P, np.int32)
+        for i, (_, _, start) in zip(places, rows, strict=True):
+            if start is not None:
+                how = start.how
+                heat_P[i], top_p_P[i], top_k_P[i] = how.temperature, how.top_p, how.top_k
+        return sampling.Rows(heat_P, top_p_P, top_k_P)

@@ -91,6 +91,7 @@ class Slots:
       left_B: tokens the row may still sample before the host must look.
       active_B: whether the row decodes.
       key_B: the row's sampling key, folded from the identity of its trajectory.
+      how_B: how each row samples; None where all sample in the one compiled in.
     """
 
     cache: kv.KVCache
@@ -99,6 +100,7 @@ class Slots:
     left_B: jax.Array
     active_B: jax.Array
     key_B: jax.Array
+    how_B: sampling.Rows | None = None
 
 
 @flax.struct.dataclass
@@ -116,6 +118,7 @@ class Arm:
     left_P: jax.Array
     problem_P: jax.Array
     sample_P: jax.Array
+    how_P: sampling.Rows | None = None
 
 
 @flax.struct.dataclass
@@ -161,6 +164,7 @@ def _arm(slots: Slots, arm: Arm, run_key: jax.Array) -> Slots:
         left_B=put(slots.left_B, arm.left_P),
         active_B=put(slots.active_B, jnp.ones_like(arm.on_P)),
         key_B=put(slots.key_B, keys_P),
+        how_B=jax.tree.map(put, slots.how_B, arm.how_P),
     )
 
 
@@ -237,7 +241,8 @@ def _step(params, slots, out, *, table_AW, cfg, how, stop_ids):
         cache=slots.cache, table_BW=table_AW,
     )  # fmt: skip
     scores_AV = transformer.logits(params, cfg, hidden_ATD)[:, 0]
-    token_A, logp_A, entropy_A = sampling.sample(scores_AV, slots.key_B, slots.length_B + 1, how)
+    draw, how = (sampling.sample, how) if how else (sampling.sample_rows, slots.how_B)
+    token_A, logp_A, entropy_A = draw(scores_AV, slots.key_B, slots.length_B + 1, how)
     stop_A = jnp.zeros_like(on_A)
     for stop in stop_ids:
         stop_A = stop_A | (token_A == stop)
@@ -277,7 +282,7 @@ def adopt(params, *, dtype):
     return transformer.for_decoding(jax.tree_util.tree_map_with_path(cast, params))
 
 
-def _empty(cfg, engine_cfg, shards) -> Slots:
+def _empty(cfg, engine_cfg, shards, how) -> Slots:
     B, pages = engine_cfg.slots, engine_cfg.pool_pages(shards) * shards
     return Slots(
         cache=kv.init(cfg, pages, engine_cfg.page_tokens, engine_cfg.dtype),
@@ -286,6 +291,7 @@ def _empty(cfg, engine_cfg, shards) -> Slots:
         left_B=jnp.zeros((B,), jnp.int32),
         active_B=jnp.zeros((B,), bool),
         key_B=jax.random.split(jax.random.key(0), B),
+        how_B=sampling.plain_rows(B) if how is None else None,
     )
 
 
@@ -335,23 +341,23 @@ def _as_run(cfg, engine_cfg, mesh) -> config.ModelConfig:
 def programs(
     cfg: config.ModelConfig,
     engine_cfg: EngineConfig,
-    how: sampling.Sampling,
+    how: sampling.Sampling | None,
     stop_ids: tuple[int, ...],
     mesh: Mesh,
 ) -> Programs:
     """The programs of one configuration, built once per process.
 
-    Rows and pages are split by hand over the data axes, key/value heads over `tensor` by
-    the compiler; weights are replicated over the data axes. Of several processes each runs
-    all of them on its own part of the mesh (`meshes.local`), except that `adopt` is one
-    program of all.
+    With `how` None each row samples in its own way, which it is armed with. Rows and pages
+    are split by hand over the data axes, key/value heads over `tensor` by the compiler;
+    weights are replicated over the data axes. Of several processes each runs all of them on
+    its own part of the mesh (`meshes.local`), except that `adopt` is one program of all.
     """
     trained, mesh = mesh, meshes.local(mesh)
     shards = meshes.batch_shards(mesh)
     check(engine_cfg, shards)
     cfg = _as_run(cfg, engine_cfg, mesh)
     rows, everywhere = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
-    empty = functools.partial(_empty, cfg, engine_cfg, shards)
+    empty = functools.partial(_empty, cfg, engine_cfg, shards, how)
     abstract = jax.eval_shape(empty)
 
     def layout(cached):

@@ -17,6 +17,7 @@ Every process decides for its own rows only; nothing here is a collective.
 
 import collections
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Callable
 
@@ -24,10 +25,10 @@ import jax
 
 from aster_jax import types
 from aster_jax.data import chat
-from aster_jax.errors import InputError, Leaving
+from aster_jax.errors import Leaving
 from aster_jax.rollout import clock as clocks
-from aster_jax.rollout import device, engine, placement
-from aster_jax.rollout.live import Budgets, Live, Request, check, fresh
+from aster_jax.rollout import device, engine, placement, results
+from aster_jax.rollout.live import Budgets, Live, Request, check, check_budgets
 
 NO_CALLS_LEFT = "No tool calls are left. Give the final answer now."
 LOOK_S = 0.5  # the longest wait for tools between two looks at whether to stop
@@ -43,18 +44,23 @@ class Flight:
 
 
 class Rollout:
-    """One phase: requests in, trajectories out, in the order of the requests.
+    """One phase: requests in, trajectories out.
+
+    `run` takes all requests at once. Where they come and go (chat, a server): `begin`, then
+    `add` and `drop` between calls of `round` while anything `is_under_way`, and `close`; who
+    adds takes what has ended out of `ended`.
 
     Args:
       dev: with this phase's weights (`Device.begin` done).
       executor: the tool (`aster_jax.tools.Executor`), or None when max_calls is 0.
       tokenizer, style: for parsing turns and rendering results.
-      budgets: per trajectory.
+      budgets: per trajectory, where its request has none of its own.
       lockstep: see the module docstring.
       ahead: decode dispatches that may be under way when the host dispatches another.
       seed: seeds the interpreters, with the trajectory's identity.
       on_end: called with every trajectory as it ends, and its place among the requests.
       on_progress: called after every round with (ended, total, stats).
+      on_tokens: called with a trajectory under way whenever tokens have come to it.
       clock: time; another one for tests.
       retries: times that a trajectory lost to the tool is asked for again while time is left.
       stopping: looked at in every round and at least every `LOOK_S` while waiting for tools;
@@ -73,62 +79,90 @@ class Rollout:
         seed: int,
         on_end: Callable[[int, types.Trajectory], None] | None = None,
         on_progress: Callable[[int, int, dict], None] | None = None,
+        on_tokens: Callable[[Live], None] | None = None,
         clock: clocks.Clock = clocks.REAL,
         retries: int = 0,
         stopping: Callable[[], bool] | None = None,
     ):
-        if budgets.context_tokens > dev.config.capacity:
-            raise InputError(
-                f"context_tokens={budgets.context_tokens} is more than the engine's capacity "
-                f"of {dev.config.capacity} tokens per row; raise rollout.capacity"
-            )
-        if executor is None and budgets.max_calls:
-            raise InputError(f"max_calls={budgets.max_calls} needs a tool executor; none given")
         self._device, self._executor = dev, executor
+        check_budgets(budgets, dev.config.capacity, executor)
         self._tokenizer, self._style = tokenizer, style
         self._budgets, self._lockstep = budgets, lockstep
         self._ahead, self._seed = ahead, seed
         self._on_end, self._on_progress, self._clock = on_end, on_progress, clock
+        self._on_tokens = on_tokens
         self._retries, self._stopping = retries, stopping
         self.stats = collections.Counter()
 
     def run(self, requests: list[Request]) -> list[types.Trajectory]:
-        """Make every trajectory; each ends with a reason, none is dropped.
+        """Make every trajectory, in the order of the requests; each ends with a reason.
 
         Raises a ValueError, before anything is computed, where a prompt fills the context,
         and `Leaving` when asked to stop.
         """
         check(requests, self._budgets)
-        self._requests = requests
+        self.begin()
+        try:
+            asked = [self.add(request) for request in requests]
+            while self.is_under_way:
+                self.round()
+                if self._on_progress:
+                    self._on_progress(len(self.ended), len(requests), self.stats)
+        finally:
+            self.close()
+        self.stats["pool_pages"] = self._device.pages.total
+        if self._device.is_warm:
+            self.stats["compiles_after_warmup"] = self._device.compiles_after_warm_up
+        return [self.ended.pop(i) for i in asked]
+
+    def begin(self) -> None:
+        """Start with no requests; the clock of the phase runs from here."""
         self._looked = self._began = self._clock.now()
-        self._ended: dict[int, types.Trajectory] = {}
+        self.ended: dict[int, types.Trajectory] = {}
+        self._numbers = itertools.count()
         self._retried = collections.Counter()  # by request
         self._flights: collections.deque[Flight] = collections.deque()
         self._timeline = clocks.Timeline(self._clock, self.stats)
         self._rows = placement.Placement(
-            self._device, requests, self._budgets, self._timeline, self.stats
+            self._device, [], self._budgets, self._timeline, self.stats
         )
-        try:
-            while len(self._ended) < len(requests):
-                self._look_up()
-                self._make_room()
-                self._rows.admit(self._clock.now())
-                self._rows.write()
-                dispatched = self._dispatch()
-                self._collect_results(block=self._lockstep or not self._flights)
-                while len(self._flights) > (self._ahead if dispatched else 0):
-                    self._read()
-                self._expire()
-                self.stats["phase_s"] = self._clock.now() - self._began
-                if self._on_progress:
-                    self._on_progress(len(self._ended), len(requests), self.stats)
-        finally:
-            for live in self._rows.under_way():
-                self._close(live)
-        self.stats["pool_pages"] = self._device.pages.total
-        if self._device.is_warm:
-            self.stats["compiles_after_warmup"] = self._device.compiles_after_warm_up
-        return [self._ended[i] for i in range(len(requests))]
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its number. ValueError where it cannot be, and nothing changes."""
+        check([request], self._budgets)
+        own = request.budgets or self._budgets
+        check_budgets(own, self._device.config.capacity, self._executor)
+        number = next(self._numbers)
+        self._rows.add(number, request)
+        return number
+
+    def drop(self, number: int) -> None:
+        """End a request as "dropped", wherever it is; nothing where it has ended."""
+        if number in self._rows.requests:
+            self._finish(self._rows.find(number), "dropped", "")
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a request has not ended."""
+        return bool(self._rows.requests)
+
+    def round(self) -> None:
+        """Once around: room, admission, writing, a dispatch, results, what has been decoded."""
+        self._look_up()
+        self._make_room()
+        self._rows.admit(self._clock.now())
+        self._rows.write()
+        dispatched = self._dispatch()
+        self._collect_results(block=self._lockstep or not self._flights)
+        while len(self._flights) > (self._ahead if dispatched else 0):
+            self._read()
+        self._expire()
+        self.stats["phase_s"] = self._clock.now() - self._began
+
+    def close(self) -> None:
+        """Close the sessions of what is under way."""
+        for live in self._rows.under_way():
+            self._close(live)
 
     def _look_up(self):
         if self._stopping is not None and self._stopping():
@@ -186,20 +220,28 @@ class Rollout:
             drained.logprobs_AK[row, :count].tolist(),
             drained.entropies_AK[row, :count].tolist(),
         )
+        self._tell(live)
         if drained.stopped_A[row]:
             self._end_turn(live)
-        elif (reason := live.exhausted(self._budgets)) is not None:
+        elif (reason := live.exhausted()) is not None:
             self._finish(live, reason, "")
 
+    def _tell(self, live):
+        if self._on_tokens:
+            self._on_tokens(live)
+
     def _end_turn(self, live):
+        if live.request.one_turn:
+            self._finish(live, "answered", "")
+            return
         opener = live.request.opener if live.turn_start == live.spans[0].stop else ()
         ids = [*opener, *live.tokens[live.turn_start :]]
         turn = chat.parse_turn(ids, self._tokenizer, self._style)
         if turn.kind == "answer":
             self._finish(live, "answered", turn.text)
-        elif len(live.calls) >= self._budgets.max_calls:
+        elif len(live.calls) >= live.budgets.max_calls:
             # One that was made to begin its answer has no use for the word.
-            if live.told_no_calls or (live.request.opener and not self._budgets.max_calls):
+            if live.told_no_calls or (live.request.opener and not live.budgets.max_calls):
                 self._finish(live, "call_budget", "")
             else:
                 live.told_no_calls = True
@@ -207,7 +249,7 @@ class Rollout:
         elif turn.kind == "malformed":
             live.malformed_in_row += 1
             live.calls.append(types.CallRecord("", "malformed", turn.reason, 0.0, 0.0))
-            if live.malformed_in_row > self._budgets.max_malformed:
+            if live.malformed_in_row > live.budgets.max_malformed:
                 self._finish(live, "malformed", "")
             else:
                 self._append_result(live, chat.malformed_text(turn.reason))
@@ -265,8 +307,8 @@ class Rollout:
     def _next_deadline(self, waiting) -> float:
         """When the first of these calls, of all trajectories, or the phase is out of time."""
         return min(
-            min(live.called for live in waiting) + self._budgets.call_s,
-            min(live.since for live in self._rows.under_way()) + self._budgets.trajectory_s,
+            min(live.called + live.budgets.call_s for live in waiting),
+            min(live.since + live.budgets.trajectory_s for live in self._rows.under_way()),
             self._began + self._budgets.deadline_s,
         )
 
@@ -303,41 +345,30 @@ class Rollout:
 
     def _append_result(self, live, text):
         # At least one token must be left to write.
-        ids = self._result_ids(text, self._budgets.context_tokens - len(live.tokens) - 1)
+        room = live.budgets.context_tokens - len(live.tokens) - 1
+        limit = live.budgets.tool_result_tokens
+        ids = results.fitted(text, limit, room, self._tokenizer, self._style)
         if ids is None:
             self._finish(live, "context_budget", "")
             return
-        if live.written >= self._budgets.response_tokens:
+        if live.written >= live.budgets.response_tokens:
             self._finish(live, "token_budget", "")
             return
         self._rows.append(live, len(live.tokens) - 1)  # the stop id is not in the cache yet
         live.extend("tool", ids)
         live.turn_start = len(live.tokens)
-
-    def _result_ids(self, text, room) -> list[int] | None:
-        """Ids of a result's turn: its text cut to the budget, and to `room` ids with the markup.
-
-        None where not even the note that something was cut has room.
-        """
-        limit = self._budgets.tool_result_tokens
-        ids = chat.tool_ids(chat.cut(text, self._tokenizer, limit), self._tokenizer, self._style)
-        while len(ids) > room:
-            limit = min(limit, len(ids)) - (len(ids) - room)
-            shown = chat.cut(text, self._tokenizer, limit) if limit > 0 else ""
-            if not shown:
-                return None
-            ids = chat.tool_ids(shown, self._tokenizer, self._style)
-        return ids
+        self._tell(live)
 
     # Endings.
 
     def _finish(self, live, reason: types.EndReason, final_text: str):
-        self._ended[live.index] = live.trajectory(reason, final_text)
+        self.ended[live.index] = live.trajectory(reason, final_text)
         self._close(live)
         self._rows.end(live)
+        self._retried.pop(live.index, None)
         self.stats["ended"] += 1
         if self._on_end:
-            self._on_end(live.index, self._ended[live.index])
+            self._on_end(live.index, self.ended[live.index])
 
     def _close(self, live):
         session, live.session = live.session, None
@@ -353,17 +384,16 @@ class Rollout:
         if now - self._began >= self._budgets.deadline_s:
             self._abandon()
         for live in self._rows.under_way():
-            if live.call is not None and now - live.called >= self._budgets.call_s:
-                self._fail_call(live, f"no answer within {self._budgets.call_s} s")
-            elif now - live.since >= self._budgets.trajectory_s:
+            if live.call is not None and now - live.called >= live.budgets.call_s:
+                self._fail_call(live, f"no answer within {live.budgets.call_s} s")
+            elif now - live.since >= live.budgets.trajectory_s:
                 self._finish(live, "deadline", "")
 
     def _abandon(self):
         """Past the deadline of the phase: end what is left, and admit nothing more."""
         for live in self._rows.under_way():
             self._finish(live, "deadline", "")
-        for i, request in enumerate(self._requests):
-            if i not in self._ended:
-                self._finish(fresh(request, i, self._budgets), "deadline", "")
+        for i in list(self._rows.requests):
+            self._finish(self._rows.find(i), "deadline", "")
         self._flights.clear()
         self._device.reset()

@@ -31,7 +31,7 @@ class Engine:
     Args:
       model: from `weights.load`; needs a tokenizer.
       style: chat markup; "" is the checkpoint's own.
-      how: temperature, top-p, top-k.
+      how: temperature, top-p, top-k; None where each request of `begin` brings its own.
       slots: rows under way at once; others queue.
       capacity: tokens that a row can hold, prompt and tool results included.
       pool_tokens: tokens that all rows together can hold; 0 = all slots full.
@@ -49,7 +49,7 @@ class Engine:
         self,
         model,
         style: str = "",
-        how: sampling.Sampling = sampling.Sampling(),
+        how: sampling.Sampling | None = sampling.Sampling(),
         slots: int = 16,
         capacity: int = 2048,
         pool_tokens: int = 0,
@@ -63,7 +63,13 @@ class Engine:
             raise InputError(
                 f"{model.path} has no tokenizer; put its tokenizer.json or tokenizer.model beside it"
             )
-        self._model, self._style, self._ahead = model, style or model.style, ahead
+        if capacity > model.config.max_positions:
+            raise InputError(
+                f"capacity={capacity} exceeds the {model.config.max_positions} positions that "
+                f"{model.path} was made for; lower it"
+            )
+        self._model, self._ahead = model, ahead
+        self.tokenizer, self.style = model.tokenizer, style or model.style
         mesh = meshes.build(1, 1, 1, jax.local_devices()[:1]) if mesh is None else mesh
         sizes = EngineConfig(
             slots=slots,
@@ -76,10 +82,36 @@ class Engine:
             dtype=dtype,
             attention=attention,
         )
-        stop_ids = tuple(chat.stop_ids(model.tokenizer, self._style))
+        stop_ids = tuple(chat.stop_ids(model.tokenizer, self.style))
         self.attention = attention_path(model.config, sizes, mesh)
         self._device = device.Device(model.config, sizes, how, stop_ids, mesh)
         self.stats: collections.Counter = collections.Counter()
+
+    @property
+    def sizes(self) -> EngineConfig:
+        """What the programs were built for: slots, capacity and the rest."""
+        return self._device.config
+
+    def warm_up(self) -> None:
+        """Compile every program now; else each is compiled when it is first needed."""
+        self._device.warm_up(self._model.params)
+
+    def begin(
+        self, budgets: live.Budgets, executor=None, seed: int = 0, lockstep: bool = False, **hooks
+    ) -> episode.Rollout:
+        """A host loop with the weights in place; `end` when it is done with.
+
+        `hooks` are the callbacks of `episode.Rollout`, and its `retries`.
+        """
+        self._device.begin(self._model.params, jax.random.key(seed))
+        return episode.Rollout(
+            self._device, executor, self.tokenizer, self.style, budgets, lockstep=lockstep,
+            ahead=self._ahead, seed=seed, **hooks,
+        )  # fmt: skip
+
+    def end(self) -> None:
+        """Give the device memory back."""
+        self._device.end()
 
     def generate(
         self,
@@ -113,7 +145,7 @@ class Engine:
         asked = []
         for i, question in enumerate(questions):
             problem = types.Problem(str(i), question, "", "")
-            prompt = tuple(chat.prompt_ids(question, schema, self._model.tokenizer, self._style))
+            prompt = tuple(chat.prompt_ids(question, schema, self.tokenizer, self.style))
             asked += [live.Request(problem, sample, prompt) for sample in range(samples)]
         budgets = live.Budgets(
             turn_tokens=turn_tokens or response_tokens,
@@ -126,19 +158,15 @@ class Engine:
             trajectory_s=deadline_s,
             deadline_s=deadline_s,
         )
-        self._device.begin(self._model.params, jax.random.key(seed))
-        loop = episode.Rollout(
-            self._device, executor, self._model.tokenizer, self._style, budgets,
-            lockstep=executor is None, ahead=self._ahead, seed=seed, retries=retries,
-        )  # fmt: skip
+        loop = self.begin(budgets, executor, seed, lockstep=executor is None, retries=retries)
         try:
             made = loop.run(asked)
         finally:
-            self._device.end()
+            self.end()
         self.stats = loop.stats
         return made
 
     def text(self, trajectory: types.Trajectory) -> str:
         """What follows the prompt, tool results and markup included."""
         start = trajectory.spans[0].stop
-        return self._model.tokenizer.decode(list(trajectory.tokens[start:]))
+        return self.tokenizer.decode(list(trajectory.tokens[start:]))

@@ -6,6 +6,7 @@ import zlib
 
 from aster_jax import types
 from aster_jax.errors import InputError
+from aster_jax.rollout import sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Request:
 
     `opener` is given text at the start of the first answer (an eval arm that forces an
     answer), part of the prompt for the loss but of the turn for the parser; `opener_text`
-    is that text, which the trajectory carries on.
+    is that text, which the trajectory carries on. `budgets` are its own, else the phase's;
+    `how` it samples counts where the device mixes ways. With `one_turn` it ends with its
+    first turn, whatever that says: whoever asked reads it.
     """
 
     problem: types.Problem
@@ -55,6 +58,9 @@ class Request:
     prompt: tuple[int, ...]
     opener: tuple[int, ...] = ()
     opener_text: str = ""
+    budgets: Budgets | None = None
+    how: sampling.Sampling = sampling.Sampling()
+    one_turn: bool = False
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -73,7 +79,7 @@ class Request:
 
 @dataclasses.dataclass
 class Live:
-    """A trajectory under way: its ids so far and what it waits for.
+    """A trajectory under way: its ids so far, what it may use, and what it waits for.
 
     `index` is its place among the requests; `slot` is None while it has none. `flying`
     counts the dispatches that decode it and have not been read yet. `since` is when it
@@ -83,6 +89,7 @@ class Live:
 
     request: Request
     index: int
+    budgets: Budgets
     slot: int | None
     tokens: list[int]
     mask: list[int]
@@ -101,7 +108,6 @@ class Live:
     flying: int = 0
     written: int = 0
 
-
     def extend(
         self, kind: types.SpanKind, tokens: list[int], logprobs=None, entropies=None
     ) -> None:
@@ -118,21 +124,21 @@ class Live:
         else:
             self.spans.append(types.Span(kind, last.stop, last.stop + len(tokens)))
 
-    def left(self, budgets: Budgets) -> int:
+    def left(self) -> int:
         """Tokens that the model may still write in this turn."""
         return min(
-            budgets.turn_tokens - (len(self.tokens) - self.turn_start),
-            budgets.response_tokens - self.written,
-            budgets.context_tokens - len(self.tokens),
+            self.budgets.turn_tokens - (len(self.tokens) - self.turn_start),
+            self.budgets.response_tokens - self.written,
+            self.budgets.context_tokens - len(self.tokens),
         )
 
-    def exhausted(self, budgets: Budgets) -> types.EndReason | None:
+    def exhausted(self) -> types.EndReason | None:
         """The budget that is used up, if one is."""
-        if self.written >= budgets.response_tokens:
+        if self.written >= self.budgets.response_tokens:
             return "token_budget"
-        if len(self.tokens) >= budgets.context_tokens:
+        if len(self.tokens) >= self.budgets.context_tokens:
             return "context_budget"
-        if len(self.tokens) - self.turn_start >= budgets.turn_tokens:
+        if len(self.tokens) - self.turn_start >= self.budgets.turn_tokens:
             return "turn_budget"
         return None
 
@@ -156,16 +162,28 @@ class Live:
 def check(requests: list[Request], budgets: Budgets) -> None:
     """ValueError where a prompt is empty or fills the context."""
     for request in requests:
-        if not 0 < len(request.given) < budgets.context_tokens:
+        context_tokens = (request.budgets or budgets).context_tokens
+        if not 0 < len(request.given) < context_tokens:
             raise InputError(
                 f"the prompt of problem {request.problem.id} has {len(request.given)} tokens, the "
-                f"context is {budgets.context_tokens}; filter such prompts first"
+                f"context is {context_tokens}; filter such prompts first"
             )
 
 
+def check_budgets(budgets: Budgets, capacity: int, executor) -> None:
+    """ValueError where an engine whose rows hold `capacity` tokens cannot give so much."""
+    if budgets.context_tokens > capacity:
+        raise InputError(
+            f"context_tokens={budgets.context_tokens} is more than the engine's capacity "
+            f"of {capacity} tokens per row; raise rollout.capacity"
+        )
+    if executor is None and budgets.max_calls:
+        raise InputError(f"max_calls={budgets.max_calls} needs a tool executor; none given")
+
+
 def fresh(request: Request, index: int, budgets: Budgets) -> Live:
-    """A trajectory that holds what is given."""
-    given = list(request.given)
-    live = Live(request, index, None, [], [], [], [], [], turn_start=len(given))
+    """A trajectory that holds what is given; `budgets` where the request has none of its own."""
+    given, own = list(request.given), request.budgets or budgets
+    live = Live(request, index, own, None, [], [], [], [], [], turn_start=len(given))
     live.extend("prompt", given)
     return live

@@ -23,8 +23,8 @@ class Placement:
 
     Args:
       dev: with this phase's weights.
-      requests: in the order in which they are admitted.
-      budgets: bound what a row may write, and so what it may need.
+      requests: in the order in which they are admitted; more may come (`add`).
+      budgets: bound what a row may write, and so what it may need, if it has none of its own.
       timeline: is told of the programs dispatched here.
       stats: counters of the phase.
     """
@@ -37,7 +37,8 @@ class Placement:
         timeline: Timeline,
         stats: collections.Counter,
     ):
-        self._device, self._requests, self._budgets = dev, requests, budgets
+        self._device, self._budgets = dev, budgets
+        self.requests = dict(enumerate(requests))  # those that have not ended
         self._timeline, self._stats = timeline, stats
         self._table = scheduler.SlotTable(dev.config.slots, len(requests), dev.shards)
         self.live: dict[int, Live] = {}  # by slot, in the order of admission
@@ -46,16 +47,26 @@ class Placement:
         self._writes: dict[int, int] = {}  # slot -> first position that is not in the cache
         self._forks: list[device.Fork] = []
 
+    def add(self, i: int, request: Request) -> None:
+        """One more request, under a number of its own, behind all that are there."""
+        self.requests[i] = request
+        self._table.enqueue(i)
+
     def under_way(self) -> list[Live]:
         """All that have begun and not ended."""
         return [*self.live.values(), *self.aside.values()]
+
+    def find(self, i: int) -> Live:
+        """A request that has not ended, as far as it has come."""
+        begun = next((live for live in self.under_way() if live.index == i), None)
+        return begun or fresh(self.requests[i], i, self._budgets)
 
     def ready(self) -> list[int]:
         """Slots of rows that may have a token to decode, given what is in flight."""
         K = self._device.config.steps_per_dispatch
         return [
             slot for slot, live in self.live.items()
-            if live.call is None and live.left(self._budgets) > K * live.flying
+            if live.call is None and live.left() > K * live.flying
         ]  # fmt: skip
 
     def epoch(self, slot: int) -> int:
@@ -71,7 +82,7 @@ class Placement:
     def _reach(self, live) -> int:
         """Tokens in the cache when the host looks at the next dispatch, at most."""
         K = self._device.config.steps_per_dispatch
-        steps = min(K * (live.flying + 1), live.left(self._budgets))
+        steps = min(K * (live.flying + 1), live.left())
         return len(live.tokens) - 1 + steps
 
     def short_of_pages(self) -> Live | None:
@@ -100,8 +111,9 @@ class Placement:
         self._stats["rows_set_aside"] += 1
 
     def end(self, live: Live) -> None:
-        """A row has become a trajectory."""
+        """A row has become a trajectory, or a request has ended before it had a slot."""
         self.leave(live)
+        del self.requests[live.index]
         self._pressed = max(0.0, self._pressed - PUT_UP_WITH)
 
     def ask_again(self, live: Live) -> None:
@@ -141,13 +153,13 @@ class Placement:
 
     def _shards(self, i) -> set[int]:
         """Where the prompt of request `i` is in the cache for others of its group."""
-        asked, shard = self._requests[i], self._device.pages.shard
+        asked, shard = self.requests[i], self._device.pages.shard
         return {shard(slot) for slot, x in self.live.items() if x.request.shares(asked)}
 
     def _place(self, slot, i) -> bool:
         """Give request `i` the slot if there are pages for it; nothing is computed yet."""
         pages = self._device.pages
-        live = self.aside.get(i) or fresh(self._requests[i], i, self._budgets)
+        live = self.aside.get(i) or fresh(self.requests[i], i, self._budgets)
         near = self._near(slot)
         reach, spare = self._reach(live), self._spare(live, near)
         given = live.request.given
@@ -187,9 +199,10 @@ class Placement:
         that is alone always fits: what it can need is no more than a pool holds.
         """
         pages = self._device.pages
-        whole = pages.count(self._budgets.context_tokens)
-        need = whole - pages.count(self._reach(live))
-        need += sum(whole - len(pages.held(x.slot)) for x in near)
+        need = pages.count(live.budgets.context_tokens) - pages.count(self._reach(live))
+        need += sum(
+            pages.count(x.budgets.context_tokens) - len(pages.held(x.slot)) for x in near
+        )
         return len(near) + min(int(self._pressed) * (len(near) + 1), need)
 
     # What has to be written before the next decode.
@@ -223,4 +236,4 @@ class Placement:
 
     def _start(self, live) -> device.Start:
         r = live.request
-        return device.Start(live.tokens[-1], live.left(self._budgets), r.uid, r.sample)
+        return device.Start(live.tokens[-1], live.left(), r.uid, r.sample, r.how)

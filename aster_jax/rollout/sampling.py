@@ -10,6 +10,7 @@ as much as the model (on CPU, 32 rows of 49,152 scores: 1.3 ms against 48 ms).
 import dataclasses
 import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -52,6 +53,21 @@ class Sampling:
             )
 
 
+@flax.struct.dataclass
+class Rows:
+    """A `Sampling` of each row's own, as arrays: what a program takes that serves many askers."""
+
+    temperature_B: jax.Array
+    top_p_B: jax.Array
+    top_k_B: jax.Array
+
+
+def plain_rows(rows: int) -> Rows:
+    """Rows that all sample as `Sampling()` does."""
+    ones_B = jnp.ones((rows,), jnp.float32)
+    return Rows(ones_B, ones_B, jnp.zeros((rows,), jnp.int32))
+
+
 def sample(
     scores_BV: jax.Array, keys_B: jax.Array, positions_B: jax.Array, how: Sampling
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -78,13 +94,48 @@ def sample(
             warm_BV, lambda keep: jnp.sum(jnp.where(keep, mass_BV, 0), axis=-1), enough_B
         )
 
-    def uniform(key, position):
-        return jax.random.uniform(jax.random.fold_in(key, position))
-
-    token_B, total_B = _draw(jnp.exp(warm_BV), jax.vmap(uniform)(keys_B, positions_B))
+    token_B, total_B = _draw(jnp.exp(warm_BV), jax.vmap(_uniform)(keys_B, positions_B))
     if how == Sampling():
         total_B = whole_B  # the same sum without the rounding of a running one
     return token_B, _pick(warm_BV, token_B) - jnp.log(total_B), entropy_B
+
+
+def sample_rows(
+    scores_BV: jax.Array, keys_B: jax.Array, positions_B: jax.Array, how: Rows
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`sample` with every row's own way; truncation is computed where a row asks for it."""
+    scores_BV = scores_BV.astype(jnp.float32)
+    scores_BV = scores_BV - jnp.max(scores_BV, axis=-1, keepdims=True)
+    greedy_B = how.temperature_B == 0
+    warm_BV = scores_BV / jnp.where(greedy_B, 1.0, how.temperature_B)[:, None]
+    whole_B, entropy_B = _entropy(warm_BV)
+    limited_B, nucleus_B = how.top_k_B > 0, how.top_p_B < 1
+
+    def likeliest(x_BV):
+        most_B = jnp.where(limited_B, how.top_k_B, x_BV.shape[-1])
+        cut_BV = _truncate(x_BV, lambda keep: jnp.sum(keep, axis=-1), most_B)
+        return jnp.where(limited_B[:, None], cut_BV, x_BV)
+
+    def nucleus(x_BV):
+        mass_BV = jnp.exp(x_BV)
+        enough_B = how.top_p_B * jnp.sum(mass_BV, axis=-1)
+        cut_BV = _truncate(
+            x_BV, lambda keep: jnp.sum(jnp.where(keep, mass_BV, 0), axis=-1), enough_B
+        )
+        return jnp.where(nucleus_B[:, None], cut_BV, x_BV)
+
+    kept_BV = jax.lax.cond(jnp.any(limited_B), likeliest, lambda x_BV: x_BV, warm_BV)
+    kept_BV = jax.lax.cond(jnp.any(nucleus_B), nucleus, lambda x_BV: x_BV, kept_BV)
+    token_B, total_B = _draw(jnp.exp(kept_BV), jax.vmap(_uniform)(keys_B, positions_B))
+    plain_B = (how.temperature_B == 1) & ~limited_B & ~nucleus_B
+    total_B = jnp.where(plain_B | greedy_B, whole_B, total_B)
+    token_B = jnp.where(greedy_B, jnp.argmax(scores_BV, axis=-1), token_B)
+    picked_B = jnp.where(greedy_B, _pick(scores_BV, token_B), _pick(kept_BV, token_B))
+    return token_B, picked_B - jnp.log(total_B), entropy_B
+
+
+def _uniform(key, position):
+    return jax.random.uniform(jax.random.fold_in(key, position))
 
 
 def _entropy(scores_BV):

@@ -68,6 +68,10 @@ class SlotTable:
             admitted.append((slot, request))
         return admitted
 
+    def enqueue(self, request: int) -> None:
+        """Put a request behind all others."""
+        self._queue.append(request)
+
     def release(self, slot: int) -> None:
         """Give a slot back; it is the next one of its shard handed out."""
         del self._owner[slot]

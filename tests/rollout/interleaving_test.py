@@ -13,7 +13,7 @@ import zlib
 import pytest
 
 from aster_jax import errors, types
-from aster_jax.rollout import engine, episode, live, placement
+from aster_jax.rollout import engine, episode, live, placement, results
 from tests.rollout import fakes
 
 RUNS = 10_000
@@ -95,6 +95,7 @@ def play(seed, trajectory_s=math.inf, deadline_s=math.inf, time=None, **more):
 @pytest.fixture(autouse=True)
 def markup(monkeypatch):
     monkeypatch.setattr(episode, "chat", fakes.MARKUP)
+    monkeypatch.setattr(results, "chat", fakes.MARKUP)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -115,7 +116,7 @@ def test_every_interleaving_gives_the_same_trajectories(part):
         seen.update({k: stats[k] > 0 for k in counters})
     # The cases are worth something only if they meet what they are about.
     assert min(seen.values()) > RUNS / PARTS / 20, seen
-    assert set(ends) == set(types.EndReason.__args__) - {"deadline"}, ends
+    assert set(ends) == set(types.EndReason.__args__) - {"deadline", "dropped"}, ends
     assert min(ends.values()) >= 5, ends
 
 
@@ -158,6 +159,7 @@ def test_looking_up_while_waiting_changes_no_schedule_in_lockstep(monkeypatch):
             orders.append(order)
         monkeypatch.undo()
         monkeypatch.setattr(episode, "chat", fakes.MARKUP)
+        monkeypatch.setattr(results, "chat", fakes.MARKUP)
         plain, _, stats = play(seed)
         assert runs[0][1] == runs[1][1] == without_times(stats) and orders[0] == orders[1], seed
         for a, b, c in zip(*(run[0] for run in runs), plain, strict=True):

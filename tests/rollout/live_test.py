@@ -14,15 +14,15 @@ REQUEST = live.Request(types.Problem("p", "q", "1", "f"), 0, (1, 2, 3), (4,), "T
 
 def test_spans_and_budgets():
     one = live.fresh(REQUEST, 5, BUDGETS)
-    assert one.tokens == [1, 2, 3, 4] and one.left(BUDGETS) == 4
+    assert one.tokens == [1, 2, 3, 4] and one.left() == 4
     one.extend("model", [7, 8], [-1.0, -2.0], [0.5, 1.5])
     one.extend("model", [9], [-3.0], [2.5])
-    assert (one.written, one.left(BUDGETS), one.exhausted(BUDGETS)) == (3, 1, None)
+    assert (one.written, one.left(), one.exhausted()) == (3, 1, None)
     one.extend("tool", [5, 5])
     one.turn_start = len(one.tokens)
-    assert one.left(BUDGETS) == 3
+    assert one.left() == 3
     one.extend("model", [6, 6, 6], [0.0] * 3, [0.0] * 3)
-    assert one.exhausted(BUDGETS) == "token_budget"
+    assert one.exhausted() == "token_budget"
     made = one.trajectory("token_budget", "")
     assert made.entropies == (0, 0, 0, 0, 0.5, 1.5, 2.5, 0, 0, 0, 0, 0)
     assert made.opener == "The answer is"

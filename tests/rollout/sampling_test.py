@@ -186,3 +186,27 @@ def test_zero_stands_for_half_a_step_of_the_grid():
 def test_impossible_settings_are_refused(values):
     with pytest.raises(ValueError, match="give values in these ranges"):
         sampling.Sampling(**values)
+
+
+WAYS = [
+    sampling.Sampling(), sampling.Sampling(0.0), sampling.Sampling(0.5),
+    sampling.Sampling(1.0, 0.7), sampling.Sampling(1.0, 1.0, 2), sampling.Sampling(0.7, 0.9, 3),
+]  # fmt: skip
+
+
+def test_rows_that_sample_each_in_their_own_way_do_as_if_all_did():
+    scores = jax.random.normal(jax.random.key(3), (len(WAYS) * 40, 300)) * 3
+    keys = jax.random.split(jax.random.key(4), len(scores))
+    positions = jnp.arange(len(scores))
+    ways = [WAYS[i % len(WAYS)] for i in range(len(scores))]
+    rows = sampling.Rows(
+        jnp.array([w.temperature for w in ways]), jnp.array([w.top_p for w in ways]),
+        jnp.array([w.top_k for w in ways]),
+    )  # fmt: skip
+    mixed = jax.jit(sampling.sample_rows)(scores, keys, positions, rows)
+    for j, how in enumerate(WAYS):
+        alone = draw(scores, keys, positions, how=how)
+        mine = slice(j, None, len(WAYS))
+        np.testing.assert_array_equal(mixed[0][mine], alone[0][mine])
+        for a, b in zip(mixed[1:], alone[1:], strict=True):
+            np.testing.assert_allclose(a[mine], b[mine], atol=2e-6)

@@ -1,0 +1,241 @@
+"""A turn told apart while it is written: thoughts, text and calls, as tokens come.
+
+Above `data/chat.py`, which reads turns that are over (`parse_turn`); chat and server show
+what they read here. Where both read a whole turn they agree, but for text before a
+`</think>` that nothing opened: it has been shown by then.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from aster_jax.data import chat, messages
+from aster_jax.errors import InputError
+
+_, END_TURN, THINK, END_THINK, CALL, END_CALL, RESULT, END_RESULT = chat.CONTROL
+
+# "call" is more of a call's JSON, "called" all of it once it is closed, "broken" what had
+# begun as one and is none, with its tag.
+Kind = Literal["thought", "text", "call", "called", "broken"]
+
+
+class Piece(NamedTuple):
+    """More text of one kind."""
+
+    kind: Kind
+    text: str
+
+
+class Letters:
+    """Ids to text as they come; bytes that are no whole character yet are held back."""
+
+    def __init__(self, tokenizer):
+        self._decode = tokenizer.decode
+        self._ids: list[int] = []
+        self._start = self._told = 0
+
+    def feed(self, ids: Iterable[int], last: bool = False) -> str:
+        """What these ids add to the text; with `last`, what was held back too."""
+        self._ids += ids
+        # Only the newest ids are decoded, with those before them, as some vocabularies
+        # write a first token without its space.
+        before = self._decode(self._ids[self._start : self._told])
+        now = self._decode(self._ids[self._start :])
+        if now.endswith("\ufffd") and not last:
+            return ""
+        self._start, self._told = self._told, len(self._ids)
+        return now[len(before) :]
+
+
+class Raw:
+    """A reader for which everything is text: completions without markup."""
+
+    def __init__(self, tokenizer, stop_ids: Iterable[int]):
+        self._letters, self._stop_ids = Letters(tokenizer), frozenset(stop_ids)
+
+    def feed(self, ids: Iterable[int]) -> list[Piece]:
+        """What these ids say."""
+        text = self._letters.feed([i for i in ids if i not in self._stop_ids])
+        return [Piece("text", text)] if text else []
+
+    def finish(self) -> list[Piece]:
+        """What was held back."""
+        text = self._letters.feed([], last=True)
+        return [Piece("text", text)] if text else []
+
+
+class Tags:
+    """Text with tags to pieces; where a tag may be unfinished, its beginning is held back.
+
+    Args:
+      spelled: tags that stand in the text; others come by `tag`.
+      is_thinking: whether the turn begins inside a thought.
+      with_calls: whether calls are told apart; else they are text.
+    """
+
+    def __init__(self, spelled: Iterable[str], is_thinking: bool, with_calls: bool = True):
+        self._spelled, self._with_calls, self._held = tuple(spelled), with_calls, ""
+        self._mode = "thought" if is_thinking else "text"
+        self._blank = {"thought": "", "text": ""}  # white space that may be the last
+        self._shown = {"thought": False, "text": False}
+        self._open = ""  # of what nobody knows yet whether it is a thought, or a call's JSON
+
+    def text(self, text: str, last: bool = False) -> list[Piece]:
+        """More text; with `last` no tag can begin at its end."""
+        self._held += text
+        pieces = []
+        while found := _first(self._held, self._spelled):
+            at, tag = found
+            pieces += self._part(self._held[:at], False) + self._part(tag, True)
+            self._held = self._held[at + len(tag) :]
+        end = len(self._held) - (0 if last else beginning(self._held, self._spelled))
+        now, self._held = self._held[:end], self._held[end:]
+        return pieces + self._part(now, False)
+
+    def tag(self, name: str) -> list[Piece]:
+        """A tag that is no text."""
+        return self._part(name, True)
+
+    def finish(self) -> list[Piece]:
+        """What was held back; the turn is over."""
+        pieces = self.text("", last=True)
+        mode, self._mode = self._mode, "text"
+        if mode == "call":
+            pieces.append(Piece("broken", CALL + self._open))
+        elif mode == "unknown":
+            pieces += self._show("text", THINK + self._open)
+        return pieces
+
+    def _part(self, text, is_tag) -> list[Piece]:
+        tag = text if is_tag else None
+        if self._mode == "call":
+            if tag == END_CALL and _is_whole(self._open):
+                self._mode = "text"
+                return [Piece("called", self._open)]
+            self._open += text
+            return [Piece("call", text)] if text else []
+        if self._mode == "unknown":
+            if tag == END_THINK:
+                self._mode = "text"
+                return self._show("thought", self._open)
+            self._open += text
+            return []
+        if tag == END_THINK:
+            self._mode = "text"
+            return []
+        if self._mode == "thought":
+            return self._show("thought", text if tag != THINK else "")
+        if tag == THINK:
+            self._mode, self._open = "unknown" if self._shown["text"] else "thought", ""
+            return []
+        if tag == CALL and self._with_calls:
+            self._mode, self._open = "call", ""
+            return []
+        return self._show("text", text)
+
+    def _show(self, kind, text) -> list[Piece]:
+        """The text without white space at its ends, as far as these are known."""
+        text = self._blank[kind] + text
+        text = text if self._shown[kind] else text.lstrip()
+        kept = text.rstrip()
+        self._blank[kind] = text[len(kept) :]
+        self._shown[kind] = self._shown[kind] or bool(kept)
+        return [Piece(kind, kept)] if kept else []
+
+
+class Reader:
+    """Reads one sampled turn; arguments as in `data.chat` and `Tags`."""
+
+    def __init__(self, tokenizer, style: str, with_calls: bool = True):
+        self._tokenizer, self._letters = tokenizer, Letters(tokenizer)
+        self._stop_ids = chat.stop_ids(tokenizer, style)
+        self._names = {tokenizer.control[n]: n for n in chat.CONTROL if n in tokenizer.control}
+        spelled = (n for n in chat.CONTROL if n not in tokenizer.control)
+        self._tags = Tags(spelled, begins_thinking(style), with_calls)
+
+    def feed(self, ids: Iterable[int]) -> list[Piece]:
+        """What these ids say, as far as it is certain; a stop id says nothing."""
+        pieces, run = [], []
+        for i in ids:
+            if i in self._stop_ids:
+                continue
+            if i not in self._names:
+                run.append(i)
+                continue
+            pieces += self._tags.text(self._letters.feed(run, last=True), last=True)
+            pieces += self._tags.tag(self._names[i])
+            self._letters, run = Letters(self._tokenizer), []
+        return _joined(pieces + self._tags.text(self._letters.feed(run)))
+
+    def finish(self) -> list[Piece]:
+        """What was held back; the turn is over."""
+        pieces = self._tags.text(self._letters.feed([], last=True))
+        return _joined(pieces + self._tags.finish())
+
+
+def begins_thinking(style: str) -> bool:
+    """Whether a sampled turn of this style begins inside a thought that the prompt opened."""
+    return style == "qwen3_thinking_2507"
+
+
+def read_text(text: str, is_thinking: bool) -> list[Piece]:
+    """A whole turn that is known as text only, tags spelled out."""
+    tags = Tags(chat.CONTROL, is_thinking)
+    return _joined(tags.text(text) + tags.finish())
+
+
+def read(ids: Iterable[int], tokenizer, style: str, with_calls: bool = True) -> list[Piece]:
+    """A whole turn, pieces of one kind joined."""
+    reader = Reader(tokenizer, style, with_calls)
+    return _joined(reader.feed(ids) + reader.finish())
+
+
+def call_of(text: str) -> tuple[str, str] | None:
+    """(name, the JSON of its arguments) of a call's JSON; None where it says no such thing."""
+    try:
+        found = json.loads(text, strict=False)
+        one = messages.read_one({"role": "assistant", "tool_calls": [found]}, "the turn").calls[0]
+    except (InputError, ValueError, RecursionError):
+        return None
+    return one.name, one.arguments
+
+
+def result_text(ids: Iterable[int], tokenizer) -> str:
+    """What the turn of a tool's result says (`chat.tool_ids`)."""
+    parts = chat.tagged(ids, tokenizer)
+    start = parts.index((RESULT, True)) + 1
+    stop = len(parts) - parts[::-1].index((END_RESULT, True)) - 1
+    return "".join(text for text, _ in parts[start:stop]).strip("\n")
+
+
+def beginning(text: str, words: Iterable[str]) -> int:
+    """How many of the last characters may be the beginning of one of the words."""
+    longest = max(map(len, words), default=1) - 1
+    return next(
+        (n for n in range(min(longest, len(text)), 0, -1)
+         if any(w.startswith(text[-n:]) and len(w) > n for w in words)), 0,
+    )  # fmt: skip
+
+
+def _first(text, words):
+    """(place, word) of the word that stands first."""
+    found = [(text.index(w), w) for w in words if w in text]
+    return min(found, default=None)
+
+
+def _is_whole(text) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _joined(pieces) -> list[Piece]:
+    joined = []
+    for piece in pieces:
+        if joined and joined[-1].kind == piece.kind and piece.kind in ("thought", "text", "call"):
+            joined[-1] = Piece(piece.kind, joined[-1].text + piece.text)
+        else:
+            joined.append(piece)
+    return joined

@@ -1,0 +1,26 @@
+"""A request that is not served, as OpenAI's clients expect to be told."""
+
+
+class Refusal(Exception):
+    """Turned into an error answer: HTTP status, message, OpenAI's code and the parameter."""
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None,
+        retry_s: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_s = status, code, param, retry_s
+
+    @property
+    def body(self) -> dict:
+        """The JSON of the answer."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        message = str(self)
+        error = {"message": message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def bad(param: str | None, message: str, code: str | None = None) -> Refusal:
+    """A 400 about one parameter."""
+    return Refusal(400, message, code or "invalid_value", param)

@@ -1,0 +1,110 @@
+"""Turns read while they are written: as `chat.parse_turn` reads them whole, however they come."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aster_jax.data import chat, tokenizer, turns
+from tests import shared_data
+
+STYLES = [("chatml", True), ("qwen3", True), ("qwen3_thinking_2507", True), ("chatml", False)]
+CALL = '{"name": "code_interpreter", "arguments": {"code": "print(\\"</tool_call> é😀\\")"}}'
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Vocabularies with the markup's tags as control tokens, and with few of them."""
+    texts = ["The answer is 12. Let me think about é and ü.", CALL, "print(3*7)\n"] * 5
+    made = {}
+    for name, control in (("all", chat.CONTROL), ("few", ("<|im_start|>", "<|im_end|>"))):
+        folder = tmp_path_factory.mktemp(name)
+        made[name] = tokenizer.train_sentencepiece(texts, 400, control, folder)
+    return made
+
+
+def said(pieces, kind):
+    return "".join(p.text for p in pieces if p.kind == kind)
+
+
+def fed(ids, words, style, rng):
+    """Pieces when ids come in random portions."""
+    reader, pieces, rest = turns.Reader(words, style), [], list(ids)
+    while rest:
+        n = rng.randint(1, 4)
+        pieces += reader.feed(rest[:n])
+        rest = rest[n:]
+    return pieces + reader.finish()
+
+
+@pytest.mark.parametrize("style, whole", STYLES)
+def test_a_turn_is_told_apart(words, style, whole):
+    message = {"role": "assistant", "content": "Done: é😀.", "reasoning_content": "First,\nthen.",
+               "tool_calls": [{"name": "code_interpreter", "arguments": CALL.partition(
+                   '"arguments": ')[2][:-1]}]}  # fmt: skip
+    vocabulary = words["all" if whole else "few"]
+    ids = chat.assistant_ids(message, vocabulary, style)
+    pieces = fed(ids, vocabulary, style, random.Random(0))
+    assert said(pieces, "thought") == "First,\nthen."
+    assert said(pieces, "text") == "Done: é😀."
+    assert said(pieces, "called").strip() == CALL
+    assert turns.call_of(said(pieces, "called"))[0] == "code_interpreter"
+    # The closing tag inside the code is shown as code, in both vocabularies.
+    assert said(pieces, "call").strip() == CALL and not said(pieces, "broken")
+
+
+MARKS = st.sampled_from(
+    ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool", "</", " ", "\n", "é", "😀",
+     "12 ", "{", '{"name": "f", "arguments": {}}', "so <b> it", "x"]
+)  # fmt: skip
+
+
+@settings(derandomize=True, max_examples=80, deadline=None, database=None)
+@given(st.lists(MARKS, max_size=12), st.sampled_from(STYLES), st.randoms(use_true_random=False))
+def test_portions_do_not_matter_and_the_text_is_the_parsed_one(words, parts, how, rng):
+    style, whole = how
+    vocabulary = words["all" if whole else "few"]
+    ids = []
+    for part in parts:
+        control = part in vocabulary.control
+        ids += [vocabulary.control[part]] if control else vocabulary.encode(part)
+    whole_pieces = turns.read(ids, vocabulary, style)
+    pieces = fed(ids, vocabulary, style, rng)
+    for kind in ("thought", "text", "called", "broken", "call"):
+        assert said(pieces, kind) == said(whole_pieces, kind)
+    found = chat.parse_turn(ids, vocabulary, style)
+    shown_before_a_close = said(turns.read_text("".join(parts), False), "text") and (
+        "</think>" in "".join(parts)
+    )
+    if found.kind == "answer" and not shown_before_a_close:
+        assert said(pieces, "text") == found.text
+
+
+def test_bytes_of_one_character_wait_for_each_other(words):
+    letters, ids = turns.Letters(words["all"]), words["all"].encode("a🜚b")
+    shown = [letters.feed([i]) for i in ids]
+    assert "".join(shown) == "a🜚b" and "" in shown
+    broken = turns.Letters(words["all"])
+    assert broken.feed(ids[:-3]) + broken.feed([], last=True) != ""
+
+
+def test_a_result_reads_back(words):
+    for vocabulary in words.values():
+        for text in ("12", "a\nb </tool_response> c", ""):
+            ids = chat.tool_ids(text, vocabulary, "qwen3")
+            assert turns.result_text(ids, vocabulary) == text
+
+
+def test_what_may_begin_a_word():
+    assert turns.beginning("abc<tool", ["<tool_call>", "xyz"]) == 5
+    assert turns.beginning("abc<tool_call>", ["<tool_call>"]) == 0
+    assert turns.beginning("", ["ab"]) == 0 and turns.beginning("a", []) == 0
+
+
+def test_a_real_vocabulary(words):
+    qwen = tokenizer.load(shared_data.path("qwen3/tokenizer.json"))
+    text = "Größe 😀: 一二三 <think> is a tag."
+    assert said(turns.read(qwen.encode(text), qwen, "qwen3"), "text") == text
+    letters = turns.Letters(qwen)
+    assert "".join(letters.feed([i]) for i in qwen.encode(text)) == text
