@@ -185,6 +185,7 @@ class Rollout:
             drained.tokens_AK[row, :count].tolist(),
             drained.logprobs_AK[row, :count].tolist(),
             drained.entropies_AK[row, :count].tolist(),
+            now=self._clock.now(),
         )
         if drained.stopped_A[row]:
             self._end_turn(live)
@@ -311,7 +312,7 @@ class Rollout:
             self._finish(live, "token_budget", "")
             return
         self._rows.append(live, len(live.tokens) - 1)  # the stop id is not in the cache yet
-        live.extend("tool", ids)
+        live.extend("tool", ids, now=self._clock.now())
         live.turn_start = len(live.tokens)
 
     def _result_ids(self, text, room) -> list[int] | None:
