@@ -8,6 +8,7 @@ setup(
     description="ASTER in JAX: train language models that think with tools",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["aster_jax", "aster_jax.*"]),
+    package_data={"aster_jax.report": ["page/*"]},
     install_requires=[
         "absl-py", "flax>=0.12", "gguf", "grain", "jax>=0.10", "math-verify", "matplotlib",
         "ml-collections", "networkx", "numpy", "optax", "orbax-checkpoint", "pyarrow",

@@ -89,6 +89,13 @@ def read(workdir: pathlib.Path, visit: Visit = _nothing) -> RunRecords:
     return RunRecords(config, finished, metrics, results, earlier, differences, eval_rows, rl_rows)
 
 
+def episodes(workdir: pathlib.Path) -> list[dict]:
+    """Every episode that counts, whole, in the order of `read`: for a run that fits in memory."""
+    found: list[dict] = []
+    read(workdir, lambda record, file, line: found.append(record))
+    return found
+
+
 def _episodes(workdir, file, visit, result=None) -> list[collapse.Measured]:
     """Measured rows of a file's episodes, those that a result counts."""
     rows, problems = [], set()

@@ -76,7 +76,7 @@ def results(run):
 
 
 def asked_and_earlier(run):
-    found = records.read(run.path, 1)
+    found = records.read(run.path)
     return found.results, found.earlier
 
 
