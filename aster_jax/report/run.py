@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 from aster_jax import together, workdir
-from aster_jax.report import compare, gather, sections, tables, viewer
+from aster_jax.report import compare, gather, sections, tables, transcript, viewer
 
 DIRECTORY = "report"
 
@@ -67,7 +67,8 @@ def _write(directory, sheet: viewer.Sheet, episodes: viewer.Episodes, numbers: d
 def summary_text(sheet: viewer.Sheet, shown: Sequence[tables.Table]) -> str:
     """The report as plain text: the first table, what follows from it, the other tables."""
     results, *others = map(tables.to_text, shown)
-    return "\n".join([sheet.title, sheet.lead, "", results, *sheet.conclusions, "", *others]) + "\n"
+    text = "\n".join([sheet.title, sheet.lead, "", results, *sheet.conclusions, "", *others])
+    return transcript.visible(text) + "\n"
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:

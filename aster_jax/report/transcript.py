@@ -50,18 +50,21 @@ _LABELS = {"prompt": "given", "model": "model", "tool": "tool"}
 
 
 def escape(text: str) -> str:
-    """Text that is safe anywhere in an HTML page, attribute values included.
+    """Text that is safe anywhere in an HTML page, attribute values included: `visible`, and
+    markup characters as entities."""
+    return html.escape(visible(text), quote=True)
 
-    Markup characters become entities; characters that would be invisible, reorder the
-    text or cannot be encoded become visible escapes such as `\\x1b`. Newlines and tabs stay.
-    """
+
+def visible(text: str) -> str:
+    """Text with what would be invisible, reorder it or cannot be encoded as visible escapes
+    such as `\\x1b`. Newlines and tabs stay."""
     shown = []
     for char in text:
         if char not in "\n\t" and unicodedata.category(char) in _HIDDEN:
             shown.append(char.encode("unicode_escape", "surrogatepass").decode("ascii"))
         else:
             shown.append(char)
-    return html.escape("".join(shown), quote=True)
+    return "".join(shown)
 
 
 def shorten(text: str) -> str:

@@ -54,6 +54,8 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        # Else it is a page in the background, which is never drawn and sees no scrolling.
+        self.call("Page.bringToFront")
         self.resize(*self._size)
         return self
 

@@ -134,11 +134,12 @@ function haystackOf(record) {
   return parts.join("\u0001");
 }
 
-// A name that stays the same when the report is made again; what deep links hold.
+// A name that stays the same when the report is made again; what deep links hold. Plain, as
+// an address has no place for half a character.
 function keyOf(row, runs) {
   const parts = runs.length > 1 ? [runs[row.run].name] : [];
   parts.push(row.stage);
   if (row.stage === "eval") parts.push(row.checkpoint, row.arm, row.evaluation);
   else parts.push(row.step);
-  return [...parts, row.problem, row.sample].join("/");
+  return plain([...parts, row.problem, row.sample].join("/"));
 }
