@@ -64,6 +64,7 @@ async function draw() {
     SHOWN = found;
     drawn = filters;
     list.fill(VIEW.row);
+    performance.mark("listed");
     const total = STORE.rows.length;
     $("#count").textContent = SHOWN.length === total ? `${count(total)} episodes` : `${count(SHOWN.length)} of ${count(total)}`;
     $("#right").textContent = SHOWN.length ? `${((100 * SHOWN.filter((row) => row.outcome === "right").length) / SHOWN.length).toFixed(1)} % right` : "nothing passes the filters";
