@@ -102,6 +102,26 @@ class Browser:
         elif event.get("method") == "Network.requestWillBeSent":
             self.asked.append(params["request"]["url"])
 
+    def processor_s(self) -> float:
+        """Processor seconds of the browser so far, all its processes and threads."""
+        parents, spent = {}, {}
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                name, rest = stat.read_text().rsplit(")", 1)
+            except OSError:
+                continue  # it ended meanwhile
+            fields = rest.split()
+            number = int(name.split(" ", 1)[0])
+            parents[number] = int(fields[1])
+            spent[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+        def is_ours(number):
+            while number in parents and number != self._process.pid:
+                number = parents[number]
+            return number == self._process.pid
+
+        return sum(seconds for number, seconds in spent.items() if is_ours(number))
+
     def resize(self, width: int, height: int) -> None:
         """The window, in CSS pixels."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,

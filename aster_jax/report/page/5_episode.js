@@ -49,7 +49,7 @@ function timeline(turns, go) {
 function section(turn, i, shade, tokens) {
   const facts = [];
   if (turn.tokens) facts.push(`${count(turn.tokens)} tokens`);
-  if (turn.seconds !== null && turn.kind !== "prompt") facts.push(seconds(turn.seconds));
+  if (turn.end_s && turn.kind !== "prompt") facts.push(seconds(turn.seconds));
   const head = el(
     "header", {},
     el("b", {}, { prompt: "given", model: "model", tool: "tool" }[turn.kind]),

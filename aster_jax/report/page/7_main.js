@@ -75,11 +75,15 @@ async function draw() {
 }
 
 let details = 0;
+let detailed = ""; // what the right-hand side shows
 
 // The right-hand side: an episode, or several side by side.
 async function detail() {
-  const mine = ++details;
   const pane = $("#detail");
+  const wanted = JSON.stringify([VIEW.row?.key, VIEW.mode, VIEW.shade, VIEW.beside.map((row) => row.key), WORDS]);
+  if (wanted === detailed) return; // and so it keeps its place while somebody filters
+  detailed = wanted;
+  const mine = ++details;
   document.body.classList.toggle("opened", Boolean(VIEW.row));
   if (!VIEW.row) {
     pane.replaceChildren(el("p", { class: "empty soft" }, "Choose an episode: j and k move, Enter opens, / searches, ? tells more."));
