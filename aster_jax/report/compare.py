@@ -35,8 +35,8 @@ def all_tables(runs: Runs) -> list[tables.Table]:
     """Accuracy, calls and tokens by run, what the last step of RL was like, and the keys in
     which the configs differ."""
     return [
-        results(runs, "Accuracy %, 95 %", tables.accuracy_cell),
-        results(runs, "Tool calls per trajectory, 95 %", tables.calls_cell),
+        results(runs, "Accuracy % [95 %]", tables.accuracy_cell),
+        results(runs, "Tool calls per trajectory [95 %]", tables.calls_cell),
         results(runs, "Tokens per trajectory", tables.tokens_cell),
         *(t for t in (last_steps(runs), differing_keys(runs)) if t.rows),
     ]

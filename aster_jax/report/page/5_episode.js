@@ -147,7 +147,7 @@ function level(shade, isModel, tokens, t) {
   if (!isModel) return "none";
   if (shade === "mask") return 8;
   const nats = shade === "logprob" ? -tokens.logprobs[t] / 5 : tokens.entropies[t] / 2.5;
-  return Math.max(0, Math.min(8, Math.ceil(8 * nats - 0.05)));
+  return Math.max(0, Math.min(8, Math.round(8 * nats)));
 }
 
 function legend(shade) {

@@ -21,10 +21,12 @@ function chosenOf(row) {
   const all = problemOf(row).filter((other) => STORE.isHere(other));
   const first = new Map();
   for (const other of all) {
-    const name = `${other.run} ${other.where}`;
+    const name = `${other.where} ${other.run}`;
     if (other.arm === "main" && other.stage === "eval" && !first.has(name)) first.set(name, other);
   }
-  let chosen = Array.from(first.values());
+  // The runs of a checkpoint beside each other.
+  const order = new Map(Array.from(first.values(), (other) => [other.where, other.order]).reverse());
+  let chosen = Array.from(first.values()).sort((a, b) => order.get(a.where) - order.get(b.where) || a.run - b.run);
   if (!chosen.length) {
     const byTime = all.filter((other) => other.sample === row.sample).sort((a, b) => a.order - b.order);
     chosen = byTime.length > 2 ? [byTime[0], byTime[byTime.length - 1]] : byTime;
@@ -93,30 +95,36 @@ function groupTable(rows, open) {
   return el("div", {}, el("p", { class: "soft" }, said), table);
 }
 
-// Every episode of a problem as a dot, a line for each stage of each run; a click adds a
-// column or takes it away.
+// Every episode of a problem as a dot, a line for each stage and a column for each run; a
+// click puts it beside the others or takes it away.
 function matrix(row, chosen, toggle) {
   const lines = new Map();
   for (const other of problemOf(row)) {
-    const name = `${STORE.runs.length > 1 ? STORE.runs[other.run].name + ": " : ""}${other.where}`;
-    if (!lines.has(name)) lines.set(name, []);
-    lines.get(name).push(other);
+    if (!lines.has(other.where)) lines.set(other.where, STORE.runs.map(() => []));
+    lines.get(other.where)[other.run].push(other);
   }
   const box = el("div", { class: "matrix" });
-  for (const [name, members] of lines) {
-    const dots = el("div", { class: "dots" });
-    let step = null;
-    for (const other of members.sort((a, b) => a.order - b.order)) {
-      if (other.stage !== "eval" && other.step !== step) dots.append(el("span", { class: "soft" }, `${other.step}:`));
-      step = other.step;
-      dots.append(el("button", {
-        type: "button", class: `pick ${other.outcome}${chosen.includes(other) ? " chosen" : ""}`,
-        title: `step ${other.step}, sample ${other.sample}: reward ${other.reward}, ${other.calls} calls, ${other.end}`,
-        "aria-pressed": String(chosen.includes(other)), onclick: () => toggle(other),
-      }));
-    }
-    const right = members.filter((other) => other.outcome === "right").length;
-    box.append(el("span", {}, plain(name)), dots, el("span", { class: "soft" }, `${right} of ${members.length} right`));
+  box.style.gridTemplateColumns = `auto repeat(${STORE.runs.length}, minmax(0, 1fr))`;
+  if (STORE.runs.length > 1) box.append(el("span"), ...STORE.runs.map(({ name }) => el("b", {}, plain(name))));
+  for (const [where, runs] of lines) {
+    box.append(el("span", {}, plain(where)), ...runs.map((members) => dots(members, chosen, toggle)));
   }
+  return box;
+}
+
+function dots(members, chosen, toggle) {
+  const box = el("div", { class: "dots" });
+  let step = null;
+  for (const other of members.sort((a, b) => a.order - b.order)) {
+    if (other.stage !== "eval" && other.step !== step) box.append(el("span", { class: "soft" }, `${other.step}:`));
+    step = other.step;
+    box.append(el("button", {
+      type: "button", class: `pick ${other.outcome}${chosen.includes(other) ? " chosen" : ""}`,
+      title: plain(`step ${other.step}, sample ${other.sample}: reward ${other.reward}, ${other.calls} calls, ${other.end}`),
+      "aria-pressed": String(chosen.includes(other)), onclick: () => toggle(other),
+    }));
+  }
+  const right = members.filter((other) => other.outcome === "right").length;
+  if (members.length > 1) box.append(el("span", { class: "soft" }, `${right} of ${members.length} right`));
   return box;
 }
