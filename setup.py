@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["aster_jax", "aster_jax.*"]), *EXPERIMENTS],
     package_dir={"aster_jax.experiments": "experiments"},
-    package_data={"": ["*.js", "*.css", "*.md", "*.html"]},
+    package_data={"": ["*.js", "*.css", "*.md", "*.html"], "aster_jax.report": ["page/*"]},
     entry_points={"console_scripts": ["aster = aster_jax.command:main"]},
     # Lower bounds are what the tests have passed with.
     install_requires=[

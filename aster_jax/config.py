@@ -35,7 +35,7 @@ def default() -> ConfigDict:
     c.filter = _filter()
     c.rl2 = _rl_stage()
     c.eval = _eval()
-    c.report = ConfigDict({"trajectories": 24})  # trajectories shown per checkpoint
+    c.report = ConfigDict({"page_mib": 32.0})  # packed episodes in one page; more go beside it
     return c.lock()
 
 

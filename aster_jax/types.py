@@ -39,11 +39,16 @@ SpanKind = Literal["prompt", "model", "tool"]
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A run of tokens [start, stop) of one origin: given, sampled, or from the tool."""
+    """A run of tokens [start, stop) of one origin: given, sampled, or from the tool.
+
+    `end_s` is when the host had all of it, in seconds from the trajectory's first slot on;
+    a measurement, so that two spans are equal whatever the clock said.
+    """
 
     kind: SpanKind
     start: int
     stop: int
+    end_s: float = dataclasses.field(default=0.0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_results_compare_every_checkpoint_with_and_without_the_tool(run):
 def test_the_report_is_one_file(run):
     page = (run[0] / "report" / "index.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
-    assert "data:image/png;base64," in page and "code_interpreter" in page
+    assert "data:image/png;base64," in page and 'data-kind="texts"' in page
     elsewhere = re.findall(r"""<(?:script|img|link)[^>]+(?:src|href)=["'](?!data:|#)[^"']*""", page)
     assert not elsewhere, elsewhere
 

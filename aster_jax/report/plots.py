@@ -17,13 +17,22 @@ OTHER_COLOR = "#7a5cc2"
 WRONG_COLOR = "#c8453b"
 INK = "#24292f"
 RL_STAGES = ("rl1", "rl2")
+# Metric, title, label and scale of each panel on reinforcement learning.
+RL_PANELS = (
+    ("rollout/reward_mean", "Reward", "share of trajectories correct", "percent"),
+    ("rollout/calls_mean", "Tool calls", "calls per trajectory", "zero"),
+    ("rollout/model_tokens_mean", "Response length", "tokens written", "zero"),
+    ("rollout/entropy_mean", "Entropy", "nats per written token", "zero"),
+    ("rl/clip_frac", "Clipped tokens", "share of tokens", "percent_free"),
+    ("rl/informative_frac", "Informative groups", "share with mixed outcomes", "percent"),
+)
 # How an arm's bars are called and filled.
 _HATCHES = {
     "main": ("with the tool", None),
     "no_tool": ("answer without it", "////"),
     "think": ("think without it", "...."),
 }
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 12,
@@ -73,9 +82,9 @@ def sft_curve(metrics: Sequence[dict]) -> bytes | None:
     if not lines:
         return None
     probes = [m for m in lines if "sft/probe_accuracy" in m]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(1, 2 if probes else 1, height=3.4)
-        _line(axes[0], [m["step"] for m in lines], [m["sft/loss"] for m in lines], COLORS["sft"])
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(1, 2 if probes else 1, height=3.4)
+        line(axes[0], [m["step"] for m in lines], [m["sft/loss"] for m in lines], COLORS["sft"])
         axes[0].set(title="SFT loss", xlabel="optimiser step", ylabel="nats per trained token")
         axes[0].set_ylim(bottom=0)
         if probes:
@@ -84,35 +93,27 @@ def sft_curve(metrics: Sequence[dict]) -> bytes | None:
             axes[1].plot(steps, accuracy, color=COLORS["sft"], marker="o", linewidth=2)
             axes[1].set(title="Accuracy during SFT", xlabel="optimiser step")
             axes[1].set_ylabel("solved, one sample each")
-            _percent(axes[1])
-        return _png(figure)
+            percent(axes[1])
+        return png(figure)
 
 
 def rl_curves(metrics: Sequence[dict]) -> bytes | None:
     """Six panels over RL steps: outcome, calls, length, entropy, clipping, information."""
-    panels = (
-        ("rollout/reward_mean", "Reward", "share of trajectories correct", "percent"),
-        ("rollout/calls_mean", "Tool calls", "calls per trajectory", "zero"),
-        ("rollout/model_tokens_mean", "Response length", "tokens written", "zero"),
-        ("rollout/entropy_mean", "Entropy", "nats per written token", "zero"),
-        ("rl/clip_frac", "Clipped tokens", "share of tokens", "percent_free"),
-        ("rl/informative_frac", "Informative groups", "share with mixed outcomes", "percent"),
-    )
     lines = [m for m in metrics if m["stage"] in RL_STAGES]
     if not lines:
         return None
-    offsets = _offsets(lines)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(2, 3, height=6.2)
-        for ax, (key, title, label, scale) in zip(axes, panels):
+    offsets = stage_offsets(lines)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(2, 3, height=6.2)
+        for ax, (key, title, label, scale) in zip(axes, RL_PANELS):
             for stage, offset in offsets.items():
                 have = [m for m in lines if m["stage"] == stage and key in m]
-                _line(ax, [m["step"] + offset for m in have], [m[key] for m in have], color(stage))
+                line(ax, [m["step"] + offset for m in have], [m[key] for m in have], color(stage))
             ax.set(title=title, ylabel=label, xlabel="RL step")
-            _scale(ax, scale)
-            _mark_stages(ax, offsets)
-            ax.set_xlim(0, _last(lines, offsets) + 1)
-        return _png(figure)
+            set_scale(ax, scale)
+            mark_stages(ax, offsets)
+            ax.set_xlim(0, last_step(lines, offsets) + 1)
+        return png(figure)
 
 
 def tool_curves(steps: Sequence[dict]) -> bytes | None:
@@ -122,7 +123,7 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
     """
     if not steps:
         return None
-    offsets = _offsets(steps)
+    offsets = stage_offsets(steps)
     shares = ("Collapse", "share of trajectories", "percent")
     panels = (
         (*shares, (("at most one call", "at_most_one_call_frac", INK, "-"),
@@ -135,19 +136,19 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
          (("any failure", "failed_call_frac", WRONG_COLOR, "-"),
           ("malformed", "malformed_call_frac", INK, "--"))),
     )  # fmt: skip
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(1, 3, height=3.6)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(1, 3, height=3.6)
         for ax, (title, label, scale, curves) in zip(axes, panels):
             at = [s["step"] + offsets[s["stage"]] for s in steps]
             for name, key, shade, dashes in curves:
                 values = [np.nan if s[key] is None else s[key] for s in steps]
-                _line(ax, at, values, shade, name, dashes)
+                line(ax, at, values, shade, name, dashes)
             ax.set(title=title, ylabel=label, xlabel="RL step")
-            _scale(ax, scale)
-            _mark_stages(ax, offsets)
-            ax.set_xlim(0, _last(steps, offsets) + 1)
+            set_scale(ax, scale)
+            mark_stages(ax, offsets)
+            ax.set_xlim(0, last_step(steps, offsets) + 1)
             ax.legend(loc="best", fontsize=9)
-        return _png(figure)
+        return png(figure)
 
 
 def accuracy_bars(results: Sequence[dict]) -> bytes | None:
@@ -158,16 +159,16 @@ def accuracy_bars(results: Sequence[dict]) -> bytes | None:
     by_name = _by_evaluation(results)
     if not by_name:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(by_name), 1, height=3.8 * len(by_name), width=7.2)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(by_name), 1, height=3.8 * len(by_name), width=7.2)
         for ax, (name, members) in zip(axes, by_name.items()):
             _bars(ax, members)
             ax.set(title=f"Accuracy on held-out problems{'' if name == 'main' else f', {name}'}")
             ax.set_ylabel(f"avg@{members[0]['k']}, 95 % interval")
             ax.grid(axis="x", visible=False)
-            _percent(ax)
+            percent(ax)
             ax.set_ylim(0, 1.08)
-        return _png(figure)
+        return png(figure)
 
 
 def _bars(ax, results):
@@ -209,8 +210,8 @@ def pass_curves(results: Sequence[dict]) -> bytes | None:
     by_name = _by_evaluation(with_tool)
     if not by_name:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(by_name), 1, height=3.6 * len(by_name), width=7.2)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(by_name), 1, height=3.6 * len(by_name), width=7.2)
         for ax, (name, members) in zip(axes, by_name.items()):
             for r in members:
                 k, value, low, high = zip(*r["pass_curve"])
@@ -221,9 +222,9 @@ def pass_curves(results: Sequence[dict]) -> bytes | None:
             ax.set_ylabel("solved by one of k, 95 % interval")
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter("{x:g}")
-            _percent(ax)
+            percent(ax)
             ax.legend(loc="best", fontsize=10)
-        return _png(figure)
+        return png(figure)
 
 
 def _by_evaluation(results) -> dict[str, list[dict]]:
@@ -239,8 +240,8 @@ def calls_histograms(summaries: dict[str, dict]) -> bytes | None:
     if not summaries:
         return None
     most = max(calls for s in summaries.values() for calls, _ in s["calls_histogram"])
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(1, len(summaries), height=3.0, sharey=True)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(1, len(summaries), height=3.0, sharey=True)
         for ax, (name, s) in zip(axes, summaries.items()):
             calls, counts = zip(*s["calls_histogram"])
             ax.bar(calls, np.array(counts) / s["episodes"], 0.9, color=color(name))
@@ -248,27 +249,29 @@ def calls_histograms(summaries: dict[str, dict]) -> bytes | None:
             ax.set(title=f"{name.upper()}: {s['calls_mean']:.2f} on average", xlabel="tool calls")
             ax.set_xlim(-0.7, max(most, 3) + 0.7)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            _percent(ax)
+            percent(ax)
         axes[0].set_ylabel("share of trajectories")
-        return _png(figure)
+        return png(figure)
 
 
-def _grid(rows, columns, height, width=11.5, sharey=False):
+def grid(rows, columns, height, width=11.5, sharey=False):
     """A figure at page width, and its axes as a flat list."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     return figure, list(axes.flat)
 
 
-def _line(ax, x, y, shade, name=None, dashes="-"):
+def line(ax, x, y, shade, name=None, dashes="-"):
+    """What was measured, faint, and its running mean."""
     ax.plot(x, y, color=shade, alpha=0.3, linewidth=1, marker="." if len(x) < 40 else None)
     ax.plot(x, smooth(y), color=shade, linewidth=2.2, linestyle=dashes, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
-def _scale(ax, scale):
+def set_scale(ax, scale):
+    """The y axis: "percent", "percent_free" (up to what there is) or "zero" (from 0 on)."""
     if scale == "percent":
-        _percent(ax)
+        percent(ax)
     elif scale == "percent_free":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         ax.set_ylim(0, min(max(1.15 * ax.get_ylim()[1], 0.01), 1.02))
@@ -276,12 +279,13 @@ def _scale(ax, scale):
         ax.set_ylim(0, ax.get_ylim()[1] * 1.1 if ax.get_ylim()[1] > 0 else 1)
 
 
-def _percent(ax):
+def percent(ax):
+    """Shares from 0 to 100 %."""
     ax.set_ylim(-0.02, 1.02)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _offsets(lines) -> dict[str, int]:
+def stage_offsets(lines) -> dict[str, int]:
     """Steps to add to each stage's own, so that the stages stand one after the other."""
     offsets, total = {}, 0
     for stage in RL_STAGES:
@@ -292,12 +296,12 @@ def _offsets(lines) -> dict[str, int]:
     return offsets
 
 
-def _last(lines, offsets) -> int:
+def last_step(lines, offsets) -> int:
     """The last step, counted over both stages."""
     return max(m["step"] + offsets[m["stage"]] for m in lines)
 
 
-def _mark_stages(ax, offsets):
+def mark_stages(ax, offsets):
     """A dashed line where stage 2 begins."""
     for stage, offset in offsets.items():
         if offset:
@@ -309,7 +313,7 @@ def _mark_stages(ax, offsets):
             )  # fmt: skip
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
     """The figure's bytes, without the date, so that equal data gives equal files."""
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})

@@ -1,14 +1,14 @@
 """What a run left in its workdir, read back with errors that name file and line.
 
 Parts that are not there are empty: a report can be made of a run at any time. Episode
-files are read one line at a time and only a bounded number of whole trajectories is
-kept, so that a long run's gigabytes of text do not have to fit in memory.
+files are read one line at a time and no trajectory is kept, so that a long run's gigabytes
+of text do not have to fit in memory; whoever wants the trajectories is called with each.
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aster_jax.errors import InputError
 from aster_jax.report import collapse
@@ -36,8 +36,7 @@ class RunRecords:
     `finished` holds each finished stage's closing numbers, `metrics` the lines of
     metrics.jsonl, `results` those of eval/results.json that the config asks for and `earlier`
     those of settings that it had before, `differences` those between checkpoints.
-    `eval_rows` and `rl_rows` measure every episode; `shown` are whole episode records,
-    at most so many per checkpoint as were asked for.
+    `eval_rows` and `rl_rows` measure every episode.
     """
 
     config: dict
@@ -48,15 +47,22 @@ class RunRecords:
     differences: list[dict]
     eval_rows: list[collapse.Measured]
     rl_rows: list[collapse.Measured]
-    shown: list[dict]
 
 
-def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
-    """Everything the report needs from `workdir`.
+# Called with an episode's record, its file (from the workdir on) and its line's number.
+Visit = Callable[[dict, str, int], None]
 
-    `trajectories`: whole episodes to keep per checkpoint of the evaluation; without an
-    evaluation they come from each RL stage's last step. Raises ValueError for a directory
-    that no run made, and for a line that cannot be read, with its file and number.
+
+def _nothing(record: dict, file: str, line: int) -> None:
+    pass
+
+
+def read(workdir: pathlib.Path, visit: Visit = _nothing) -> RunRecords:
+    """Everything the report needs from `workdir`; `visit` is called with every episode that
+    counts: those of the evaluation, then those of training, the newest step first.
+
+    Raises ValueError for a directory that no run made, and for a line that cannot be read,
+    with its file and number.
     """
     config_path = workdir / "config.json"
     if not config_path.exists():
@@ -73,46 +79,36 @@ def read(workdir: pathlib.Path, trajectories: int) -> RunRecords:
     asked = _whole(workdir / "eval" / "asked.json") or []
     results = [r for r in all_results if r["file"] in asked]
     earlier = [r for r in all_results if r["file"] not in asked]
-    eval_rows, shown = [], []
+    eval_rows, rl_rows = [], []
     for result in results:
-        rows, some = _episodes([workdir / result["file"]], trajectories, result)
-        eval_rows += rows
-        shown += some
-    rl_rows = []
-    for stage in RL_STAGES:
-        files = sorted((workdir / stage / "episodes").glob("step_*.jsonl"))
-        rl_rows += _episodes(files[:-1], 0)[0]
-        rows, last = _episodes(files[-1:], 0 if eval_rows else trajectories)
-        rl_rows += rows
-        shown += last
-    return RunRecords(
-        config, finished, metrics, results, earlier, differences, eval_rows, rl_rows, shown
-    )
+        eval_rows += _episodes(workdir, result["file"], visit, result)
+    for stage in reversed(RL_STAGES):
+        for path in sorted((workdir / stage / "episodes").glob("step_*.jsonl"), reverse=True):
+            rl_rows += _episodes(workdir, str(path.relative_to(workdir)), visit)
+    rl_rows.sort(key=lambda row: (row.stage, row.step))
+    return RunRecords(config, finished, metrics, results, earlier, differences, eval_rows, rl_rows)
 
 
-def _episodes(paths, trajectories, result=None) -> tuple[list[collapse.Measured], list[dict]]:
-    """Measured rows of all episodes (those a result counts), and a spread of whole ones to show."""
-    rows, cells, problems = [], {}, set()
-    for path in paths:
-        for number, record in enumerate(_lines(path, _EPISODE_KEYS), start=1):
-            if result is not None and not _counts(record, result, problems):
-                continue
-            try:
-                row = collapse.measure(record)
-            except (KeyError, TypeError, AttributeError, IndexError) as e:
-                raise InputError(f"{path}, line {number}: not an episode record ({e!r})") from e
-            rows.append(row)
-            is_main = row.arm == "main" and row.evaluation in ("", "main")
-            kinds = cells.setdefault((row.checkpoint, row.arm, is_main), {})
-            cell = kinds.setdefault((row.family, row.is_correct), [])
-            if len(cell) < trajectories:
-                cell.append(record)
-    shown = []
-    for (_, _, is_main), by_kind in cells.items():
-        # Arms beside the main one are there to be seen once or twice, not to be read.
-        limit = trajectories if is_main else -(-trajectories // 8)
-        shown += spread(list(by_kind.values()), limit)
-    return rows, shown
+def episodes(workdir: pathlib.Path) -> list[dict]:
+    """Every episode that counts, whole, in the order of `read`: for a run that fits in memory."""
+    found: list[dict] = []
+    read(workdir, lambda record, file, line: found.append(record))
+    return found
+
+
+def _episodes(workdir, file, visit, result=None) -> list[collapse.Measured]:
+    """Measured rows of a file's episodes, those that a result counts."""
+    rows, problems = [], set()
+    for number, record in enumerate(_lines(workdir / file, _EPISODE_KEYS), start=1):
+        if result is not None and not _counts(record, result, problems):
+            continue
+        try:
+            rows.append(collapse.measure(record))
+            visit(record, file, number)
+        except (KeyError, TypeError, AttributeError, IndexError) as e:
+            where = f"{workdir / file}, line {number}"
+            raise InputError(f"{where}: not an episode record ({e!r})") from e
+    return rows
 
 
 def _counts(record, result, problems) -> bool:
@@ -124,17 +120,6 @@ def _counts(record, result, problems) -> bool:
     if len(problems) < result["n_problems"]:
         problems.add(record["problem_id"])
     return record["problem_id"] in problems and record["sample"] < result["samples"]
-
-
-def spread(kinds: list[list[dict]], limit: int) -> list[dict]:
-    """Up to `limit` records, taken in turn from each kind (a family and an outcome)."""
-    kinds = [list(k) for k in kinds]
-    chosen = []
-    while len(chosen) < limit and any(kinds):
-        for kind in kinds:
-            if kind and len(chosen) < limit:
-                chosen.append(kind.pop(0))
-    return chosen
 
 
 def _lines(path: pathlib.Path, keys) -> Iterator[dict]:

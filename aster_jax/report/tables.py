@@ -35,23 +35,38 @@ def headline(results: Sequence[dict], title: str = "Results") -> Table:
     bounds, votes = any(map(_is_bound, results)), any(r["k"] > 1 for r in results)
     columns = [
         ("checkpoint", True, lambda r: r["checkpoint"]),
-        ("arm", True, lambda r: _arm(r["arm"])),
+        ("arm", True, lambda r: arm(r["arm"])),
         ("evaluation", several, lambda r: r["evaluation"]),
-        ("accuracy % [95 %]", True, lambda r: _span(r, "avg_at_k", "avg_low", "avg_high", percent)),
+        ("accuracy % [95 %]", True, accuracy_cell),
         ("at most %", bounds, lambda r: percent(r["avg_upper"]) if _is_bound(r) else NOTHING),
         ("pass@k %", votes, _passes),
         ("maj@k %", votes, lambda r: percent(r["maj_at_k"]) if r["k"] > 1 else NOTHING),
         ("problems x k", True, lambda r: f"{r['n_problems']} x {r['k']}"),
         ("cut", True, lambda r: str(r["cut"])),
         ("lost", True, lambda r: str(r["masked"])),
-        ("calls [95 %]", True, lambda r: _span(r, "calls_mean", "calls_low", "calls_high", number)),
-        ("tokens", True, lambda r: _known(r["tokens_mean"], lambda mean: number(mean, 0))),
+        ("calls [95 %]", True, calls_cell),
+        ("tokens", True, tokens_cell),
         ("answered %", True, lambda r: percent(_share(r["end"], "answered"))),
     ]  # fmt: skip
     shown = [(name, cell) for name, is_shown, cell in columns if is_shown]
     rows = tuple(tuple(cell(r) for _, cell in shown) for r in results)
     note = _settings_note(results) if results else ""
     return Table(title, tuple(name for name, _ in shown), rows, note)
+
+
+def accuracy_cell(r: dict) -> str:
+    """Accuracy of a result in %, with its interval."""
+    return _span(r, "avg_at_k", "avg_low", "avg_high", percent)
+
+
+def calls_cell(r: dict) -> str:
+    """Calls per trajectory of a result, with their interval."""
+    return _span(r, "calls_mean", "calls_low", "calls_high", number)
+
+
+def tokens_cell(r: dict) -> str:
+    """Tokens per trajectory of a result."""
+    return _known(r["tokens_mean"], lambda mean: number(mean, 0))
 
 
 def _passes(r: dict) -> str:
@@ -98,7 +113,8 @@ def _share(shares: dict, name: str) -> float:
     return shares[name] if name in shares else 0.0
 
 
-def _arm(name: str) -> str:
+def arm(name: str) -> str:
+    """An arm in words."""
     return ARM_NAMES[name] if name in ARM_NAMES else name
 
 
@@ -123,7 +139,7 @@ def families(results: Sequence[dict]) -> Table:
             for f in names
         ]
         which = (r["evaluation"],) if several else ()
-        rows.append((r["checkpoint"], _arm(r["arm"]), *which, *cells))
+        rows.append((r["checkpoint"], arm(r["arm"]), *which, *cells))
     columns = ("checkpoint", "arm", *(("evaluation",) if several else ()), *names)
     return Table("Accuracy by family, %", columns, tuple(rows))
 
@@ -135,7 +151,7 @@ def changes(differences: Sequence[dict], checkpoints: Sequence[str]) -> Table:
     """
     steps = list(zip(checkpoints, checkpoints[1:]))
     rows = tuple(
-        (f"{d['before']} to {d['after']}", _arm(d["arm"]), d["evaluation"], points(d), str(d["n"]))
+        (f"{d['before']} to {d['after']}", arm(d["arm"]), d["evaluation"], points(d), str(d["n"]))
         for d in differences
         if (d["before"], d["after"]) in steps
     )
@@ -203,6 +219,39 @@ def tool_use(summaries: dict[str, dict], title: str = "Tool use") -> Table:
         "polluted turn has tags of the markup where none belong, a collapsed one nothing at all."
     )
     return Table(title, ("", *summaries), tuple(rows) if columns else (), note)
+
+
+def endings(results: Sequence[dict]) -> Table:
+    """How the evaluated trajectories ended: cut by which budget, or by an answer of their own."""
+    note = "Truncated is what a budget of tokens cut: turn, token and context budget."
+    return _breakdown("How trajectories ended, %", results, "end", note, TRUNCATED)
+
+
+def call_statuses(results: Sequence[dict]) -> Table:
+    """What became of the attempts at a call, malformed ones included."""
+    having = [r for r in results if r["call_status"]]
+    return _breakdown("What became of calls, % of attempts", having, "call_status", "", ())
+
+
+TRUNCATED = ("turn_budget", "token_budget", "context_budget")
+
+
+def _breakdown(title, results, key, note, summed) -> Table:
+    names = sorted({name for r in results for name in r[key]}, key=lambda n: (n not in ("answered", "ok"), n))
+    several = len({r["evaluation"] for r in results}) > 1
+    is_summed = sum(name in names for name in summed) > 0
+    rows = []
+    for r in results:
+        cells = [percent(_share(r[key], name)) for name in names]
+        if is_summed:
+            cells.append(percent(sum(_share(r[key], name) for name in summed)))
+        which = (r["evaluation"],) if several else ()
+        rows.append((r["checkpoint"], arm(r["arm"]), *which, *cells))
+    shown = [name.replace("_", " ") for name in names]
+    columns = ("checkpoint", "arm", *(("evaluation",) if several else ()), *shown)
+    return Table(
+        title, (*columns, "truncated") if is_summed else columns, tuple(rows), note if is_summed else ""
+    )
 
 
 def stages(config: dict, metrics: Sequence[dict], finished: dict[str, dict]) -> Table:

@@ -1,7 +1,8 @@
-"""One episode as HTML: what was given, what the model wrote, what the tool answered.
+"""One episode as HTML, for a notebook: what was given, what the model wrote, what the tool
+answered. And the way of any text into a page that Python writes.
 
 All of it is hostile: model and tool can print anything. `escape` is the only way from a
-record into the page.
+record into the HTML.
 """
 
 import html
@@ -11,23 +12,59 @@ from aster_jax import types
 from aster_jax.report import collapse, plots
 
 LONGEST = 20_000  # characters of one text that are shown, head and tail
+# How it looks.
+CSS = """
+.dot { display: inline-block; width: 11px; height: 11px; border-radius: 50%;
+  margin-right: 6px; }
+.badge { display: inline-block; font-size: 12.5px; line-height: 1; padding: 4px 8px;
+  border-radius: 10px; background: #eceff3; color: #3d4550; margin-left: 4px; }
+.badge.ok, .badge.correct { background: #d9f0e6; color: #0a6a55; }
+.badge.warn { background: #fdebd0; color: #8a5300; }
+.badge.wrong { background: #fadcd9; color: #9c2b22; }
+.episode { background: #ffffff; color: #24292f; border: 1px solid #e1e4e8;
+  border-radius: 8px; margin: 8px 0; padding: 0 14px; }
+.episode > summary { cursor: pointer; padding: 10px 0; font-size: 14.5px; }
+.episode .question { display: block; color: #6b7280; margin: 4px 0 0 16px; }
+.episode section { margin: 8px 0; border-left: 4px solid; border-radius: 4px;
+  padding: 6px 12px 8px; }
+.episode section header { font-size: 12.5px; font-weight: 700; text-transform: uppercase;
+  letter-spacing: 0.05em; }
+.episode section header .badge { text-transform: none; letter-spacing: 0; }
+.episode section.prompt { background: #f4f5f7; border-color: #b4bac3; }
+.episode section.prompt header { color: #6b7280; }
+.episode section.model { background: #eef4fb; border-color: #2f74c0; }
+.episode section.model header { color: #2f74c0; }
+.episode section.tool { background: #fdf6e7; border-color: #e08a1e; margin-left: 28px; }
+.episode section.tool header { color: #a4610b; }
+.episode pre { margin: 4px 0 0; white-space: pre-wrap;
+  overflow-wrap: anywhere; max-height: 480px; overflow-y: auto;
+  font: 13.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas,
+  "DejaVu Sans Mono", monospace; }
+.episode pre.code { background: #1f2630; color: #e6edf3; border-radius: 6px; padding: 10px 12px;
+  margin: 6px 0; }
+.episode pre.after { color: #7d8794; }
+.episode pre:empty { display: none; }
+"""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _LABELS = {"prompt": "given", "model": "model", "tool": "tool"}
 
 
 def escape(text: str) -> str:
-    """Text that is safe anywhere in an HTML page, attribute values included.
+    """Text that is safe anywhere in an HTML page, attribute values included: `visible`, and
+    markup characters as entities."""
+    return html.escape(visible(text), quote=True)
 
-    Markup characters become entities; characters that would be invisible, reorder the
-    text or cannot be encoded become visible escapes such as `\\x1b`. Newlines and tabs stay.
-    """
+
+def visible(text: str) -> str:
+    """Text with what would be invisible, reorder it or cannot be encoded as visible escapes
+    such as `\\x1b`. Newlines and tabs stay."""
     shown = []
     for char in text:
         if char not in "\n\t" and unicodedata.category(char) in _HIDDEN:
             shown.append(char.encode("unicode_escape", "surrogatepass").decode("ascii"))
         else:
             shown.append(char)
-    return html.escape("".join(shown), quote=True)
+    return "".join(shown)
 
 
 def shorten(text: str) -> str:
@@ -48,7 +85,7 @@ def label(record: dict) -> str:
 
 
 def to_html(record: dict, is_open: bool) -> str:
-    """The episode as one foldable block that the page's filter can find."""
+    """The episode as one foldable block; `CSS` has to be in the page once."""
     outcome = "correct" if record["reward"] > 0 else "wrong"
     name = label(record)
     badges = [
@@ -65,9 +102,7 @@ def to_html(record: dict, is_open: bool) -> str:
         f"{record['num_tokens']}; expected answer: {record['gold']}"
     )
     return (
-        f'<details class="episode" data-checkpoint="{escape(name)}" '
-        f'data-family="{escape(record["family"])}" data-outcome="{outcome}"'
-        f"{' open' if is_open else ''}>\n"
+        f'<details class="episode"{" open" if is_open else ""}>\n'
         f"<summary>{' '.join(badges)}"
         f'<span class="question">{escape(_first_line(record["question"]))}</span></summary>\n'
         f'<p class="facts">{escape(facts)}</p>\n{_spans(record)}</details>\n'

@@ -1,16 +1,21 @@
-"""The report as one HTML page that needs nothing but itself.
+"""The report as one HTML page that needs nothing but itself: results, and every episode.
 
-Styles and script are inline, images are data URLs, and a content security policy forbids
-everything else: no request leaves the page, and no text in it can run.
+Styles and script stand in the page (the files of `report/page`, which ship with the
+package), images are data URLs, episodes are packed (`pack.py`). A content security policy
+names the style and the script by their hashes and forbids everything else: no request
+leaves the page, and no text in it can run.
 """
 
 import base64
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Sequence
 
-from aster_jax.report import plots, tables, theme, transcript
+from aster_jax.report import entries, pack, plots, tables, transcript
+
+SOURCES = pathlib.Path(__file__).parent / "page"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,50 +27,132 @@ class Figure:
     png: bytes | None
 
 
-def page(
-    config: dict,
-    conclusions: Sequence[str],
-    shown_tables: Sequence[tables.Table],
-    figures: Sequence[Figure],
-    episodes: Sequence[dict],
-) -> str:
-    """The whole page: results first, then the curves, then trajectories, then the config.
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """What the first page shows before the episodes: results first, then the curves, then the
+    other tables, then the configs by run.
 
-    The first table is shown before the figures and the others after them.
+    `lead` is one line under the title. The first table stands before the figures.
     """
-    name = transcript.escape(config["name"])
-    said = "".join(f"<li>{transcript.escape(s)}</li>" for s in conclusions)
+
+    title: str
+    lead: str
+    conclusions: Sequence[str]
+    tables: Sequence[tables.Table]
+    figures: Sequence[Figure]
+    configs: dict[str, dict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """What there is to look at: rows (`entries.row`) and the pages that hold their texts.
+
+    `runs` are names, `files` the pages' own, the first one's first.
+    """
+
+    runs: Sequence[str]
+    rows: Sequence[dict]
+    pages: Sequence[pack.Page]
+    files: Sequence[str]
+
+    @property
+    def left_out(self) -> int:
+        """Episodes whose text is in no page."""
+        return sum(row["page"] < 0 for row in self.rows)
+
+
+def pages(sheet: Sheet, episodes: Episodes) -> dict[str, str]:
+    """The files to be written: name -> HTML. The first has the report, all have the list."""
+    made = {}
+    for number, (name, page) in enumerate(zip(episodes.files, episodes.pages, strict=True)):
+        said = _spread(episodes, number)
+        report = _report(sheet) if number == 0 else ""
+        index = {
+            "count": len(episodes.rows),
+            "page": number,
+            "runs": [{"name": run} for run in episodes.runs],
+            "files": list(episodes.files),
+            "kinds": pack.KINDS,
+            "columns": entries.columns(episodes.rows),
+        }
+        made[name] = _document(sheet.title, report, said, pack.elements(page, index), number == 0)
+    return made
+
+
+def _report(sheet: Sheet) -> str:
+    said = "".join(f"<li>{transcript.escape(s)}</li>" for s in sheet.conclusions)
     parts = [
-        f"<h1>{name}</h1>",
-        f'<p class="lead">Run report, seed {transcript.escape(str(config["seed"]))}, model '
-        f"{transcript.escape(str(config['model']['source']))}</p>",
+        f"<h1>{transcript.escape(sheet.title)}</h1>",
+        f'<p class="lead">{transcript.escape(sheet.lead)}</p>',
         f'<ul class="conclusions">{said}</ul>' if said else "",
-        *(_table(t) for t in shown_tables[:1]),
-        *(_figure(f) for f in figures),
-        *(_table(t) for t in shown_tables[1:]),
-        _episodes(episodes),
-        '<details class="config card"><summary>The config of this run</summary><pre>'
-        f"{transcript.escape(json.dumps(config, indent=1))}</pre></details>",
+        *(_table(t) for t in sheet.tables[:1]),
+        *(_figure(f) for f in sheet.figures),
+        *(_table(t) for t in sheet.tables[1:]),
+        *(_config(name, config, len(sheet.configs) > 1) for name, config in sheet.configs.items()),
     ]
-    return _document(name, "\n".join(parts))
+    return "\n".join(parts)
 
 
-def _document(title: str, body: str) -> str:
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src {_script_hash(theme.JS)}; base-uri 'none'; form-action 'none'"
+def _config(name: str, config: dict, is_named: bool) -> str:
+    title = f"The config of {name}" if is_named else "The config of this run"
+    return (
+        f'<details class="config card"><summary>{transcript.escape(title)}</summary><pre>'
+        f"{transcript.escape(json.dumps(config, indent=1))}</pre></details>"
     )
+
+
+def _spread(episodes: Episodes, number: int) -> str:
+    """What the reader has to know where one page did not hold all episodes."""
+    if len(episodes.pages) == 1 and not episodes.left_out:
+        return ""
+    here = sum(row["page"] == number for row in episodes.rows)
+    others = ", ".join(
+        f'<a href="{transcript.escape(name)}#episodes">{transcript.escape(name)}</a>'
+        for i, name in enumerate(episodes.files) if i != number
+    )  # fmt: skip
+    text = f"This page holds the texts of {here:,} of {len(episodes.rows):,} episodes"
+    text += f"; others are in {others}" if others else ""
+    if episodes.left_out:
+        text += f"; {episodes.left_out:,} are only listed, with their file and line"
+    return f'<p class="note">{text}. A search reads the texts of this page.</p>'
+
+
+def _document(title: str, report: str, spread: str, data: str, is_first: bool) -> str:
+    style = (SOURCES / "page.css").read_text("utf-8") + _dots()
+    script = script_text()
+    shell = (SOURCES / "shell.html").read_text("utf-8").replace("<!-- spread -->", spread)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    name = transcript.escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} - run report</title>\n<style>{theme.CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n<script>{theme.JS}</script>\n</body>\n</html>\n"
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{name} - run report</title>\n<style>{style}</style>\n</head>\n"
+        f'<body data-start="{"report" if is_first else "episodes"}">\n'
+        f"{shell.replace('<!-- report -->', report)}\n{data}\n"
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
 
-def _script_hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode()).digest()
+def script_text() -> str:
+    """The page's script: the files of `page`, in order, in a scope of their own."""
+    sources = sorted(SOURCES.glob("*.js"))
+    parts = "\n".join(source.read_text("utf-8") for source in sources)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
+
+
+def _dots() -> str:
+    """The checkpoints' colours as classes, since the policy forbids styles of elements."""
+    shades = {**plots.COLORS, "other": plots.OTHER_COLOR}
+    return "".join(f".c-{name} {{ background: {shade}; }}\n" for name, shade in shades.items())
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
@@ -84,11 +171,9 @@ def _table(table: tables.Table) -> str:
 
 def _cells(row: Sequence[str]) -> str:
     """The row's cells; a checkpoint's name gets its coloured dot."""
-    dot = ""
-    if row[0] in plots.COLORS:
-        dot = f'<b class="dot" style="background:{plots.color(row[0])}"></b>'
     cells = [transcript.escape(cell) for cell in row]
-    cells[0] = dot + cells[0]
+    if row[0] in plots.COLORS:
+        cells[0] = f'<b class="dot c-{row[0]}"></b>{cells[0]}'
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
@@ -98,34 +183,6 @@ def _figure(figure: Figure) -> str:
         return f'<h2>{caption}</h2><p class="missing">not run</p>'
     data = base64.b64encode(figure.png).decode()
     return (
-        f'<h2>{caption}</h2><div class="card">'
+        f'<h2>{caption}</h2><div class="card picture">'
         f'<img alt="{caption}" src="data:image/png;base64,{data}"></div>'
     )
-
-
-def _episodes(episodes: Sequence[dict]) -> str:
-    """The filter bar (for browsers with script) and all episodes; one with a call is open."""
-    opened = next((i for i, e in enumerate(episodes) if e["calls"]), 0)
-    blocks = [transcript.to_html(e, is_open=i == opened) for i, e in enumerate(episodes)]
-    menus = "".join(
-        _menu(label, name, values)
-        for label, name, values in (
-            ("Checkpoint", "checkpoint", [transcript.label(e) for e in episodes]),
-            ("Family", "family", [e["family"] for e in episodes]),
-            ("Outcome", "outcome", ["correct", "wrong"]),
-        )
-    )
-    empty = "" if blocks else '<p class="missing">not run</p>'
-    return (
-        f'<h2>Trajectories</h2>{empty}<div class="filter" hidden>{menus}<output></output></div>\n'
-        + "".join(blocks)
-    )
-
-
-def _menu(label: str, name: str, values: Sequence[str]) -> str:
-    options = "".join(
-        f'<option value="{transcript.escape(v)}">{transcript.escape(v)}</option>'
-        for v in dict.fromkeys(values)
-    )
-    everything = '<option value="">all</option>'
-    return f'<label>{label} <select name="{name}">{everything}{options}</select></label>'

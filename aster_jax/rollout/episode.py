@@ -219,6 +219,7 @@ class Rollout:
             drained.tokens_AK[row, :count].tolist(),
             drained.logprobs_AK[row, :count].tolist(),
             drained.entropies_AK[row, :count].tolist(),
+            now=self._clock.now(),
         )
         self._tell(live)
         if drained.stopped_A[row]:
@@ -355,7 +356,7 @@ class Rollout:
             self._finish(live, "token_budget", "")
             return
         self._rows.append(live, len(live.tokens) - 1)  # the stop id is not in the cache yet
-        live.extend("tool", ids)
+        live.extend("tool", ids, now=self._clock.now())
         live.turn_start = len(live.tokens)
         self._tell(live)
 

@@ -109,9 +109,13 @@ class Live:
     written: int = 0
 
     def extend(
-        self, kind: types.SpanKind, tokens: list[int], logprobs=None, entropies=None
+        self, kind: types.SpanKind, tokens: list[int], logprobs=None, entropies=None, now=None
     ) -> None:
-        """Append tokens of one origin; those of the model come with log-probs and entropies."""
+        """Append tokens of one origin; those of the model come with log-probs and entropies.
+
+        `now` is the time on the clock that `since` is of; None where none has passed.
+        """
+        end_s = 0.0 if now is None or self.since is None else now - self.since
         nothing = [0.0] * len(tokens)
         self.tokens += tokens
         self.mask += [int(kind == "model")] * len(tokens)
@@ -120,9 +124,9 @@ class Live:
         self.written += len(tokens) if kind == "model" else 0
         last = self.spans[-1] if self.spans else types.Span(kind, 0, 0)
         if last.kind == kind:
-            self.spans[-1:] = [types.Span(kind, last.start, last.stop + len(tokens))]
+            self.spans[-1:] = [types.Span(kind, last.start, last.stop + len(tokens), end_s)]
         else:
-            self.spans.append(types.Span(kind, last.stop, last.stop + len(tokens)))
+            self.spans.append(types.Span(kind, last.stop, last.stop + len(tokens), end_s))
 
     def left(self) -> int:
         """Tokens that the model may still write in this turn."""

@@ -11,18 +11,26 @@ import collections
 import numpy as np
 
 from aster_jax import types
-from aster_jax.data import chat
+from aster_jax.data import chat, pieces
 from aster_jax.errors import InputError
 from aster_jax.reward import answer
 
 # How each list of a trajectory is packed. Log-probs come from the device as float32, so
 # nothing is lost; entropies are only looked at, and keep three digits.
 PACKED = {"tokens": "<i4", "logprobs": "<f4", "entropies": "<f2"}
+# And how many characters of the spans' texts each token stands for, for whoever shows them.
+CHARS = "<u2"
 
 
 def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: dict) -> dict:
     """One episode as a flat JSON object; `where` names stage, step, checkpoint and arm."""
     t = scored.trajectory
+    texts = [tokenizer.decode(list(t.tokens[s.start : s.stop])) for s in t.spans]
+    chars = [
+        length
+        for s, text in zip(t.spans, texts, strict=True)
+        for length in pieces.lengths(t.tokens[s.start : s.stop], text, tokenizer.decode)
+    ]
     return {
         **where,
         "problem_id": problem.id,
@@ -50,14 +58,10 @@ def to_record(scored: types.Scored, problem: types.Problem, tokenizer, where: di
             for c in t.calls
         ],
         "spans": [
-            {
-                "kind": s.kind,
-                "start": s.start,
-                "stop": s.stop,
-                "text": tokenizer.decode(list(t.tokens[s.start : s.stop])),
-            }
-            for s in t.spans
+            {"kind": s.kind, "start": s.start, "stop": s.stop, "end_s": s.end_s, "text": text}
+            for s, text in zip(t.spans, texts, strict=True)
         ],
+        "chars": _pack(np.minimum(chars, np.iinfo(CHARS).max), CHARS),
         **_signals(t, tokenizer),
         **{name: _pack(getattr(t, name), kind) for name, kind in PACKED.items()},
     }
@@ -86,7 +90,9 @@ def from_record(record: dict) -> types.Scored:
     Raises InputError for a record without the packed lists, or one whose parts do not agree.
     """
     lists = {name: _unpack(record, name, kind) for name, kind in PACKED.items()}
-    spans = tuple(types.Span(s["kind"], s["start"], s["stop"]) for s in record["spans"])
+    spans = tuple(
+        types.Span(s["kind"], s["start"], s["stop"], s.get("end_s", 0.0)) for s in record["spans"]
+    )
     mask = [int(s.kind == "model") for s in spans for _ in range(s.start, s.stop)]
     lengths = {len(mask), *map(len, lists.values())}
     gaps = [s for s, before in zip(spans[1:], spans, strict=False) if s.start != before.stop]

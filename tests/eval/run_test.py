@@ -76,14 +76,17 @@ def results(run):
 
 
 def asked_and_earlier(run):
-    found = records.read(run.path, 1)
+    found = records.read(run.path)
     return found.results, found.earlier
 
 
 def without_times(records):
     return [
-        {k: v for k, v in r.items() if k not in ("calls", "mark")}
-        | {"calls": [{**c, "wall_s": 0, "queue_s": 0} for c in r["calls"]]}
+        {k: v for k, v in r.items() if k not in ("calls", "spans", "mark")}
+        | {
+            "calls": [{**c, "wall_s": 0, "queue_s": 0} for c in r["calls"]],
+            "spans": [{**s, "end_s": 0} for s in r["spans"]],
+        }
         for r in records
     ]
 

@@ -59,7 +59,7 @@ def _check(displayed):
 
 
 def test_cells_show_a_finished_run(displayed, tmp_path, capsys):
-    report.write(made_run.write(tmp_path), 4)
+    report.write(made_run.write(tmp_path), 4.0)
     cells = [c for c in CELLS if "run" not in _tags(c)]
     assert len(cells) == len(CELLS) - 1
     _execute(cells, {"WORKDIR": str(tmp_path)})

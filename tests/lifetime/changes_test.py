@@ -37,7 +37,7 @@ OPERATIONAL = [
     ("rollout__call_s", 9.0), ("rollout__steps_per_dispatch", 4), ("rollout__ahead", 1),
     ("rl__micro_rows", 4), ("rl__save_every", 3), ("rl__keep", 5), ("rl__max_unusable", 9),
     ("sft__micro_rows", 4), ("sft__save_every", 7), ("tools__max_running", 3), ("mesh__data", 1),
-    ("tools__niceness", 5), ("report", config.ConfigDict({"trajectories": 3})), ("notice_s", 9.0),
+    ("tools__niceness", 5), ("report", config.ConfigDict({"page_mib": 3.0})), ("notice_s", 9.0),
     ("rl1__micro_rows", 2), ("rl__eval_every", 5), ("model__remat", True),
     ("eval__temperature", 0.6), ("eval__response_tokens", 99), ("problems__heldout", "h.jsonl"),
     ("problems__num_heldout", 9), ("eval__also", ({"name": "x", "temperature": 0.1},)),

@@ -1,8 +1,11 @@
 """A workdir as a run leaves it, made of plain arithmetic: what the report's tests read."""
 
+import base64
 import json
 import math
 import pathlib
+
+import numpy as np
 
 STAGES = ["demos", "sft", "rl1", "filter", "rl2", "eval", "report"]
 FAMILIES = ("prod", "lcm")
@@ -46,6 +49,30 @@ def episode(**changed) -> dict:
     return {**record, **changed}
 
 
+def with_tokens(record: dict) -> dict:
+    """The record with ids and numbers, a token for every four characters of its spans, and a
+    second for every one of those that the model wrote or the tool took."""
+    spans, at, now = [], 0, 0.0
+    lists = {"tokens": [], "logprobs": [], "entropies": [], "chars": []}
+    for span in record["spans"]:
+        text, is_model = span["text"], span["kind"] == "model"
+        lengths = [len(text[i : i + 4]) for i in range(0, len(text), 4)]
+        now += len(lengths) * (span["kind"] != "prompt")
+        spans.append({**span, "start": at, "stop": at + len(lengths), "end_s": now})
+        at += len(lengths)
+        lists["tokens"] += range(len(lengths))
+        lists["logprobs"] += [-0.5 * (i % 9) * is_model for i in range(len(lengths))]
+        lists["entropies"] += [0.25 * (i % 9) * is_model for i in range(len(lengths))]
+        lists["chars"] += lengths
+    kinds = {"tokens": "<i4", "logprobs": "<f4", "entropies": "<f2", "chars": "<u2"}
+    packed = {
+        name: base64.b64encode(np.asarray(values, kinds[name]).tobytes()).decode()
+        for name, values in lists.items()
+    }
+    written = sum(s["stop"] - s["start"] for s in spans if s["kind"] == "model")
+    return {**record, "spans": spans, "num_tokens": at, "num_model_tokens": written, **packed}
+
+
 def turn(thought: str, code: str) -> str:
     """A model's turn that calls the tool."""
     call = json.dumps({"name": "code_interpreter", "arguments": {"code": code}})
@@ -66,7 +93,9 @@ def write(workdir: pathlib.Path, rl_steps: int = 12, problems: int = 12) -> path
     """Everything a finished run of two RL stages writes, small."""
     config = {
         "name": "made", "seed": 3, "stages": STAGES, "model": {"source": "scratch"},
-        "report": {"trajectories": 6},
+        "report": {"page_mib": 8.0},
+        "rl": {"divide_by_std": True, "truncated": "keep", "min_group": 0.5},
+        "rl1": {"truncated": None}, "rl2": {"divide_by_std": False},
     }  # fmt: skip
     put(workdir / "config.json", json.dumps(config))
     for stage in STAGES[:-1]:
@@ -120,6 +149,12 @@ def _metrics(rl_steps):
                 "rollout/entropy_mean": 0.3 * math.exp(-at / 20),
                 "rl/clip_frac": 0.002 + 0.001 * math.sin(at)**2,
                 "rl/informative_frac": 0.7 - 0.01 * at,
+                "rl/logp_diff_mean": 1e-6 * at, "rl/logp_diff_max": 1e-5 * at,
+                "rollout/at_most_one_call_frac": 0.6 if at == 5 else 0.1,
+                "rollout/tokens_per_s": 900.0 + at, "rollout/phase_s": 1.5,
+                "rollout/tool_exposed_s": 0.3, "rollout/call_ok_frac": 0.75,
+                "rollout/call_error_frac": 0.25, "rollout/end_token_budget_frac": 0.05,
+                "time/rollout_s": 1.5, "time/update_s": 0.4,
             })  # fmt: skip
     return lines
 
@@ -129,7 +164,9 @@ def _episodes(stage, step, rl_steps, count):
     for i in range(count):
         kind = without_tool if (i + step) % 5 == 0 else episode
         reward = float((i * 7 + step) % (2 * rl_steps) < rl_steps + step)
-        made.append(kind(stage=stage, step=step, checkpoint=stage, sample=i, reward=reward))
+        made.append(with_tokens(
+            kind(stage=stage, step=step, checkpoint=stage, sample=i, reward=reward)
+        ))  # fmt: skip
     return made
 
 

@@ -13,7 +13,7 @@ from tests.report import made_run
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return records.read(made_run.write(tmp_path_factory.mktemp("run")), 2)
+    return records.read(made_run.write(tmp_path_factory.mktemp("run")))
 
 
 def _draw(found):

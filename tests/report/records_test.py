@@ -11,7 +11,7 @@ EPISODES = "eval/rl2_main_main_00000000.jsonl"
 
 
 def test_a_whole_run(tmp_path):
-    found = records.read(made_run.write(tmp_path), 6)
+    found = records.read(made_run.write(tmp_path))
     assert found.config["name"] == "made"
     assert len(found.results) == 8
     assert len(found.eval_rows) == 8 * 12
@@ -19,31 +19,29 @@ def test_a_whole_run(tmp_path):
     assert list(found.finished) == made_run.STAGES[:-1]
 
 
-def test_shown_trajectories_are_bounded_and_mixed(tmp_path):
-    shown = records.read(made_run.write(tmp_path), 6).shown
-    rl1 = [r for r in shown if (r["checkpoint"], r["arm"]) == ("rl1", "main")]
-    assert len(rl1) == 6
-    assert {r["family"] for r in rl1} == set(made_run.FAMILIES)
-    assert {r["reward"] for r in rl1} == {0.0, 1.0}
-    assert len([r for r in shown if r["arm"] == "no_tool"]) == 4
-
-
-def test_without_an_evaluation_the_last_rl_step_is_shown(tmp_path):
-    made_run.write(tmp_path)
-    (tmp_path / "eval" / "results.json").unlink()
-    shown = records.read(tmp_path, 6).shown
-    assert {(r["stage"], r["step"]) for r in shown} == {("rl1", 12), ("rl2", 12)}
+def test_everybody_who_counts_is_visited_with_file_and_line(tmp_path):
+    seen = []
+    found = records.read(
+        made_run.write(tmp_path), lambda record, file, line: seen.append((record, file, line))
+    )
+    assert len(seen) == len(found.eval_rows) + len(found.rl_rows)
+    for record, file, line in seen[::17]:
+        assert json.loads((tmp_path / file).read_text().splitlines()[line - 1]) == record
+    steps = [(r["stage"], r["step"]) for r, _, _ in seen if r["stage"] != "eval"]
+    assert steps[0] == ("rl2", 12) and steps[-1] == ("rl1", 1)  # the newest first
+    assert [(r.stage, r.step) for r in found.rl_rows] == sorted(steps)
+    assert records.episodes(tmp_path) == [record for record, _, _ in seen]
 
 
 def test_a_run_that_only_began(tmp_path):
     made_run.put(tmp_path / "config.json", json.dumps({"name": "n", "stages": ["sft"]}))
-    found = records.read(tmp_path, 6)
-    assert (found.metrics, found.results, found.shown, found.finished) == ([], [], [], {})
+    found = records.read(tmp_path)
+    assert (found.metrics, found.results, found.rl_rows, found.finished) == ([], [], [], {})
 
 
 def test_a_directory_that_is_no_run(tmp_path):
     with pytest.raises(ValueError, match="config.json is missing.*workdir"):
-        records.read(tmp_path, 6)
+        records.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -61,30 +59,24 @@ def test_a_broken_line_is_named(tmp_path, file, line, said):
     with open(tmp_path / file, "a") as f:
         f.write(line + "\n")
     with pytest.raises(ValueError, match=f"{file}, {said}"):
-        records.read(tmp_path, 6)
+        records.read(tmp_path)
 
 
 def test_an_episode_with_broken_calls_is_named(tmp_path):
     made_run.write(tmp_path)
     made_run.put_lines(tmp_path / EPISODES, [made_run.episode(calls=[{}])])
     with pytest.raises(ValueError, match=f"{EPISODES}, line 1: not an episode record"):
-        records.read(tmp_path, 6)
+        records.read(tmp_path)
 
 
 def test_broken_results_are_named(tmp_path):
     made_run.write(tmp_path)
     made_run.put(tmp_path / "eval" / "results.json", "[\n{]")
     with pytest.raises(ValueError, match="results.json, line 2: not JSON"):
-        records.read(tmp_path, 6)
+        records.read(tmp_path)
     made_run.put(tmp_path / "eval" / "results.json", '[{"arm": "main"}]')
     with pytest.raises(ValueError, match="results.json, entry 1: keys"):
-        records.read(tmp_path, 6)
-
-
-def test_spread_takes_in_turn():
-    kinds = [[{"a": 1}, {"a": 2}, {"a": 3}], [{"b": 1}]]
-    assert records.spread(kinds, 3) == [{"a": 1}, {"b": 1}, {"a": 2}]
-    assert len(records.spread(kinds, 9)) == 4
+        records.read(tmp_path)
 
 
 def test_a_result_counts_its_own_samples_of_its_own_problems(tmp_path):
@@ -94,22 +86,13 @@ def test_a_result_counts_its_own_samples_of_its_own_problems(tmp_path):
     made_run.put(tmp_path / "eval" / "results.json", json.dumps([result]))
     made = [made_run.episode(problem_id=f"p{p}", sample=s) for p in range(6) for s in range(3)]
     made_run.put_lines(tmp_path / EPISODES, made)
-    assert len(records.read(tmp_path, 6).eval_rows) == 4 * 2
+    assert len(records.read(tmp_path).eval_rows) == 4 * 2
 
 
 def test_results_of_earlier_settings_stand_apart(tmp_path):
     made_run.write(tmp_path)
     now, before = made_run.result("rl2", "main", 0.5, 2.0, 12), {"file": "x.jsonl", "tokens": 64}
     made_run.put(tmp_path / "eval" / "results.json", json.dumps([now, now | before]))
-    found = records.read(tmp_path, 6)
+    found = records.read(tmp_path)
     assert ([r["tokens"] for r in found.results], found.earlier[0]["tokens"]) == ([384], 64)
     assert len(found.eval_rows) == 12
-
-
-def test_episodes_of_other_evaluations_are_seen_once_or_twice(tmp_path):
-    made_run.write(tmp_path)
-    other = made_run.result("rl2", "main", 0.5, 2.0, 12) | {"evaluation": "cool"}
-    made_run.put(tmp_path / "eval" / "results.json", json.dumps([other]))
-    made_run.put_lines(tmp_path / EPISODES, [made_run.episode(evaluation="cool")] * 12)
-    shown = [r for r in records.read(tmp_path, 6).shown if r["stage"] == "eval"]
-    assert [r["evaluation"] for r in shown] == ["cool"]

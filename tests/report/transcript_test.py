@@ -47,7 +47,7 @@ def test_hostile_texts_stay_texts():
     calm = _read(transcript.to_html(made_run.episode(calls=[]), is_open=False))
     hostile = _read(transcript.to_html({**_hostile_episode(), "calls": []}, is_open=False))
     assert [t for t, _ in hostile.tags] == [t for t, _ in calm.tags]
-    allowed = {"class", "data-checkpoint", "data-family", "data-outcome", "style"}
+    allowed = {"class", "style"}
     read = _read(transcript.to_html(_hostile_episode(), is_open=False))
     assert {a for _, attrs in read.tags for a in attrs} <= allowed
     assert not any(tag in ("script", "img") for tag, _ in read.tags)
@@ -95,3 +95,7 @@ def test_long_texts_are_cut_in_the_middle_and_say_so():
 def test_an_episode_of_another_evaluation_says_so():
     assert transcript.label(made_run.episode()) == "rl2 / main"
     assert transcript.label(made_run.episode(evaluation="cool")) == "rl2 / main / cool"
+
+
+def test_its_style_loads_nothing_and_ends_no_element():
+    assert "<" not in transcript.CSS and "url(" not in transcript.CSS and "@" not in transcript.CSS

@@ -1,12 +1,13 @@
 """The page: self-contained, well-formed, complete without script."""
 
+import base64
+import hashlib
 import html.parser
 import re
 
-from aster_jax.report import tables, theme, viewer
+from aster_jax.report import entries, pack, tables, viewer
 from tests.report import made_run
 
-CONFIG = {"name": "<run> & co", "seed": 0, "model": {"source": "scratch"}}
 VOID = {"meta", "img", "br", "link", "input"}
 
 
@@ -27,16 +28,25 @@ class _Balance(html.parser.HTMLParser):
         self.open.pop()
 
 
-def _page(**changed):
+def _page(records=(made_run.episode(), made_run.without_tool(family="lcm")), **changed):
+    """The first page, with all episodes in it."""
+    packer, rows = pack.Packer(1 << 20), []
+    for line, record in enumerate(records, start=1):
+        rows.append(entries.row(record, 0, "f.jsonl", line))
+        packer.add(rows[-1], record)
+    entries.number(rows, ("eval",))
     parts = {
-        "config": CONFIG,
+        "title": "<run> & co",
+        "lead": "a lead",
         "conclusions": ["a < b"],
-        "shown_tables": [tables.Table("R", ("checkpoint",), (("sft",),), "note"),
-                         tables.Table("Empty", ("x",), ())],
+        "tables": [tables.Table("R", ("checkpoint",), (("sft",),), "note"),
+                   tables.Table("Empty", ("x",), ())],
         "figures": [viewer.Figure("a", "A figure", b"png"), viewer.Figure("b", "None", None)],
-        "episodes": [made_run.episode(), made_run.without_tool(family="lcm")],
+        "configs": {"run": {"seed": 0}},
     }  # fmt: skip
-    return viewer.page(**{**parts, **changed})
+    sheet = viewer.Sheet(**{**parts, **changed})
+    episodes = viewer.Episodes(["run"], rows, packer.close(), ["index.html"])
+    return viewer.pages(sheet, episodes)["index.html"]
 
 
 def _read(page):
@@ -54,23 +64,43 @@ def test_the_page_asks_for_nothing():
     assert [t for t, _ in _read(page) if t in ("link", "iframe", "object")] == []
 
 
-def test_only_the_pages_own_script_may_run():
-    page = _page(episodes=[made_run.episode(question="</script><script>alert(1)</script>")])
-    assert len(re.findall("<script", page)) == 1
-    assert "script-src 'sha256-" in page and "default-src 'none'" in page
+def test_only_the_pages_own_script_and_style_may_run():
+    page = _page([made_run.episode(question="</script><script>alert(1)</script>")])
+    running = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert len(running) == len(style) == 1 and " style=" not in page
+    policy = re.search(r'Security-Policy" content="([^"]*)"', page)[1]
+    for kind, text in (("script", running[0]), ("style", style[0])):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    kinds = {a.get("type") for t, a in _read(page) if t == "script"}
+    assert kinds == {None, "application/octet-stream"}
+
+
+def test_what_episodes_hold_is_in_the_page_in_base64_only():
+    word = "supercalifragilistic"
+    page = _page([made_run.episode(question=word, gold=word, family=word, verdict=word)])
+    assert word not in page
+    chunks = re.findall(r'data-kind="texts">([^<]*)<', page)
+    assert word in pack.inflated(chunks[0])
+
+
+def test_the_script_reads_no_text_as_markup_and_asks_for_nothing():
+    script, style = viewer.script_text(), (viewer.SOURCES / "page.css").read_text()
+    for name in ("innerHTML", "outerHTML", "insertAdjacent", "eval(", "Function(", "fetch(",
+                 "document.write", "XMLHttp", "import(", "DOMParser", "srcdoc"):  # fmt: skip
+        assert name not in script
+    assert "</" not in re.sub(r"<\\/think>", "", script) and "<!--" not in script
+    assert "<" not in style and "url(" not in style and "@import" not in style
 
 
 def test_missing_parts_say_so():
     assert _page().count("not run") == 2
-    assert "<h2>Trajectories</h2><p" in _page(episodes=[])
 
 
-def test_the_filter_offers_every_value_once_and_is_hidden_without_script():
-    seen = _read(_page())
-    options = [a["value"] for t, a in seen if t == "option"]
-    assert options == ["", "rl2 / main", "", "prod", "lcm", "", "correct", "wrong"]
-    bar = next(a for t, a in seen if t == "div" and a["class"] == "filter")
-    assert "hidden" in bar and "bar.hidden = false" in theme.JS
+def test_no_episodes_are_a_page_too():
+    assert "0 episodes" not in _page([]) and 'id="index"' in _page([])
 
 
 def test_texts_of_config_and_conclusions_are_escaped():

@@ -18,7 +18,8 @@ def test_spans_and_budgets():
     one.extend("model", [7, 8], [-1.0, -2.0], [0.5, 1.5])
     one.extend("model", [9], [-3.0], [2.5])
     assert (one.written, one.left(), one.exhausted()) == (3, 1, None)
-    one.extend("tool", [5, 5])
+    one.since = 10.0
+    one.extend("tool", [5, 5], now=12.5)
     one.turn_start = len(one.tokens)
     assert one.left() == 3
     one.extend("model", [6, 6, 6], [0.0] * 3, [0.0] * 3)
@@ -30,6 +31,7 @@ def test_spans_and_budgets():
     assert [(s.kind, s.start, s.stop) for s in made.spans] == [
         ("prompt", 0, 4), ("model", 4, 7), ("tool", 7, 9), ("model", 9, 12),
     ]  # fmt: skip
+    assert [s.end_s for s in made.spans] == [0.0, 0.0, 2.5, 0.0]
 
 
 def test_a_prompt_that_fills_the_context_is_refused():

@@ -40,19 +40,23 @@ def test_a_record_holds_the_text_of_every_span(talker):
         {"role": "assistant", "content": "The answer is 21."}, talker.tokenizer, chatter.STYLE
     )
     t = trajectory((*prompt, *body), [0] * len(prompt) + [1] * len(body), [call("ok")])
-    spans = (types.Span("prompt", 0, len(prompt)), types.Span("model", len(prompt), len(t.tokens)))
+    spans = (types.Span("prompt", 0, len(prompt)), types.Span("model", len(prompt), len(t.tokens), 2.5))
     t = dataclasses.replace(t, spans=spans)
     where = {"stage": "rl1", "step": 3, "checkpoint": "rl1", "arm": "main"}
     got = record.to_record(types.Scored(t, 1.0, "equal"), question, talker.tokenizer, where)
     assert json.loads(json.dumps(got)) == got
     assert got["spans"][1] == {
-        "kind": "model", "start": len(prompt), "stop": len(t.tokens),
+        "kind": "model", "start": len(prompt), "stop": len(t.tokens), "end_s": 2.5,
         "text": "The answer is 21.<|im_end|>",
     }  # fmt: skip
     assert got["spans"][0]["text"].startswith("<|im_start|>user\nWhat is 3*7?<|im_end|>")
     assert (got["stage"], got["step"], got["sample"], got["gold"]) == ("rl1", 3, 1, "21")
     assert (got["num_calls"], got["num_tokens"]) == (1, len(t.tokens))
     assert got["num_model_tokens"] == len(body)
+    chars = np.frombuffer(base64.b64decode(got["chars"]), "<u2")
+    assert len(chars) == len(t.tokens)
+    assert chars[: len(prompt)].sum() == len(got["spans"][0]["text"])
+    assert chars[-1] == len("<|im_end|>")
     assert got["calls"] == [
         {"code": "print(1)", "status": "ok", "text": "1", "wall_s": 0.1234567, "queue_s": 0.0}
     ]
@@ -68,7 +72,7 @@ def made(draw):
     kinds = ["prompt", *(("model", "tool")[i % 2] for i in range(len(lengths) - 1))]
     ends = np.cumsum(lengths).tolist()
     spans = tuple(
-        types.Span(k, stop - n, stop) for k, n, stop in zip(kinds, lengths, ends, strict=True)
+        types.Span(k, stop - n, stop, n / 8) for k, n, stop in zip(kinds, lengths, ends, strict=True)
     )
     mask = [int(k == "model") for k, n in zip(kinds, lengths, strict=True) for _ in range(n)]
     n = len(mask)
@@ -101,7 +105,11 @@ class Ids:
 def test_a_record_gives_the_trajectory_back(scored):
     problem = types.Problem(scored.trajectory.problem_id, "q", "1", "f")
     got = json.loads(json.dumps(record.to_record(scored, problem, Ids(), {"step": 1})))
-    assert record.from_record(got) == scored
+    back = record.from_record(got)
+    assert back == scored
+    assert [s.end_s for s in back.trajectory.spans] == [
+        s.end_s for s in scored.trajectory.spans
+    ]  # which equality does not look at
 
 
 def test_what_opens_calls_and_ends_turns_by_hand():
