@@ -81,6 +81,7 @@ def _problems():
     c.digits = 2  # size of the numbers in generated problems
     c.num_train = 512  # generated training problems for RL
     c.num_heldout = 256  # problems evaluated, at most; 0 = all of a file
+    c.suffix = ""  # what every question that is asked in RL and evaluation ends with
     c.num_validation = 64  # of a file, set apart for what is measured in training, by hash of the id
     return c
 
@@ -88,7 +89,9 @@ def _problems():
 def _demos():
     c = ConfigDict()
     c.source = "expert"  # the scripted expert, or a ShareGPT parquet file
-    c.style = "dense"  # dense: several calls on growing state; sparse: one call; direct: none
+    # dense: several calls on growing state; told: the same, asked for; sparse: one call; check:
+    # works in text, checks its end with a call; text: works in text; direct: states the answer.
+    c.style = "dense"  # or several, drawn by turns: "text*3,dense/2" (demos/teacher.py)
     c.count = 256  # demonstrations kept
     c.min_calls = 3  # density filter: tool calls a kept one has at least (paper: more than 9)
     c.slip_share = 0.1  # share of demonstrations that make a mistake, see the error and recover
