@@ -37,6 +37,7 @@ def default() -> ConfigDict:
     c.rl2 = _rl_stage()
     c.eval = _eval()
     c.report = ConfigDict({"trajectories": 24})  # trajectories shown per checkpoint
+    c.study = _study()
     return c.lock()
 
 
@@ -232,6 +233,18 @@ def _eval():
     c.think = True  # also measure thinking at any length without the tool
     c.trajectory_s = 0.0  # of one trajectory, in seconds; cut there it is wrong. 0 = no limit
     c.deadline_s = 0.0  # of one checkpoint's arm, the same
+    return c
+
+
+def _study():
+    """Not empty only where one command makes many runs and compares them (studies/plan.py)."""
+    c = ConfigDict()
+    c.question = ""  # what it asks, for the report's title
+    # Dicts with a `name` and what differs from this file, by dotted key:
+    # {"name": "short", "rl1.max_calls": 4}. The first is what the others are compared with.
+    c.variants = ()
+    c.seeds = ()  # every variant is run once with each of them
+    c.base = ""  # a variant that is run once only, and whose weights all others start from
     return c
 
 

@@ -23,7 +23,7 @@ _HATCHES = {
     "no_tool": ("answer without it", "////"),
     "think": ("think without it", "...."),
 }
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 12,
@@ -73,7 +73,7 @@ def sft_curve(metrics: Sequence[dict]) -> bytes | None:
     if not lines:
         return None
     probes = [m for m in lines if "sft/probe_accuracy" in m]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid(1, 2 if probes else 1, height=3.4)
         _line(axes[0], [m["step"] for m in lines], [m["sft/loss"] for m in lines], COLORS["sft"])
         axes[0].set(title="SFT loss", xlabel="optimiser step", ylabel="nats per trained token")
@@ -102,7 +102,7 @@ def rl_curves(metrics: Sequence[dict]) -> bytes | None:
     if not lines:
         return None
     offsets = _offsets(lines)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid(2, 3, height=6.2)
         for ax, (key, title, label, scale) in zip(axes, panels):
             for stage, offset in offsets.items():
@@ -135,7 +135,7 @@ def tool_curves(steps: Sequence[dict]) -> bytes | None:
          (("any failure", "failed_call_frac", WRONG_COLOR, "-"),
           ("malformed", "malformed_call_frac", INK, "--"))),
     )  # fmt: skip
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid(1, 3, height=3.6)
         for ax, (title, label, scale, curves) in zip(axes, panels):
             at = [s["step"] + offsets[s["stage"]] for s in steps]
@@ -158,7 +158,7 @@ def accuracy_bars(results: Sequence[dict]) -> bytes | None:
     by_name = _by_evaluation(results)
     if not by_name:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid(len(by_name), 1, height=3.8 * len(by_name), width=7.2)
         for ax, (name, members) in zip(axes, by_name.items()):
             _bars(ax, members)
@@ -209,7 +209,7 @@ def pass_curves(results: Sequence[dict]) -> bytes | None:
     by_name = _by_evaluation(with_tool)
     if not by_name:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid(len(by_name), 1, height=3.6 * len(by_name), width=7.2)
         for ax, (name, members) in zip(axes, by_name.items()):
             for r in members:
@@ -239,7 +239,7 @@ def calls_histograms(summaries: dict[str, dict]) -> bytes | None:
     if not summaries:
         return None
     most = max(calls for s in summaries.values() for calls, _ in s["calls_histogram"])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid(1, len(summaries), height=3.0, sharey=True)
         for ax, (name, s) in zip(axes, summaries.items()):
             calls, counts = zip(*s["calls_histogram"])

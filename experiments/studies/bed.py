@@ -1,21 +1,46 @@
-"""The studies' test bed: a small model on which the interaction with its tool can collapse.
+"""The test bed of the studies: a small model on which the interaction with its tool can collapse.
 
-    python -m aster_jax.main --config experiments/studies/bed.py
-
-Hardware: 2 CPU cores. This is the "base" that the studies' members start from: trained on
-solutions written in text and, a little, on traces of the tool, as a pretrained model is. It
-answers a part of the easy walks (`aster_jax/demos/walks.py`) in text and next to none of the
-hard ones, so that at first text is what earns.
+A 2-layer model from scratch and problems of graded difficulty (`aster_jax/demos/walks.py`). The
+base that every member starts from is trained on solutions written in text and, a little, on
+traces of the tool, as a pretrained model is: it answers a part of the easy walks in text and
+next to none of the hard ones, so that at first it is text that earns, while only the tool can
+earn on the hard ones later. Imported by the studies; it is no experiment of its own.
 """
 
 from aster_jax import config
 
+SIZES = ("small", "", "night")
+# What the base is trained on. "told" are traces whose question asks for the tool.
+BASE = {
+    "name": "base",
+    "stages": ("demos", "sft", "report"),
+    "demos.style": "text*8,dense,told",
+    "demos.count": 2400,
+    "sft.steps": 600,
+    "sft.learning_rate": 4e-3,
+    "sft.warmup_steps": 10,
+}
 
-def get_config():
-    """A 2-layer model from scratch on text and a few tool traces; SFT and evaluation only."""
+
+def common(name: str, size: str):
+    """What all members of all studies share; `size` is "small" (15 minutes), "" or "night"."""
+    if size not in SIZES:
+        raise ValueError(f"{name}:{size} is unknown; choose one of {', '.join(SIZES[::2])}")
     c = config.default()
-    c.name = "bed"
-    c.stages = ("demos", "sft", "eval", "report")
+    c.name = f"{name}-{size}" if size else name
+    _model(c)
+    _training(c, size)
+    c.study.base = "base"
+    c.study.seeds = {"small": (0,), "": tuple(range(5)), "night": tuple(range(8))}[size]
+    return c
+
+
+def base(size: str) -> dict:
+    """The variant that all others start from."""
+    return BASE | ({"sft.steps": 250, "demos.count": 1200} if size == "small" else {})
+
+
+def _model(c):
     c.model.show_tool = False
     c.model.vocab_size = 1024
     c.model.num_layers = 2
@@ -24,32 +49,6 @@ def get_config():
     c.model.num_heads = 4
     c.model.num_kv_heads = 2
     c.model.head_dim = 32
-
-    c.problems.families = ("walk1", "walk2", "walk3")
-    c.problems.num_train = 900
-    c.problems.num_heldout = 96
-    c.demos.style = "text*8,dense,told"
-    c.demos.count = 2400
-    c.demos.min_calls = 0
-    c.demos.slip_share = 0.1
-
-    c.sft.learning_rate = 4e-3
-    c.sft.warmup_steps = 10
-    c.sft.beta2 = 0.98
-    c.sft.row_tokens = 512
-    c.sft.rows = 16
-    c.sft.micro_rows = 8
-    c.sft.steps = 300
-    c.sft.save_every = 100
-
-    c.rl.learning_rate = 7e-4
-    c.rl.beta2 = 0.98
-    c.rl.weight_decay = 0.0
-    c.rl.prompts = 8
-    c.rl.group = 8
-    c.rl.row_tokens = 512
-    c.rl.micro_rows = 8
-
     c.rollout.slots = 64
     c.rollout.steps_per_dispatch = 8
     c.rollout.capacity = 512
@@ -60,5 +59,33 @@ def get_config():
         c[stage].response_tokens = 448
         c[stage].context_tokens = 512
         c[stage].max_calls = 16
+
+
+def _training(c, size):
+    c.stages = ("demos", "sft", "rl1", "eval", "report")
+    c.problems.families = ("walk1", "walk3")
+    c.problems.num_train = 900
+    c.demos.style = "dense"
+    c.demos.count = 300
+    c.demos.min_calls = 0
+    c.demos.slip_share = 0.1
+    c.sft.learning_rate = 2e-3
+    c.sft.warmup_steps = 5
+    c.sft.beta2 = 0.98
+    c.sft.row_tokens = 512
+    c.sft.rows = 8
+    c.sft.micro_rows = 8
+    c.sft.steps = 40
+    c.sft.save_every = 100
+    c.rl.learning_rate = 7e-4
+    c.rl.beta2 = 0.98
+    c.rl.weight_decay = 0.0
+    c.rl.prompts = 8
+    c.rl.group = 8
+    c.rl.row_tokens = 512
+    c.rl.micro_rows = 8
+    c.rl1.steps = {"small": 16, "": 60, "night": 200}[size]
+    c.problems.num_heldout = {"small": 32, "": 96, "night": 256}[size]
+    c.eval.checkpoints = ("sft", "rl1")
+    c.eval.samples = 4 if size == "small" else 8
     c.eval.no_tool = False
-    return c
