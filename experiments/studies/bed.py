@@ -9,7 +9,7 @@ earn on the hard ones later. Imported by the studies; it is no experiment of its
 
 from aster_jax import config
 
-SIZES = ("small", "", "night")
+SIZES = ("smoke", "small", "", "night")
 # What the base is trained on. "told" are traces whose question asks for the tool.
 BASE = {
     "name": "base",
@@ -23,21 +23,40 @@ BASE = {
 
 
 def common(name: str, size: str):
-    """What all members of all studies share; `size` is "small" (15 minutes), "" or "night"."""
+    """What all members of all studies share; `size` is "" or one of `SIZES`.
+
+    "smoke" (two seeds) runs and learns nothing, "small" is made for 15 minutes.
+    """
     if size not in SIZES:
-        raise ValueError(f"{name}:{size} is unknown; choose one of {', '.join(SIZES[::2])}")
+        raise ValueError(f"{name}:{size} is unknown; choose one of {', '.join(filter(None, SIZES))}")
     c = config.default()
     c.name = f"{name}-{size}" if size else name
     _model(c)
     _training(c, size)
     c.study.base = "base"
-    c.study.seeds = {"small": (0,), "": tuple(range(5)), "night": tuple(range(8))}[size]
+    c.study.seeds = tuple(range({"smoke": 2, "small": 1, "": 5, "night": 8}[size]))
+    if size == "smoke":
+        _shrink(c)
     return c
 
 
 def base(size: str) -> dict:
     """The variant that all others start from."""
-    return BASE | ({"sft.steps": 250, "demos.count": 1200} if size == "small" else {})
+    fewer = {"smoke": {"sft.steps": 8, "demos.count": 96},
+             "small": {"sft.steps": 250, "demos.count": 1200}}  # fmt: skip
+    return BASE | fewer.get(size, {})
+
+
+def _shrink(c):
+    c.model.d_model, c.model.d_ff = 64, 192
+    c.problems.num_train = 24
+    c.demos.count = 64
+    c.sft.steps = 2
+    c.sft.save_every = c.rl.save_every = 1
+    c.rl.prompts, c.rl.group = 2, 4
+    c.eval.samples = 2
+    for stage in ("rl1", "rl2", "eval"):
+        c[stage].turn_tokens, c[stage].response_tokens = 32, 96
 
 
 def _model(c):
@@ -84,8 +103,8 @@ def _training(c, size):
     c.rl.group = 8
     c.rl.row_tokens = 512
     c.rl.micro_rows = 8
-    c.rl1.steps = {"small": 16, "": 60, "night": 200}[size]
-    c.problems.num_heldout = {"small": 32, "": 96, "night": 256}[size]
+    c.rl1.steps = {"smoke": 2, "small": 16, "": 60, "night": 200}[size]
+    c.problems.num_heldout = {"smoke": 8, "small": 32, "": 96, "night": 256}[size]
     c.eval.checkpoints = ("sft", "rl1")
-    c.eval.samples = 4 if size == "small" else 8
+    c.eval.samples = 4 if size == "small" else 8  # k of pass@k
     c.eval.no_tool = False
