@@ -28,7 +28,9 @@ LAYERS = (
     ("rl.progress", "rl.update", "rl.validate"),
     ("eval.arms", "eval.episodes", "eval.results"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
-    ("main", "export"),
+    ("export",),
+    ("studies",),
+    ("main",),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # Besides the `run.py` of a stage, main.py, and the tool executor, which is all about the
@@ -55,6 +57,7 @@ EFFECTS = {
 # Who may know that a config is an ml_collections one.
 CONFIG_READERS = (
     "config.py", "config_check.py", "settings.py", "main.py", "workdir.py", "lifetime/changes.py",
+    "studies/plan.py",
 )  # fmt: skip
 FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "registry", "base"}
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name

@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-from ml_collections import ConfigDict
 
 from aster_jax import export, together
 from aster_jax.errors import GaveUp
@@ -20,10 +19,10 @@ from aster_jax.studies import findings, measures, plan, plots
 from aster_jax.train import metrics
 
 
-def run(c: ConfigDict, path: pathlib.Path, play: Callable[[ConfigDict, pathlib.Path], None]):
+def run(c, path: pathlib.Path, play: Callable) -> None:
     """Make every member of the study at `path` and compare them.
 
-    `play(config, workdir)` is one run, from its start or from where it was stopped. Raises
+    `c` is the study's config, `play(config, workdir)` one run, from its start or from where it was stopped. Raises
     InputError for a study or a member that cannot work, before anything is run.
     """
     members, start = plan.members(c), plan.base(c)
@@ -52,7 +51,7 @@ def run(c: ConfigDict, path: pathlib.Path, play: Callable[[ConfigDict, pathlib.P
     _say(f"see {path / 'study.md'} and {path / 'study.png'}")
 
 
-def write(c: ConfigDict, path: pathlib.Path, made: list[plan.Member], failed: dict) -> None:
+def write(c, path: pathlib.Path, made: list[plan.Member], failed: dict) -> None:
     """The comparison of the members made so far: study.md, study.json and study.png."""
     numbers = {m: measures.measure(records.read(path / m.path, 0)) for m in made}
     grouped = findings.group(numbers)
