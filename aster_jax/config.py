@@ -241,8 +241,8 @@ def _study():
     c = ConfigDict()
     c.question = ""  # what it asks, for the report's title
     # Dicts with a `name` and what differs from this file, by dotted key:
-    # {"name": "short", "rl1.max_calls": 4}. The first is what the others are compared with.
-    c.variants = ()
+    # {"name": "short", "rl1.max_calls": 4}.
+    c.variants = ()  # what is compared; the others against the first
     c.seeds = ()  # every variant is run once with each of them
     c.base = ""  # a variant that is run once only, and whose weights all others start from
     return c
