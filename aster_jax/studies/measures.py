@@ -13,6 +13,7 @@ from aster_jax.report import collapse, records
 
 EDGE = 5  # RL steps at either end whose mean is "first" and "last"
 COLLAPSED = 0.5  # share of the first calls per trajectory below which the last ones have fallen
+HARDLY = 0.5  # calls per trajectory below which there is nothing to collapse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,6 @@ def _collapsed(calls) -> float | None:
 
     None where there were hardly any to begin with: what was not there cannot collapse.
     """
-    if not calls or np.mean(calls[:EDGE]) < COLLAPSED:
+    if not calls or np.mean(calls[:EDGE]) < HARDLY:
         return None
     return float(np.mean(calls[-EDGE:]) < COLLAPSED * np.mean(calls[:EDGE]))

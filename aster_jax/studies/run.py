@@ -6,6 +6,7 @@ same command goes on wherever it was stopped; what is finished is skipped. Write
 `study.md`, `study.json` and `study.png` beside the members' directories.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
@@ -22,8 +23,9 @@ from aster_jax.train import metrics
 def run(c, path: pathlib.Path, play: Callable) -> None:
     """Make every member of the study at `path` and compare them.
 
-    `c` is the study's config, `play(config, workdir)` one run, from its start or from where it was stopped. Raises
-    InputError for a study or a member that cannot work, before anything is run.
+    `c` is the study's config; `play(config, workdir)` is one run, from its start or from where
+    it was stopped. Raises InputError for a study or a member that cannot work, before
+    anything is run.
     """
     members, start = plan.members(c), plan.base(c)
     for member in [*filter(None, [start]), *members]:
@@ -33,7 +35,7 @@ def run(c, path: pathlib.Path, play: Callable) -> None:
         _say(f"base {start.variant}")
         play(plan.config_of(c, start), path / start.variant)
         weights = together.once("base", lambda: _weights(path / start.variant))
-    made, failed = [], {}
+    made, failed = {}, {}
     for i, member in enumerate(members, 1):
         _say(f"member {i} of {len(members)}: {member.variant}, seed {member.seed}")
         try:
@@ -42,7 +44,7 @@ def run(c, path: pathlib.Path, play: Callable) -> None:
             failed[member.path] = str(e)
             _say(f"left out: {e}")
         else:
-            made.append(member)
+            made[member] = together.once("study", lambda: _measure(path / member.path))
             together.once("study", lambda: write(c, path, made, failed))
         jax.clear_caches()  # programs of a member are its own; on disk they are kept
     if not together.is_first() or not made:
@@ -51,10 +53,13 @@ def run(c, path: pathlib.Path, play: Callable) -> None:
     _say(f"see {path / 'study.md'} and {path / 'study.png'}")
 
 
-def write(c, path: pathlib.Path, made: list[plan.Member], failed: dict) -> None:
-    """The comparison of the members made so far: study.md, study.json and study.png."""
-    numbers = {m: measures.measure(records.read(path / m.path, 0)) for m in made}
-    grouped = findings.group(numbers)
+def write(c, path: pathlib.Path, made: dict, failed: dict[str, str]) -> None:
+    """The comparison of the members made so far: study.md, study.json and study.png.
+
+    `made` has the `measures.Measures` of each `plan.Member`; `failed` says by directory why one
+    was left out.
+    """
+    grouped = findings.group({m: measures.Measures(**numbers) for m, numbers in made.items()})
     text = findings.to_markdown(c.name, c.study.question, grouped, failed)
     metrics.replace(path / "study.md", text)
     found = json.dumps(findings.to_json(c.name, grouped, failed), indent=1) + "\n"
@@ -62,6 +67,11 @@ def write(c, path: pathlib.Path, made: list[plan.Member], failed: dict) -> None:
     picture = path / "study.png.partial"
     picture.write_bytes(plots.figure(grouped))
     picture.replace(path / "study.png")
+
+
+def _measure(member: pathlib.Path) -> dict:
+    """The measures of a finished member, as plain values that all processes can be told."""
+    return dataclasses.asdict(measures.measure(records.read(member, 0)))
 
 
 def _weights(base: pathlib.Path) -> str:
