@@ -1,8 +1,8 @@
 """Walks: problems of graded difficulty, on which a policy can stop using its tool and still earn.
 
 A number is replaced by (b*x+c) mod m until it ends in a given digit. One wording, three
-sizes. `walk1` adds a single digit a few times, which a small model can learn to do in its
-head; `walk2` adds two digits and goes on for longer, so that the head often slips; `walk3`
+sizes. `walk1` adds a digit to two a few times, which a small model can learn to do in its
+head; `walk2` adds two digits to three and goes on for longer, so that the head often slips; `walk3`
 multiplies modulo a large number a dozen times, which it cannot. With the tool all three are
 one procedure: define the step, apply it, look whether to go on. When to stop is only known
 by looking, so the number of calls follows from what was seen.
@@ -24,18 +24,21 @@ GO_ON, START, CHECK = "Go on.", "Start.", "Check."
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a family draws from: digits of c, the choices of b and m, the range of steps."""
+    """What a family draws from: a, b, c and m, and the range of the number of steps."""
 
-    digits: int
+    starts: Sequence[int]
     factors: Sequence[int]
+    terms: Sequence[int]
     moduli: Sequence[int]
     steps: range
 
 
 SIZES = {
-    "walk1": Size(1, (1,), (1000,), range(2, 6)),
-    "walk2": Size(2, (1,), (1000,), range(4, 9)),
-    "walk3": Size(2, range(3, 10), range(301, 1000, 2), range(10, 15)),
+    "walk1": Size(range(10, 60), (1,), range(1, 10), range(151, 1000, 2), range(2, 6)),
+    "walk2": Size(range(100, 900), (1,), range(10, 100), (1000,), range(4, 9)),
+    "walk3": Size(
+        range(100, 900), range(3, 10), range(10, 100), range(301, 1000, 2), range(10, 15)
+    ),
 }
 
 
@@ -44,17 +47,16 @@ def draw(family: str, rng: random.Random) -> tuple[int, int, int, int, int]:
     size = SIZES[family]
     while True:
         b, m = rng.choice(size.factors), rng.choice(size.moduli)
-        c = rng.randint(10 ** (size.digits - 1), 10**size.digits - 1)
-        a = rng.randint(100, min(m, 900) - 1)
+        a, c = rng.choice(size.starts), rng.choice(size.terms)
         values, x = [a], a
         for _ in range(size.steps[-1]):
             x = (b * x + c) % m
             values.append(x)
         at = rng.choice(size.steps)
         e = values[at] % 10
-        # Distinct: a walk in a circle shows nothing new, and 100 up keeps all walks alike.
+        # Distinct: a walk in a circle shows nothing new.
         is_first = all(v % 10 != e for v in values[:at])
-        if is_first and min(values) >= 10 and len(set(values)) == len(values):
+        if is_first and a < m and min(values) >= 10 and len(set(values)) == len(values):
             return a, e, b, c, m
 
 

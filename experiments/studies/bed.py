@@ -14,11 +14,12 @@ SIZES = ("smoke", "small", "", "night")
 BASE = {
     "name": "base",
     "stages": ("demos", "sft", "report"),
-    "demos.style": "text*8,dense,told",
+    "demos.style": "text*3,dense,told",
     "demos.count": 2400,
     "sft.steps": 600,
     "sft.learning_rate": 4e-3,
     "sft.warmup_steps": 10,
+    "sft.decay_steps": 600,
 }
 
 
@@ -43,7 +44,7 @@ def common(name: str, size: str):
 def base(size: str) -> dict:
     """The variant that all others start from."""
     fewer = {"smoke": {"sft.steps": 8, "demos.count": 96},
-             "small": {"sft.steps": 250, "demos.count": 1200}}  # fmt: skip
+             "small": {"sft.steps": 500, "sft.decay_steps": 500, "demos.count": 1600}}  # fmt: skip
     return BASE | fewer.get(size, {})
 
 

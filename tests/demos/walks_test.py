@@ -39,7 +39,7 @@ def test_a_size_keeps_its_promises(family):
         lengths.add(len(found))
         assert len(found) in size.steps and b in size.factors and m in size.moduli
         assert [x % 10 == e for x in [a, *found]].index(True) == len(found)
-        assert len(set(found)) == len(found) and 10 ** (size.digits - 1) <= c < 10**size.digits
+        assert len(set(found)) == len(found) and a in size.starts and c in size.terms
     assert len(lengths) > 2, "the number of steps cannot be known without looking"
 
 
