@@ -88,8 +88,9 @@ def read_out(e: int, shown: str) -> str:
 
 
 def in_text(a: int, e: int, b: int, c: int, m: int) -> str:
-    """The whole walk as somebody writes it who calculates in the head."""
-    return "\n".join(f"x = {x}" for x in values(a, e, b, c, m))
+    """The whole walk as somebody writes it who calculates in the head, the numbers said first."""
+    walk = "".join(f"\nx = {x}" for x in values(a, e, b, c, m))
+    return f"I take ({b}*x+{c}) % {m}; x = {a}{walk}"
 
 
 def last_check(a: int, e: int, b: int, c: int, m: int) -> str:

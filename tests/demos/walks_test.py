@@ -20,7 +20,9 @@ def test_a_walk_by_hand():
     numbers = (102, 5, 3, 11, 311)
     assert walks.values(*numbers) == [6, 29, 98, 305]
     assert walks.solve(*numbers) == 305
-    assert walks.in_text(*numbers) == "x = 6\nx = 29\nx = 98\nx = 305"
+    assert walks.in_text(*numbers) == (
+        "I take (3*x+11) % 311; x = 102\nx = 6\nx = 29\nx = 98\nx = 305"
+    )
     assert walks.last_check(*numbers) == "(3*98+11) % 311 == 305"
     assert [code for _, code, _ in walks.cells(*numbers, 3)] == [
         "f = lambda x: (3*x+11) % 311; x = 102; [x := f(x) for _ in range(3)]",
