@@ -1,9 +1,9 @@
 """Walks: problems of graded difficulty, on which a policy can stop using its tool and still earn.
 
 A number is replaced by (b*x+c) mod m until it ends in a given digit. One wording, three
-sizes. `walk1` adds a digit to two a few times, which a small model can learn to do in its
-head; `walk2` adds two digits to three and goes on for longer, so that the head often slips; `walk3`
-multiplies modulo a large number a dozen times, which it cannot. With the tool all three are
+sizes. `walk1` adds 1, 2 or 3 a few times, which a small model can learn to do in its head;
+`walk2` adds any digit and goes on for longer, so that the head often slips; `walk3` multiplies
+modulo a large number a dozen times, which it cannot. With the tool all three are
 one procedure: define the step, apply it, look whether to go on. When to stop is only known
 by looking, so the number of calls follows from what was seen.
 
@@ -33,12 +33,11 @@ class Size:
     steps: range
 
 
+_SMALL, _LARGE = range(10, 60), range(100, 900)  # starts
 SIZES = {
-    "walk1": Size(range(10, 60), (1,), range(1, 10), range(151, 1000, 2), range(2, 6)),
-    "walk2": Size(range(100, 900), (1,), range(10, 100), (1000,), range(4, 9)),
-    "walk3": Size(
-        range(100, 900), range(3, 10), range(10, 100), range(301, 1000, 2), range(10, 15)
-    ),
+    "walk1": Size(_SMALL, (1,), range(1, 4), range(151, 1000, 2), range(2, 5)),
+    "walk2": Size(_SMALL, (1,), range(1, 10), range(151, 1000, 2), range(2, 6)),
+    "walk3": Size(_LARGE, range(3, 10), range(10, 100), range(301, 1000, 2), range(10, 15)),
 }
 
 
