@@ -244,7 +244,7 @@ def _study():
     # {"name": "short", "rl1.max_calls": 4}.
     c.variants = ()  # what is compared; the others against the first
     c.seeds = ()  # every variant is run once with each of them
-    c.base = ""  # a variant that is run once only, and whose weights all others start from
+    c.base = ()  # variants made once, each from the one before; the others start from the last
     return c
 
 

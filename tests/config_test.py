@@ -76,6 +76,6 @@ def test_experiments_assign_known_keys_to_values_that_work(path):
 def test_every_member_of_a_study_can_run(name, size):
     c = importlib.import_module(f"experiments.studies.{name}").get_config(size)
     assert c.name == (f"{name}-{size}" if size else name)
-    for member in [plan.base(c), *plan.members(c)]:
+    for member in [*plan.bases(c), *plan.members(c)]:
         plan.config_of(c, member)
-    assert len(plan.members(c)) == len(c.study.seeds) * (len(c.study.variants) - 1)
+    assert len(plan.members(c)) == len(c.study.seeds) * (len(c.study.variants) - 2)

@@ -2,8 +2,9 @@
 
 Where in the flow: `main` reads a config whose section `study` names variants, and instead of
 one run makes one per member, under WORKDIR/VARIANT/seed_N. A variant is a dict with a `name`
-and what differs from the file's config, by dotted key. The variant that `study.base` names is
-made once, with the first seed, and all others start from the weights it ends with. Pure.
+and what differs from the file's config, by dotted key. The variants that `study.base` names are
+made once, with the first seed, each from the weights of the one before; all others start from
+the weights that the last of them ends with. Pure.
 """
 
 import dataclasses
@@ -38,16 +39,13 @@ def is_study(c: ConfigDict) -> bool:
     return bool(c.study.variants)
 
 
-def base(c: ConfigDict) -> Member | None:
-    """The run whose weights all members start from, None where there is none."""
-    named = {name: changes for name, changes in _variants(c)}
-    if not c.study.base:
-        return None
-    if c.study.base not in named:
-        raise InputError(
-            f"study.base={c.study.base!r} is no variant; there are {', '.join(named)}"
-        )
-    return Member(c.study.base, c.study.seeds[0], named[c.study.base])
+def bases(c: ConfigDict) -> list[Member]:
+    """The runs that lead to the weights all members start from, in order; [] for none."""
+    named = dict(_variants(c))
+    unknown = [name for name in c.study.base if name not in named]
+    if unknown:
+        raise InputError(f"study.base has {unknown}, no variants; there are {', '.join(named)}")
+    return [Member(name, c.study.seeds[0], named[name]) for name in c.study.base]
 
 
 def members(c: ConfigDict) -> list[Member]:
@@ -61,7 +59,7 @@ def members(c: ConfigDict) -> list[Member]:
         Member(name, seed, changes)
         for seed in c.study.seeds
         for name, changes in _variants(c)
-        if name != c.study.base
+        if name not in c.study.base
     ]
 
 

@@ -27,14 +27,14 @@ def run(c, path: pathlib.Path, play: Callable) -> None:
     it was stopped. Raises InputError for a study or a member that cannot work, before
     anything is run.
     """
-    members, start = plan.members(c), plan.base(c)
-    for member in [*filter(None, [start]), *members]:
+    members, bases = plan.members(c), plan.bases(c)
+    for member in [*bases, *members]:
         plan.config_of(c, member)
     weights = ""
-    if start is not None:
-        _say(f"base {start.variant}")
-        play(plan.config_of(c, start), path / start.variant)
-        weights = together.once("base", lambda: _weights(path / start.variant))
+    for base in bases:
+        _say(f"base {base.variant}")
+        play(plan.config_of(c, base, weights), path / base.variant)
+        weights = together.once("base", lambda: _weights(path / base.variant))
     made, failed = {}, {}
     for i, member in enumerate(members, 1):
         _say(f"member {i} of {len(members)}: {member.variant}, seed {member.seed}")

@@ -10,16 +10,28 @@ earn on the hard ones later. Imported by the studies; it is no experiment of its
 from aster_jax import config
 
 SIZES = ("smoke", "small", "", "night")
-# What the base is trained on. "told" are traces whose question asks for the tool.
-BASE = {
-    "name": "base",
+# Two steps, since a model first has to learn to copy numbers, which traces of the tool teach
+# best, and then to add, which takes many solutions in text. "told" are traces whose question
+# asks for the tool. FIRST and SECOND are keys of a run as `study.variants` has them.
+FIRST = {
+    "name": "base1",
     "stages": ("demos", "sft", "report"),
+    "problems.families": ("walk2", "walk3"),
     "demos.style": "text*3,dense,told",
-    "demos.count": 2400,
-    "sft.steps": 600,
+    "demos.count": 1600,
+    "sft.steps": 500,
     "sft.learning_rate": 4e-3,
     "sft.warmup_steps": 10,
-    "sft.decay_steps": 600,
+    "sft.decay_steps": 500,
+}
+SECOND = FIRST | {
+    "name": "base2",
+    "problems.families": ("walk1", "walk2", "walk3"),
+    "demos.style": "text*6,dense,told",
+    "demos.count": 2400,
+    "sft.steps": 160,
+    "sft.learning_rate": 3e-3,
+    "sft.decay_steps": 160,
 }
 
 
@@ -34,18 +46,19 @@ def common(name: str, size: str):
     c.name = f"{name}-{size}" if size else name
     _model(c)
     _training(c, size)
-    c.study.base = "base"
+    c.study.base = (FIRST["name"], SECOND["name"])
     c.study.seeds = tuple(range({"smoke": 2, "small": 1, "": 5, "night": 8}[size]))
     if size == "smoke":
         _shrink(c)
     return c
 
 
-def base(size: str) -> dict:
-    """The variant that all others start from."""
-    fewer = {"smoke": {"sft.steps": 8, "demos.count": 96},
-             "small": {"sft.steps": 500, "sft.decay_steps": 500, "demos.count": 1600}}  # fmt: skip
-    return BASE | fewer.get(size, {})
+def bases(size: str) -> tuple[dict, dict]:
+    """The variants that lead to the weights all others start from."""
+    if size == "smoke":
+        few = {"sft.steps": 8, "demos.count": 96}
+        return FIRST | few, SECOND | few
+    return FIRST, SECOND
 
 
 def _shrink(c):
@@ -83,7 +96,7 @@ def _model(c):
 
 def _training(c, size):
     c.stages = ("demos", "sft", "rl1", "eval", "report")
-    c.problems.families = ("walk1", "walk3")
+    c.problems.families = ("walk1", "walk2", "walk3")
     c.problems.num_train = 900
     c.demos.style = "dense"
     c.demos.count = 300

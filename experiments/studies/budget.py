@@ -18,11 +18,10 @@ def get_config(size: str = ""):
     """Training budgets against inference budgets, on the test bed."""
     c = bed.common("budget", size)
     c.study.question = "What does the budget of calls in training do to others at inference?"
-    c.problems.families = ("walk1", "walk2", "walk3")
     c.demos.style = "dense,dense/2,dense/4"
     c.study.variants = (
         *({"name": f"train-{n}", "rl1.max_calls": n} for n in CALLS),
-        bed.base(size) | {"problems.families": ("walk1", "walk3")},
+        *bed.bases(size),
     )
     # The evaluation itself has 16 calls and 448 tokens.
     c.eval.also = (

@@ -21,6 +21,6 @@ def get_config(size: str = ""):
         {"name": "forced", **started, "problems.suffix": " Use the tool."},
         {"name": "sparse", "demos.style": "check", "demos.count": count * 17 // 15},
         {"name": "dense", "demos.style": "dense"},
-        bed.base(size),
+        *bed.bases(size),
     )
     return c

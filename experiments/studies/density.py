@@ -24,6 +24,6 @@ def get_config(size: str = ""):
         {"name": "calls-3-4", "demos.style": "dense/4"},
         {"name": "calls-1-2", "demos.style": "dense/12"},
         {"name": "mixed", "demos.style": "dense,dense/2,dense/4,dense/12"},
-        bed.base(size) | {"problems.families": ("walk1", "walk3")},
+        *bed.bases(size),
     )
     return c

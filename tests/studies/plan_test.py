@@ -27,13 +27,13 @@ def test_every_variant_with_every_seed():
     assert [m.path for m in plan.members(c)] == [
         "start/seed_3", "few/seed_3", "many/seed_3", "start/seed_5", "few/seed_5", "many/seed_5",
     ]  # fmt: skip
-    assert plan.base(c) is None
+    assert plan.bases(c) == []
 
 
-def test_a_base_is_made_once_and_is_not_compared():
-    c = study(base="start")
-    assert (plan.base(c).variant, plan.base(c).seed) == ("start", 3)
-    assert {m.variant for m in plan.members(c)} == {"few", "many"}
+def test_bases_are_made_once_and_are_not_compared():
+    c = study(base=("start", "few"))
+    assert [(m.variant, m.seed) for m in plan.bases(c)] == [("start", 3), ("few", 3)]
+    assert {m.variant for m in plan.members(c)} == {"many"}
 
 
 def test_a_member_differs_in_what_its_variant_says():
@@ -50,7 +50,7 @@ def test_a_member_differs_in_what_its_variant_says():
 @pytest.mark.parametrize("changes, says", [
     ({"seeds": ()}, "study.seeds"),
     ({"seeds": (1, 1)}, "each seed once"),
-    ({"base": "nobody"}, "nobody"),
+    ({"base": ("start", "nobody")}, "nobody"),
     ({"variants": ({"rl1.steps": 1},)}, "name"),
     ({"variants": ({"name": "a"}, {"name": "a"})}, "each once"),
     ({"variants": ({"name": "../a"},)}, "letters"),
@@ -64,5 +64,5 @@ def test_a_member_differs_in_what_its_variant_says():
 def test_what_cannot_work_is_named(changes, says):
     c = study(**changes)
     with pytest.raises(InputError, match=says):
-        for member in [*filter(None, [plan.base(c)]), *plan.members(c)]:
+        for member in [*plan.bases(c), *plan.members(c)]:
             plan.config_of(c, member)
