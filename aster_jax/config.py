@@ -36,6 +36,7 @@ def default() -> ConfigDict:
     c.rl2 = _rl_stage()
     c.eval = _eval()
     c.report = ConfigDict({"page_mib": 32.0})  # packed episodes in one page; more go beside it
+    c.study = _study()
     return c.lock()
 
 
@@ -80,6 +81,7 @@ def _problems():
     c.digits = 2  # size of the numbers in generated problems
     c.num_train = 512  # generated training problems for RL
     c.num_heldout = 256  # problems evaluated, at most; 0 = all of a file
+    c.suffix = ""  # what every question that is asked in RL and evaluation ends with
     c.num_validation = 64  # of a file, set apart for what is measured in training, by hash of the id
     return c
 
@@ -89,7 +91,9 @@ def _demos():
     # run:WORKDIR takes episodes of another run, endpoint a model behind a server (teacher.*);
     # demos/tables.py tells what a .jsonl, .json or .parquet file may hold.
     c.source = "expert"  # the scripted one; or run:WORKDIR, endpoint, or a file
-    c.style = "dense"  # dense: several calls on growing state; sparse: one call; direct: none
+    # dense: several calls on growing state; told: the same, asked for; sparse: one call; check:
+    # works in text, checks its end with a call; text: works in text; direct: states the answer.
+    c.style = "dense"  # of the expert; or several, drawn by turns: "text*3,dense/2" (demos/teacher.py)
     c.slip_share = 0.1  # share of the expert's that make a mistake, see the error and recover
     c.episodes = ("rl2",)  # of a run: stages, or patterns of files such as eval/rl2_main_*.jsonl
     c.min_step = 0  # of a run: first RL step whose episodes are taken
@@ -302,6 +306,18 @@ def _eval():
     c.think = True  # also measure thinking at any length without the tool
     c.trajectory_s = 0.0  # of one trajectory, in seconds; cut there it is wrong. 0 = no limit
     c.deadline_s = 0.0  # of one checkpoint's arm, the same
+    return c
+
+
+def _study():
+    """Not empty only where one command makes many runs and compares them (studies/plan.py)."""
+    c = ConfigDict()
+    c.question = ""  # what it asks, for the report's title
+    # Dicts with a `name` and what differs from this file, by dotted key:
+    # {"name": "short", "rl1.max_calls": 4}.
+    c.variants = ()  # what is compared; the others against the first
+    c.seeds = ()  # every variant is run once with each of them
+    c.base = ()  # variants made once, each from the one before; the others start from the last
     return c
 
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from aster_jax import config as configs
 from aster_jax import settings, track
+from aster_jax.demos import teacher
 from aster_jax.errors import InputError
 from aster_jax.rl import batch
 
@@ -41,7 +42,6 @@ def _validate_names(c):
     for section, name, choices in (
         *((s, "normalise", batch.NORMALISERS) for s in configs.RL_SECTIONS),
         *((s, "hand_on", ("last", "best")) for s in configs.RL_SECTIONS),
-        ("demos", "style", ("dense", "sparse", "direct")),
         ("demos", "bad_rows", ("skip", "refuse")),
         ("model", "param_dtype", dtypes),
         ("model", "compute_dtype", dtypes),
@@ -54,6 +54,7 @@ def _validate_names(c):
         value = c[section][name]
         if value not in choices and not (value is None and section in ("rl1", "rl2")):
             raise InputError(f"{section}.{name}={value!r}; choose one of {choices}")
+    teacher.read_styles(c.demos.style)
     unknown = [s for s in c.eval.checkpoints if s not in configs.CHECKPOINTS]
     if unknown:
         known = ", ".join(configs.CHECKPOINTS)

@@ -3,7 +3,8 @@
 `aster --config NAME` is the same (`command.py`); `--help` explains itself (`usage.py`).
 
 Flags -> config -> mesh -> the stages in order; nothing else. A finished stage is skipped,
-an interrupted one resumes from its newest checkpoint.
+an interrupted one resumes from its newest checkpoint. A config whose section `study` names
+variants stands for many runs, made one after the other (`studies/run.py`).
 """
 
 import difflib
@@ -28,6 +29,8 @@ from aster_jax.rl import filter as rl_filter
 from aster_jax.rl import run as rl
 from aster_jax.rollout import phase
 from aster_jax.sft import run as sft
+from aster_jax.studies import plan
+from aster_jax.studies import run as studies
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "the experiment, e.g. experiments/quickstart.py", lock_config=True
@@ -62,12 +65,23 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise InputError("no experiment given; add --config quickstart, or see --help")
     c = _CONFIG.value
-    config_check.validate(c)
+    if not plan.is_study(c):
+        config_check.validate(c)
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
-    with (
-        hosts.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) as watch,
-        workdir.held(c, path),
-    ):
+    with hosts.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) as watch:
+        # Compiled programs are kept with the run: a resumed one starts working at once.
+        jax.config.update("jax_compilation_cache_dir", str((path / "compiled").absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        if not plan.is_study(c):
+            _play(c, path, watch)
+            return
+        with workdir.held(c, path):
+            studies.run(c, path, lambda c, path: _play(c, path, watch))
+
+
+def _play(c, path, watch):
+    """One run, from its start or from where it was stopped."""
+    with workdir.held(c, path):
         run = workdir.open_run(c, path, mesh.build(**c.mesh))
         if watch is not None:
             watch.on_leaving(lambda: run.notice.come(c.notice_s))
@@ -82,9 +96,6 @@ def _run_stages(run: workdir.Run) -> None:
         run.log(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(sys.argv[1:])}")
     try:
         _check(run)
-        # Compiled programs are kept with the run: a resumed one starts working at once.
-        jax.config.update("jax_compilation_cache_dir", str((run.path / "compiled").absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
         if jax.process_count() > 1:
             devices += f" of {jax.process_count()} processes"

@@ -32,6 +32,7 @@ class Policy:
     tokenizer: object
     style: str
     tools: tuple | None
+    suffix: str = ""  # what every question ends with
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -41,7 +42,7 @@ class Policy:
     def prompt_ids(self, question: str) -> tuple[int, ...]:
         """A problem's prompt, ending where the model starts to write."""
         tools = list(self.tools) if self.tools else None
-        return tuple(chat.prompt_ids(question, tools, self.tokenizer, self.style))
+        return tuple(chat.prompt_ids(question + self.suffix, tools, self.tokenizer, self.style))
 
     def opener_ids(self, text: str) -> tuple[int, ...]:
         """The ids that every answer begins with when it is begun for the model; none for ""."""
@@ -66,12 +67,12 @@ def describe(run: workdir.Run) -> Policy:
     A model from scratch has the vocabulary learned by the demos stage; any other has its
     checkpoint's own.
     """
-    m = run.config.model
+    m, suffix = run.config.model, run.config.problems.suffix
     tools = (chat.TOOL,) if m.show_tool else None
     if m.source == "scratch":
         run.summary("demos")
         words = tokenizer.load(run.path / "demos" / "tokenizer")
-        return Policy(_scratch_config(m, words.vocab_size), words, m.style, tools)
+        return Policy(_scratch_config(m, words.vocab_size), words, m.style, tools, suffix)
     known = _known(m.source)
     if known.tokenizer is None:
         raise InputError(
@@ -79,7 +80,7 @@ def describe(run: workdir.Run) -> Policy:
             "tokenizer.model beside the weights"
         )
     cfg = dataclasses.replace(known.config, **_how(m))
-    return Policy(cfg, known.tokenizer, m.style, tools)
+    return Policy(cfg, known.tokenizer, m.style, tools, suffix)
 
 
 def _scratch_config(m, vocab_size: int) -> model_config.ModelConfig:

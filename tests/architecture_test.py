@@ -32,7 +32,9 @@ LAYERS = (
     ("demos.sources",),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("named",),
-    ("main", "export", "chat", "serve"),
+    ("export", "chat", "serve"),
+    ("studies",),
+    ("main",),
     ("command",),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
@@ -69,7 +71,7 @@ EFFECTS = {
 # Who may know that a config is an ml_collections one.
 CONFIG_READERS = (
     "config.py", "config_check.py", "settings.py", "main.py", "workdir.py", "lifetime/changes.py",
-    "experiment.py",
+    "experiment.py", "studies/plan.py",
 )  # fmt: skip
 FORBIDDEN_FILES = {"utils", "util", "common", "helpers", "manager", "factory", "registry", "base"}
 FORBIDDEN_WORDS = FORBIDDEN_FILES - {"base"}  # "base" is also a checkpoint's name

@@ -1,11 +1,13 @@
 """The config: what a stage takes from where, and that every experiment is a valid one."""
 
+import importlib
 import importlib.util
 import pathlib
 
 import pytest
 
 from aster_jax import config, config_check
+from aster_jax.studies import plan
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[a-z]*.py"))
 
@@ -50,3 +52,13 @@ def test_experiments_assign_known_keys_to_values_that_work(path):
     config_check.validate(c)
     assert c.name == path.stem
     assert set(config.keys(c)) == set(config.keys(config.default()))
+
+
+@pytest.mark.parametrize("size", ["", "small", "night", "smoke"])
+@pytest.mark.parametrize("name", ["cold_start", "density", "budget"])
+def test_every_member_of_a_study_can_run(name, size):
+    c = importlib.import_module(f"experiments.studies.{name}").get_config(size)
+    assert c.name == (f"{name}-{size}" if size else name)
+    for member in [*plan.bases(c), *plan.members(c)]:
+        plan.config_of(c, member)
+    assert len(plan.members(c)) == len(c.study.seeds) * (len(c.study.variants) - 2)

@@ -38,8 +38,8 @@ def collect(
     """One transcript per problem, in their order.
 
     Args:
-      style: "dense", "sparse" or "direct" (`teacher.STYLES`).
-      executor: the tool; not used by "direct".
+      style: as `teacher.read_styles` reads it.
+      executor: the tool; not used by "direct" and "text".
       slip_share: share of dense demonstrations that make a mistake and repair it.
       seed: of the slips and of the interpreters.
       think: sentences go into think blocks.
@@ -54,8 +54,8 @@ def collect(
             i, problem = waiting.pop()
             how = teacher.plan(problem, style, slip_share, seed, think)
             name = f"{seed}/{problem.id}"
-            session = None if style == "direct" else executor.open(zlib.crc32(name.encode()))
-            question = {"role": "user", "content": problem.question}
+            session = None if how.style in ("direct", "text") else executor.open(zlib.crc32(name.encode()))
+            question = {"role": "user", "content": teacher.question(problem, how)}
             live[i] = _Live(problem, how, session, [question], [])
             _advance(i, live, calls, done, executor)
         if calls:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 
 from aster_jax import types
+from aster_jax.demos import walks
 from aster_jax.errors import InputError
 
 # Share of the space of questions that each split owns, in sixteenths.
@@ -205,6 +206,10 @@ def _solve_poly(a, b, n, m):
     return sum(a * k * k + b for k in range(1, n + 1)) % m
 
 
+def _walk_of(family: str):
+    return lambda rng, _: walks.draw(family, rng)  # their sizes are their own, not `digits`
+
+
 FAMILIES = {
     "prod": Family(
         "Let p = {a}*{b}+{c}. What is the sum of the squares of the digits of p?",
@@ -226,4 +231,5 @@ FAMILIES = {
         "Let f(k) = {a}*k*k+{b}. What is f(1)+...+f({n}) modulo {m}?",
         _draw_poly, _solve_poly,
     ),
+    **{name: Family(walks.TEMPLATE, _walk_of(name), walks.solve) for name in walks.SIZES},
 }

@@ -13,6 +13,9 @@ the answer from the tool. Small models can copy; they cannot calculate.
 import dataclasses
 from collections.abc import Callable
 
+from aster_jax.demos import walks
+from aster_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -26,14 +29,53 @@ class Step:
     slip: str = ""
 
 
-def dense(family: str, numbers: tuple[int, ...]) -> tuple[Step, ...]:
-    """The steps for a problem with these numbers (`families.numbers`)."""
-    return _DENSE[family](*numbers)
+def dense(family: str, numbers: tuple[int, ...], per_call: int = 1) -> tuple[Step, ...]:
+    """The steps for a problem with these numbers (`families.numbers`).
+
+    `per_call` of them go into one cell: the same solution cut less finely.
+    """
+    if family in walks.SIZES:
+        return tuple(Step(*cell) for cell in walks.cells(*numbers, per_call))
+    steps = _DENSE[family](*numbers)
+    return tuple(_joined(steps[i : i + per_call]) for i in range(0, len(steps), per_call))
 
 
 def sparse(family: str, numbers: tuple[int, ...]) -> tuple[Step, ...]:
     """The same work as one step."""
+    if family in walks.SIZES:
+        return dense(family, numbers, per_call=len(walks.values(*numbers)))
     return (Step("Compute it with code.", _SPARSE[family](*numbers)),)
+
+
+def in_text(family: str, numbers: tuple[int, ...]) -> str:
+    """The work as text, without the tool. Raises InputError for families that have none."""
+    _check_walk(family)
+    return walks.in_text(*numbers)
+
+
+def check(family: str, numbers: tuple[int, ...]) -> Step:
+    """The work as text, and one call that looks at its end once more."""
+    text = in_text(family, numbers)
+    return Step(f"{text}\n{walks.CHECK}", walks.last_check(*numbers))
+
+
+def answer(family: str, numbers: tuple[int, ...], shown: str) -> str:
+    """The answer in what the last cell showed."""
+    return walks.read_out(numbers[1], shown) if family in walks.SIZES else shown
+
+
+def _joined(steps: tuple[Step, ...]) -> Step:
+    if len(steps) == 1:
+        return steps[0]
+    return Step(" ".join(s.thought for s in steps), "; ".join(s.code for s in steps))
+
+
+def _check_walk(family):
+    if family not in walks.SIZES:
+        raise InputError(
+            f"family {family!r} has no solution in text; only {', '.join(walks.SIZES)} have: "
+            "choose these as problems.families, or another demos.style"
+        )
 
 
 def _prod(a, b, c):

@@ -140,9 +140,10 @@ def _asked(config, section, heldout) -> dict:
         held = [list(config.problems.families), config.problems.digits]
     else:
         held = digest.of(heldout)
+    asked = [heldout, held, *filter(None, [config.problems.suffix])]
     model = {key: value for key, value in config.model.items() if key != "remat"}
     return {
-        "heldout": [heldout, held],
+        "heldout": asked,
         "seed": config.seed,
         "model": model,
         "tools": [config.tools[key] for key in _TOOL],

@@ -27,7 +27,7 @@ _SAMPLING = (
 )  # fmt: skip
 _PROBLEMS = (
     "problems.source", "problems.families", "problems.digits", "problems.num_train",
-    "problems.num_validation",
+    "problems.num_validation", "problems.suffix",
 )  # fmt: skip
 DETERMINES = {
     "demos": (

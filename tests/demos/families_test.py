@@ -6,7 +6,7 @@ import re
 import pytest
 
 from aster_jax import types
-from aster_jax.demos import families
+from aster_jax.demos import families, walks
 
 ALL = tuple(families.FAMILIES)
 
@@ -40,7 +40,7 @@ def test_same_arguments_same_problem():
 def test_shorter_list_is_the_start_of_a_longer_one():
     long = families.problems(ALL, "train", 40, 3, 2)
     assert families.problems(ALL, "train", 15, 3, 2) == long[:15]
-    assert [p.family for p in long[:5]] == list(ALL)
+    assert [p.family for p in long[: len(ALL)]] == list(ALL)
 
 
 @pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
@@ -67,10 +67,12 @@ def test_numbers_are_read_back_from_the_question(family):
 
 def test_answers_cannot_be_guessed():
     # The best constant, the best constant per family, and copying a number that is given.
-    found = families.problems(ALL, "train", 2000, 0, 2)
+    # Walks are apart: who adds the steps up in the head is meant to be right at times.
+    fixed = tuple(f for f in ALL if f not in walks.SIZES)
+    found = families.problems(fixed, "train", 2000, 0, 2)
     overall = collections.Counter(p.answer for p in found).most_common(1)[0][1] / len(found)
     assert overall < 0.03
-    for family in ALL:
+    for family in fixed:
         mine = [p for p in found if p.family == family]
         best = collections.Counter(p.answer for p in mine).most_common(1)[0][1] / len(mine)
         copied = [p.answer in re.findall(r"\d+", p.question) for p in mine]

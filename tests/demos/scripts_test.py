@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from aster_jax.demos import families, scripts
+from aster_jax.demos import families, scripts, walks
+from aster_jax.errors import InputError
 
-ALL = tuple(families.FAMILIES)
+ALL = tuple(f for f in families.FAMILIES if f not in walks.SIZES)  # those have tests of their own
 
 
 def steps_of(family, seed=0):
@@ -58,3 +59,21 @@ def test_sparse_is_one_call(family):
     problem, _ = steps_of(family)
     (step,) = scripts.sparse(family, families.numbers(problem))
     assert run([step]) == problem.answer
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("per_call, calls", [(2, 3), (3, 2), (5, 1), (9, 1)])
+def test_a_coarser_cut_is_the_same_solution(family, per_call, calls):
+    problem, fine = steps_of(family)
+    steps = scripts.dense(family, families.numbers(problem), per_call)
+    assert len(steps) == calls and run(steps) == problem.answer
+    assert "; ".join(s.code for s in steps) == "; ".join(s.code for s in fine)
+
+
+def test_what_has_no_solution_in_text_says_so():
+    problem, _ = steps_of("prod")
+    with pytest.raises(InputError, match="'prod' has no solution in text; only walk1"):
+        scripts.in_text("prod", families.numbers(problem))
+    walk = families.generate("walk1", 0, 2)
+    step = scripts.check("walk1", families.numbers(walk))
+    assert step.thought.endswith(f"x = {walk.answer}\nCheck.") and eval(step.code) is True

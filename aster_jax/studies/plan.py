@@ -1,0 +1,122 @@
+"""Which runs a study is made of: every variant with every seed, each with a config of its own.
+
+Where in the flow: `main` reads a config whose section `study` names variants, and instead of
+one run makes one per member, under WORKDIR/VARIANT/seed_N. A variant is a dict with a `name`
+and what differs from the file's config, by dotted key. The variants that `study.base` names are
+made once, with the first seed, each from the weights of the one before; all others start from
+the weights that the last of them ends with. Pure.
+"""
+
+import dataclasses
+import re
+
+from ml_collections import ConfigDict
+
+from aster_jax import config as configs
+from aster_jax import config_check
+from aster_jax.errors import InputError
+
+_NAME = re.compile(r"\w[\w.-]*")
+EXPORT = "weights"  # where a base leaves its weights, beneath its own directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run of a study: what differs from the study's config, and its seed."""
+
+    variant: str
+    seed: int
+    changes: tuple[tuple[str, object], ...]
+
+    @property
+    def path(self) -> str:
+        """Its workdir, relative to the study's."""
+        return f"{self.variant}/seed_{self.seed}"
+
+
+def is_study(c: ConfigDict) -> bool:
+    """Whether the config asks for a study and not for one run."""
+    return bool(c.study.variants)
+
+
+def bases(c: ConfigDict) -> list[Member]:
+    """The runs that lead to the weights all members start from, in order; [] for none."""
+    named = dict(_variants(c))
+    unknown = [name for name in c.study.base if name not in named]
+    if unknown:
+        raise InputError(f"study.base has {unknown}, no variants; there are {', '.join(named)}")
+    return [Member(name, c.study.seeds[0], named[name]) for name in c.study.base]
+
+
+def members(c: ConfigDict) -> list[Member]:
+    """All runs that are compared, seed by seed: whoever stops early has whole comparisons.
+
+    Raises InputError for a study without seeds, and for variants that cannot be told apart.
+    """
+    if not c.study.seeds or len(set(c.study.seeds)) != len(c.study.seeds):
+        raise InputError(f"study.seeds={c.study.seeds} must hold each seed once, and at least one")
+    return [
+        Member(name, seed, changes)
+        for seed in c.study.seeds
+        for name, changes in _variants(c)
+        if name not in c.study.base
+    ]
+
+
+def config_of(c: ConfigDict, member: Member, weights: str = "") -> ConfigDict:
+    """The config of one member: the study's, without its section `study`, with the changes.
+
+    `weights`: the directory that it starts from; "" leaves `model.source`. Raises InputError
+    for changes that no config takes, and for values that cannot work together.
+    """
+    made = c.copy_and_resolve_references()
+    made.unlock()
+    made.study = configs.default().study
+    made.name = f"{c.name}-{member.variant}"
+    made.seed = member.seed
+    if weights:
+        made.model.source = weights
+    for key, value in member.changes:
+        _set(made, key, value, member.variant)
+    made.lock()
+    try:
+        config_check.validate(made)
+    except InputError as e:
+        raise InputError(f"variant {member.variant!r}: {e}") from e
+    return made
+
+
+def _variants(c) -> list[tuple[str, tuple]]:
+    """(name, changes) of every variant, in the config's order."""
+    found: dict[str, tuple] = {}
+    for i, variant in enumerate(c.study.variants):
+        if not isinstance(variant, dict | ConfigDict) or "name" not in variant:
+            raise InputError(f"study.variants[{i}]={variant!r} must be a dict with a 'name'")
+        changes = dict(variant.items())
+        name = changes.pop("name")
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in found:
+            raise InputError(
+                f"study.variants[{i}] has name {name!r}; names are letters, digits, ., - and _, "
+                "each once"
+            )
+        if "seed" in changes or "name" in changes:
+            raise InputError(f"variant {name!r} sets 'seed'; seeds are study.seeds")
+        found[name] = tuple(changes.items())
+    return list(found.items())
+
+
+def _set(c, key, value, variant):
+    """Assign one dotted key."""
+    if key not in configs.keys(c) or key.startswith("study."):
+        hint = configs.nearest(key, c)
+        raise InputError(
+            f"variant {variant!r} changes {key!r}, which is no key"
+            + (f"; did you mean {hint}?" if hint else "; see aster_jax/config.py")
+        )
+    *sections, last = key.split(".")
+    for section in sections:
+        c = c[section]
+    try:
+        c[last] = tuple(value) if isinstance(value, list) else value
+    except TypeError as e:
+        raise InputError(f"variant {variant!r}: {key}={value!r}: {e}") from e

@@ -1,0 +1,31 @@
+"""RQ3: what does the budget of calls in training do to other budgets at inference?
+
+    python -m aster_jax.main --config experiments/studies/budget.py
+
+Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default for 100, `:night` for a
+night. The same dense cold start, trained with at most 4, 8 and 16 calls per trajectory, each
+evaluated with 4, 8 and 16 calls and, with 16, with half of the tokens. Walks of 2 to 14
+steps; a call makes 1, 2 or 4 of them in the demonstrations, so that a policy may learn to
+make do with fewer.
+"""
+
+from experiments.studies import bed
+
+CALLS = (4, 8, 16)
+
+
+def get_config(size: str = ""):
+    """Training budgets against inference budgets, on the test bed."""
+    c = bed.common("budget", size)
+    c.study.question = "What does the budget of calls in training do to others at inference?"
+    c.demos.style = "dense,dense/2,dense/4"
+    c.study.variants = (
+        *({"name": f"train-{n}", "rl1.max_calls": n} for n in CALLS),
+        *bed.bases(size),
+    )
+    # The evaluation itself has 16 calls and 448 tokens.
+    c.eval.also = (
+        *({"name": f"calls-{n}", "max_calls": n, "think": False} for n in CALLS[:-1]),
+        {"name": "tokens-half", "response_tokens": 224, "think": False},
+    )
+    return c

@@ -1,0 +1,26 @@
+"""RQ1: how does the cold start shape the use of the tool under RL?
+
+    python -m aster_jax.main --config experiments/studies/cold_start.py
+
+Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default for 100, `:night` for a
+night. One base, four starts of as many demonstration tokens: none; none, with every question
+asking for the tool; reasoning in text with one check at the end; and dense interaction.
+"""
+
+from experiments.studies import bed
+
+
+def get_config(size: str = ""):
+    """The four starts of the paper's first question, on the test bed."""
+    c = bed.common("cold_start", size)
+    c.study.question = "How does the cold start shape the use of the tool under RL?"
+    count = c.demos.count  # of dense ones; those with a check are shorter, so there are more
+    started = {"stages": ("rl1", "eval", "report"), "eval.checkpoints": ("base", "rl1")}
+    c.study.variants = (
+        {"name": "zero", **started},
+        {"name": "forced", **started, "problems.suffix": " Use the tool."},
+        {"name": "sparse", "demos.style": "check", "demos.count": count * 17 // 15},
+        {"name": "dense", "demos.style": "dense"},
+        *bed.bases(size),
+    )
+    return c

@@ -1,0 +1,28 @@
+"""RQ1 on a real pretrained model: SmolLM2-135M-Instruct, three starts, one seed.
+
+    python -m aster_jax.main --config experiments/studies/smollm2_cold_start.py
+
+Hardware: 2 CPU cores and 12 GB, or one GPU. Not run by us. Everything is
+`experiments/smollm2_135m.py` except the demonstrations: none, one call, and dense. One seed
+shows nothing by itself (the report says so); give more with
+`--config.study.seeds="(0, 1, 2)"`.
+"""
+
+from experiments import smollm2_135m
+
+
+def get_config():
+    """Three starts; without a cold start RL begins with a model that solves nothing."""
+    c = smollm2_135m.get_config()
+    c.name = "smollm2_cold_start"
+    c.stages = ("demos", "sft", "rl1", "eval", "report")
+    c.eval.checkpoints = ("sft", "rl1")
+    c.study.question = "How does the cold start shape the use of the tool under RL?"
+    c.study.seeds = (0,)
+    c.study.variants = (
+        {"name": "zero", "stages": ("rl1", "eval", "report"),
+         "eval.checkpoints": ("base", "rl1")},
+        {"name": "sparse", "demos.style": "sparse", "demos.min_calls": 1},
+        {"name": "dense"},
+    )  # fmt: skip
+    return c

@@ -1,0 +1,68 @@
+"""A study by its one command: whole, killed at random moments, and with a real finding's size."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KILLS = 5
+FILES = ("study.md", "study.json")
+
+
+def start(config, path, out):
+    """The command as a user gives it, in a process group of its own."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "aster_jax.main", f"--config={config}", f"--workdir={path}"],
+        cwd=ROOT, env=environment, stdout=out, stderr=out,
+    )  # fmt: skip
+
+
+def finish(config, path, log):
+    began = time.monotonic()
+    with open(log, "a") as out:
+        assert start(config, path, out).wait(7200) == 0, log.read_text()[-3000:]
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_gives_the_same_table(tmp_path):
+    config = "experiments/studies/cold_start.py:smoke"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    seconds = finish(config, whole, tmp_path / "whole.log")
+    rng = random.Random(0)
+    with open(tmp_path / "killed.log", "a") as out:
+        for _ in range(KILLS):
+            process = start(config, killed, out)
+            try:
+                process.wait(rng.uniform(0.05, 0.4) * seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+    finish(config, killed, tmp_path / "killed.log")
+    for name in FILES:
+        assert (whole / name).read_text() == (killed / name).read_text(), name
+    assert (whole / "study.png").read_bytes() == (killed / "study.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_small_study_compares_every_start(tmp_path):
+    finish("experiments/studies/cold_start.py:small", tmp_path / "run", tmp_path / "log")
+    found = json.loads((tmp_path / "run" / "study.json").read_text())
+    assert list(found["variants"]) == ["zero", "forced", "sparse", "dense"]
+    assert not found["left_out"]
+    mean = {v: {k: e["mean"] for k, e in x["estimates"].items()} for v, x in found["variants"].items()}
+    assert mean["dense"]["demo_calls"] > 5 > 1 == mean["sparse"]["demo_calls"]
+    tokens = [mean[v]["demo_tokens"] for v in ("sparse", "dense")]
+    assert max(tokens) < 1.1 * min(tokens), "the starts must be of equally many tokens"
+    assert mean["dense"]["calls_first"] > mean["zero"]["calls_first"]
+    for variant in found["variants"].values():
+        (seed,) = variant["seeds"].values()
+        assert len(seed["curves"]["calls"]) == 16
