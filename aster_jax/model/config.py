@@ -47,6 +47,7 @@ class ModelConfig:
     accum_dtype: str = "float32"
     remat: bool = False
     keep_attention: bool = False
+    keep_products: bool = False
     attention: str = "xla"
     training_attention: str = "auto"
     layout: Layout | None = None

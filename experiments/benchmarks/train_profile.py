@@ -27,6 +27,7 @@ PARTS = (
     ("attention's layouts and rotary", r"_attend/"),
     ("SwiGLU", r"_mlp/"),
     ("residual sums", r"Block/add"),
+    ("slices and stacks of the layers' scan", r"dynamic_(update_)?index_in_dim"),
     ("vocabulary: softmax", r"^jit\(\w+\)/while/body/(transpose\()?jvp\(\)\)?/(?!.*(Block|checkpoint))"),
     ("embedding", r"gather|scatter"),
     ("sum over microbatches", r"^\S*while/body/add "),
