@@ -22,8 +22,8 @@ from aster_jax.model import matmul
 # Not -inf: what sees nothing (padding) must give finite numbers.
 MASKED = -1e30
 # Queries and keys of a block: multiples of 128 fill the matrix unit of a TPU. Smaller ones
-# compute less of what the mask hides, and spend their time on the loop.
-QUERIES, KEYS = 256, 256
+# compute less of what the mask hides, and spend their time on the loop: on a CPU little.
+BLOCK, CPU_BLOCK = 256, 128
 KEPT = "attention"  # the name of what remat may keep
 
 

@@ -57,7 +57,9 @@ class Block(nn.Module):
         if cached is None:
             kernel = "xla" if c.training_attention == "auto" else c.training_attention
             rows = (q_BTNH, k_BTKH, v_BTKH, segments_BT)
-            out_BTNH = context.attend(*rows, c.layout, c.accum_dtype, kernel)
+            on_cpu = c.platform == "cpu"
+            block = packed_attention.CPU_BLOCK if on_cpu else packed_attention.BLOCK
+            out_BTNH = context.attend(*rows, c.layout, c.accum_dtype, kernel, block)
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)

@@ -138,8 +138,9 @@ def loss_fn(
     weigh in the loss by the group, but a share of clipped tokens is one of tokens.
     """
     logp_BT, entropy_BT = logprobs.token_logprobs(
-        params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT, grpo.temperature
-    )
+        params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT, grpo.temperature,
+        wanted_BT=batch.weights_BT > 0,
+    )  # fmt: skip
     old_BT = jax.lax.stop_gradient(logp_BT) if grpo.on_policy else batch.old_logprobs_BT
     counts_BT = (batch.weights_BT > 0).astype(jnp.float32)
     loss, metrics = policy_loss(
