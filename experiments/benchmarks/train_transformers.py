@@ -102,7 +102,7 @@ def main(model_dir: str, work: str, kind: str, way: str, tokens: int, threads: i
         "attention": model.config._attn_implementation,
     }), flush=True)  # fmt: skip
     for _ in sys.stdin:
-        begun, total = time.perf_counter(), 0.0
+        begun, used, total = time.perf_counter(), time.process_time(), 0.0
         adam.zero_grad(set_to_none=True)
         for batch in batches:
             loss = summed_loss(model, batch, kind, way, trained)
@@ -110,8 +110,10 @@ def main(model_dir: str, work: str, kind: str, way: str, tokens: int, threads: i
             total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
-        seconds = time.perf_counter() - begun
-        print(json.dumps({"seconds": seconds, "loss": total, "grad_norm": float(norm)}), flush=True)
+        print(json.dumps({
+            "seconds": time.perf_counter() - begun, "cpu_s": time.process_time() - used,
+            "loss": total, "grad_norm": float(norm),
+        }), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ one has the advantage 1, the rest -1. Peers read it as an .npz:
     advantages  float32 [sequences]
 
 A peer is a process that takes an update for every line it reads and answers with a line of
-JSON: seconds, loss and grad_norm.
+JSON: seconds, CPU seconds (cpu_s), loss and grad_norm.
 """
 
 import json
@@ -96,7 +96,7 @@ class Peer:
         raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}")
 
     def __call__(self) -> dict:
-        """One update: seconds, loss, grad_norm."""
+        """One update, as above."""
         self._process.stdin.write("update\n")
         self._process.stdin.flush()
         return self._read()
