@@ -135,6 +135,8 @@ def lay_out(cfg: config.ModelConfig, mesh: Mesh) -> config.ModelConfig:
     kernel, _ = kernels.choose_training(cfg.training_attention, first.platform, cfg, capability)
     if kernel != "xla":
         cfg = dataclasses.replace(cfg, training_attention=kernel)
+    if first.platform != cfg.platform:
+        cfg = dataclasses.replace(cfg, platform=first.platform)
     if mesh.size == 1:
         return cfg
     places = dict(ACTIVATIONS)

@@ -20,7 +20,8 @@ from aster_jax.train import checkpoint, disk, memory, optim, step
 
 # Keys of `model` that say how any model is computed, whatever its sizes.
 HOW = (
-    "param_dtype", "compute_dtype", "accum_dtype", "remat", "keep_attention", "training_attention",
+    "param_dtype", "compute_dtype", "accum_dtype", "remat", "keep_attention", "keep_products",
+    "training_attention",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def attend_packed(
     first: int | jax.Array = 0,
     kernel: str = "xla",
     layout: Layout | None = None,
+    block: int = packed_attention.BLOCK,
 ) -> jax.Array:
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
@@ -59,6 +60,7 @@ def attend_packed(
       first: 0, or a scalar that may be traced.
       kernel: as in `ModelConfig.training_attention`, but not "auto".
       layout: of `ModelConfig`: every device of its mesh computes its own rows and heads.
+      block: queries, and keys, that "xla" computes at a time.
     """
     B, T, N, H = q_BTNH.shape
     first = jnp.asarray(first, jnp.int32)
@@ -67,7 +69,7 @@ def attend_packed(
         with jax.named_scope(WHOLE):
             return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
     start_BS = packed_attention.starts(segments_BS)
-    run = functools.partial(kernels.train, kernel, accum_dtype)
+    run = functools.partial(kernels.train, kernel, accum_dtype, block=block)
     return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
 
 

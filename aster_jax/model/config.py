@@ -26,8 +26,10 @@ class ModelConfig:
     for what `mesh.lay_out` finds best for its devices ("xla" without a mesh), or "whole" for
     all scores at once, by which plans count. `remat` computes
     a layer's activations again in the backward pass; `keep_attention` spares it the attention,
-    for 2 bytes more per token, layer, head and its size. `layout` says
-    how activations are spread over a mesh; None leaves it to the compiler.
+    for 2 bytes more per token, layer, head and its size; `keep_products` spares it all products,
+    for 10 to 20 bytes more per token, layer and unit of the feed-forward, and computes only norms
+    and SwiGLU again. `platform` is what trains, whose sizes of blocks differ, and `layout` says
+    how activations are spread over a mesh, None leaves it to the compiler: `mesh.lay_out` sets both.
     """
 
     vocab_size: int
@@ -47,8 +49,10 @@ class ModelConfig:
     accum_dtype: str = "float32"
     remat: bool = False
     keep_attention: bool = False
+    keep_products: bool = False
     attention: str = "xla"
     training_attention: str = "auto"
+    platform: str = "cpu"
     layout: Layout | None = None
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from aster_jax.model import attention
+from aster_jax.model import attention, packed_attention
 from aster_jax.model.layout import Layout, constrain
 
 
@@ -75,24 +75,25 @@ def attend(
     layout: Layout | None,
     accum_dtype: str = "float32",
     kernel: str = "xla",
+    block: int = packed_attention.BLOCK,
 ) -> jax.Array:
     """Attention inside the segments of rows that `spread` has put in order; [B, T, N, H].
 
-    Queries, keys and values as spread, `segments_BT` in the rows' own order; `kernel` as for
-    `attention.attend_packed`. Over
-    `context`, every device gets the keys and values of whole rows and computes what its
-    two stretches of queries see.
+    Queries, keys and values as spread, `segments_BT` in the rows' own order; `kernel` and
+    `block` as for `attention.attend_packed`. Over `context`, every device gets the keys and
+    values of whole rows and computes what its two stretches of queries see.
     """
     C = parts(layout)
     if C == 1:
         keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
         return attention.attend_packed(
-            q_BTNH, keys, values, segments_BT, accum_dtype, kernel=kernel, layout=layout
-        )
+            q_BTNH, keys, values, segments_BT, accum_dtype, kernel=kernel, layout=layout,
+            block=block,
+        )  # fmt: skip
     # By hand over all axes: over `context` alone, the compiler would fetch all rows to all.
     heads, rows = (dict(layout.specs)[place] for place in ("heads", "whole_rows"))
     by_hand = jax.shard_map(
-        functools.partial(_of_one_device, C, accum_dtype, kernel), mesh=layout.mesh,
+        functools.partial(_of_one_device, C, accum_dtype, kernel, block), mesh=layout.mesh,
         in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False,
     )  # fmt: skip
     tensor = layout.mesh.shape["tensor"]
@@ -102,7 +103,7 @@ def attend(
     return by_hand(q_BTNH, k_BTKH, v_BTKH, segments_BT)
 
 
-def _of_one_device(C, accum_dtype, kernel, q_BTNH, k_BTKH, v_BTKH, segments_BS):
+def _of_one_device(C, accum_dtype, kernel, block, q_BTNH, k_BTKH, v_BTKH, segments_BS):
     keys = _whole(k_BTKH).transpose(0, 2, 3, 1)
     values = _whole(v_BTKH).transpose(0, 2, 1, 3)
     early, late = jnp.split(q_BTNH, 2, axis=1)
@@ -110,10 +111,10 @@ def _of_one_device(C, accum_dtype, kernel, q_BTNH, k_BTKH, v_BTKH, segments_BS):
     place = jax.lax.axis_index("context")
     # No early stretch sees anything of a row's second half.
     seen = (keys[..., :half], values[:, :, :half], segments_BS[:, :half])
-    early = attention.attend_packed(early, *seen, accum_dtype, place * length, kernel)
+    early = attention.attend_packed(early, *seen, accum_dtype, place * length, kernel, block=block)
     seen = (keys, values, segments_BS)
     place = (2 * C - 1 - place) * length
-    late = attention.attend_packed(late, *seen, accum_dtype, place, kernel)
+    late = attention.attend_packed(late, *seen, accum_dtype, place, kernel, block=block)
     return jnp.concatenate([early, late], axis=1)
 
 

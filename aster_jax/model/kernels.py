@@ -77,10 +77,12 @@ def train(
     v_BKSH: jax.Array,
     start_BS: jax.Array,
     first: jax.Array,
+    block: int = packed_attention.BLOCK,
 ) -> jax.Array:
     """`packed_attention.attend` by the kernel `kernel` ("xla", "gpu", "tpu"), for any lengths.
 
-    Arguments are one device's own rows and heads, and `packed_attention.starts` of whole rows.
+    Arguments are one device's own rows and heads, and `packed_attention.starts` of whole rows;
+    `block` is for "xla".
     """
     T, S = q_BTNH.shape[1], k_BKHS.shape[3]
     more_t, more_s = (-n % (TRAINING_MULTIPLE if n > TRAINING_MULTIPLE else 128) for n in (T, S))
@@ -99,8 +101,7 @@ def train(
         starts = start_BS, start_BT
         out_BTNH = tpu_packed_attention.attend(False, q_BTNH, k_BKHS, v_BKSH, *starts, first)
     else:
-        largest = (packed_attention.QUERIES, T + more_t), (packed_attention.KEYS, S + more_s)
-        blocks = tuple(min(sizes) for sizes in largest)
+        blocks = min(block, T + more_t), min(block, S + more_s)
         args = (q_BTNH, k_BKHS, v_BKSH, start_BT, first)
         out_BTNH = packed_attention.attend(accum_dtype, blocks, *args)
     return out_BTNH[:, :T]

@@ -4,8 +4,8 @@ logits[t] predict token t + 1, so everything here is indexed by the *predicted* 
 entry t describes token t given the tokens before it, entry 0 is 0 by definition. Used by
 both losses, by the trainer's recomputation of old log-probs and by tests of the engine.
 
-Letters of this file: R, all tokens in one axis; C, a block of the vocabulary; G, the runs
-of neighbouring entries that a block consists of.
+Letters of this file: R, all tokens in one axis (or the wanted ones); C, a block of the
+vocabulary; G, the runs of neighbouring entries that a block consists of.
 """
 
 import functools
@@ -25,6 +25,10 @@ BLOCK = 2
 # device of a `tensor` axis up to this size has its share of each block. Blocks of tokens
 # instead of vocabulary would have every data shard do the work of all of them.
 RUNS = 16
+# Where only some tokens are wanted, a CPU computes the least of so many sizes that holds them.
+# A program for each size takes its time to compile, so not where there are few scores.
+SIZES = 8
+MANY_SCORES = 1 << 24
 
 
 def token_logprobs(
@@ -35,8 +39,11 @@ def token_logprobs(
     segments_BT: jax.Array,
     temperature: float = 1.0,
     entropy_grad: bool = False,
+    wanted_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(logprob_BT, entropy_BT) in nats, float32, indexed by the predicted token.
+
+    Where `wanted_BT` is given and False, neither is read: there stands what was cheapest.
 
     At `temperature` the scores are divided by it first, as in sampling. The entry of a
     segment's first token is 0. The [tokens, vocabulary] scores exist for one block of the
@@ -48,6 +55,8 @@ def token_logprobs(
     targets_BT = context.spread(jnp.roll(tokens_BT, -1, axis=1), cfg.layout)
     w = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["w"]
     rows = (context.flat(hidden_BTD, cfg.layout), context.flat(targets_BT, cfg.layout))
+    if wanted_BT is not None and _leaves_out(cfg, tokens_BT.size):
+        rows += (jnp.roll(wanted_BT, -1, axis=1).reshape(-1),)
     logp_R, entropy_R = _blocked(cfg, temperature, entropy_grad, w, *rows)
     first_BT = jnp.concatenate(
         [jnp.ones_like(segments_BT[:, :1], bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1
@@ -61,17 +70,28 @@ def token_logprobs(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _blocked(cfg, temperature, entropy_grad, w, hidden_RD, targets_R):
+def _blocked(cfg, temperature, entropy_grad, w, hidden_RD, targets_R, wanted_R=None):
     """Log-prob of the target and entropy per row; `w` is [V, D] if tied, else [D, V].
 
-    The backward pass is written out because the derivative of a scan would add a gradient
-    of the size of the whole table for every block.
+    0 in rows that are not wanted. The backward pass is written out because the derivative of
+    a scan would add a gradient of the size of the whole table for every block.
     """
-    return _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R)[0]
+    return _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R, wanted_R)[0]
 
 
-def _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R):
+def _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R, wanted_R):
     table = _gathered(cfg, w)
+
+    def of(hidden_RD, targets_R):
+        return (), _sums(cfg, temperature, table, hidden_RD, targets_R)
+
+    _, (logp_R, entropy_R, logz_R) = _of_wanted(wanted_R, of, hidden_RD, targets_R)
+    needed_R = entropy_R if entropy_grad else None
+    return (logp_R, entropy_R), (w, table, hidden_RD, targets_R, wanted_R, logz_R, needed_R)
+
+
+def _sums(cfg, temperature, table, hidden_RD, targets_R):
+    """Log-prob, entropy and log Z of every row."""
 
     def add(sums, at, size):
         """Running maximum; sums of exp(score - maximum) alone and times score; target's score."""
@@ -94,13 +114,27 @@ def _forward(cfg, temperature, entropy_grad, w, hidden_RD, targets_R):
     # Less the maximum first: log Z is rounded to the size of the scores, not of the log-prob.
     logp_R = (chosen_R - top_R) - jnp.log(total_R)
     # H = log Z - E[score].
-    outputs = (logp_R, logz_R - weighted_R / total_R)
-    return outputs, (w, table, hidden_RD, targets_R, logz_R, outputs[1] if entropy_grad else None)
+    return logp_R, logz_R - weighted_R / total_R, logz_R
 
 
 def _backward(cfg, temperature, entropy_grad, kept, cotangents):
-    w, table, hidden_RD, targets_R, logz_R, entropy_R = kept
-    scale_R = cotangents[0] / temperature
+    w, table, hidden_RD, targets_R, wanted_R, logz_R, entropy_R = kept
+    scale_R, entropy_scale_R = (x_R / temperature for x_R in cotangents)
+
+    def of(*rows):
+        return _gradients(cfg, temperature, w, table, *rows)
+
+    rows = hidden_RD, targets_R, logz_R, scale_R
+    rows += (entropy_R, entropy_scale_R) if entropy_grad else ()
+    dw, dhidden_RD = _of_wanted(wanted_R, of, *rows)
+    return dw, dhidden_RD, None, None
+
+
+def _gradients(
+    cfg, temperature, w, table, hidden_RD, targets_R, logz_R, scale_R, entropy_R=None,
+    entropy_scale_R=None,
+):  # fmt: skip
+    """Of the table and of the hidden states; `entropy_R` where the entropy has one, too."""
     dtype = jnp.dtype(cfg.compute_dtype)
 
     def add(grads, at, size):
@@ -110,8 +144,8 @@ def _backward(cfg, temperature, entropy_grad, kept, cotangents):
         probs_RC = jnp.exp(logp_RC)
         hits_RC = _hits(cfg, at, size, targets_R)
         d_RC = scale_R[:, None] * (hits_RC - probs_RC)
-        if entropy_grad:  # dH / dscore = -p (log p + H)
-            d_RC -= (cotangents[1] / temperature)[:, None] * probs_RC * (logp_RC + entropy_R[:, None])
+        if entropy_R is not None:  # dH / dscore = -p (log p + H)
+            d_RC -= entropy_scale_R[:, None] * probs_RC * (logp_RC + entropy_R[:, None])
         d_RC = d_RC.astype(dtype)
         float32 = ("float32", jnp.float32)
         dhidden_RD += matmul.einsum("RC,CD->RD", d_RC, w_CD, *float32)
@@ -122,10 +156,42 @@ def _backward(cfg, temperature, entropy_grad, kept, cotangents):
     grads = (_view(cfg, dw), jnp.zeros(hidden_RD.shape, jnp.float32))
     dw, dhidden_RD = _fold(cfg, add, grads)
     dw = constrain(dw.reshape(w.shape), cfg.layout, "table")
-    return dw, dhidden_RD.astype(hidden_RD.dtype), None
+    return dw, dhidden_RD.astype(hidden_RD.dtype)
 
 
 _blocked.defvjp(_forward, _backward)
+
+
+def _leaves_out(cfg, tokens) -> bool:
+    """Whether rows that are not wanted are left out: on one CPU, where that spares enough.
+
+    On a mesh, rows would have to change devices; the matrix units of others want many rows.
+    """
+    return cfg.platform == "cpu" and cfg.layout is None and tokens * cfg.vocab_size >= MANY_SCORES
+
+
+def _of_wanted(wanted_R, of, *rows):
+    """`of(*rows)`, a pair of which the second has a row per row: 0 in those not wanted.
+
+    The wanted ones are put first, and the program of the least size that holds them is run.
+    """
+    if wanted_R is None:
+        return of(*rows)
+    R = len(wanted_R)
+    order_R = jnp.argsort(~wanted_R, stable=True)
+    sizes = sorted({-(-R * n // SIZES) for n in range(1, SIZES + 1)})
+
+    def some(size, order_R, *rows):
+        first = order_R[:size]
+        whole, parts = of(*(x[first] for x in rows))
+
+        def put_back(part):
+            return jnp.zeros((R, *part.shape[1:]), part.dtype).at[first].set(part)
+
+        return whole, jax.tree.map(put_back, parts)
+
+    which = jnp.searchsorted(jnp.asarray(sizes), wanted_R.sum())
+    return jax.lax.switch(which, [functools.partial(some, n) for n in sizes], order_R, *rows)
 
 
 def _scores(cfg, temperature, w_CD, hidden_RD):

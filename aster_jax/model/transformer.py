@@ -11,10 +11,13 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from aster_jax.model import attention, config, context, layers, matmul, packed_attention
 from aster_jax.model import cache as kv
 from aster_jax.model.layout import constrain
+
+PRODUCT = "product"  # the name of a matmul's result that remat may keep
 
 
 class Block(nn.Module):
@@ -26,7 +29,7 @@ class Block(nn.Module):
     def __call__(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
         normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
         attended_BTD, cached = self._attend(normed, positions_BT, segments_BT, cached, table_BW)
-        x_BTD = self._place(x_BTD + attended_BTD, "residual")
+        x_BTD = _product(self._place(x_BTD + attended_BTD, "residual"))
         x_BTD = x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD))
         return self._place(x_BTD, "residual"), cached
 
@@ -52,10 +55,13 @@ class Block(nn.Module):
         q_BTNH = self._place(layers.rotate(q_BTNH, positions_BT, c), "heads")
         k_BTKH = self._place(layers.rotate(k_BTKH, positions_BT, c), "kv_heads")
         v_BTKH = self._place(v_BTKH, "kv_heads")
+        q_BTNH, k_BTKH, v_BTKH = (_product(x) for x in (q_BTNH, k_BTKH, v_BTKH))
         if cached is None:
             kernel = "xla" if c.training_attention == "auto" else c.training_attention
             rows = (q_BTNH, k_BTKH, v_BTKH, segments_BT)
-            out_BTNH = context.attend(*rows, c.layout, c.accum_dtype, kernel)
+            on_cpu = c.platform == "cpu"
+            block = packed_attention.CPU_BLOCK if on_cpu else packed_attention.BLOCK
+            out_BTNH = context.attend(*rows, c.layout, c.accum_dtype, kernel, block)
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
@@ -67,8 +73,14 @@ class Block(nn.Module):
         D, F = self.cfg.d_model, self.cfg.d_ff
         gate_BTF = self._einsum("gate", (D, F), D)("BTD,DF->BTF", x_BTD)
         up_BTF = self._einsum("up", (D, F), D)("BTD,DF->BTF", x_BTD)
+        gate_BTF, up_BTF = _product(gate_BTF), _product(up_BTF)
         hidden_BTF = self._place(jax.nn.silu(gate_BTF) * up_BTF, "units")
         return self._einsum("down", (F, D), F)("BTF,FD->BTD", hidden_BTF)
+
+
+def _product(x):
+    """What remat keeps where it is told to keep the products (`ModelConfig.keep_products`)."""
+    return checkpoint_name(x, PRODUCT)
 
 
 def _embed(cfg):
@@ -194,7 +206,8 @@ def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
     if cfg.remat:
         # The barriers against common subexpressions are not needed inside a scan, and cost time.
         scanned = not isinstance(params["layers"], tuple)
-        names = (packed_attention.KEPT,) if cfg.keep_attention else ()
+        names = (packed_attention.KEPT,) if cfg.keep_attention or cfg.keep_products else ()
+        names += (PRODUCT,) if cfg.keep_products else ()
         policy = jax.checkpoint_policies.save_only_these_names(*names)
         block = jax.checkpoint(block, prevent_cse=not scanned, policy=policy)
     if isinstance(params["layers"], tuple):

@@ -195,7 +195,7 @@ def loss_fn(
     """
     logp_BT, entropy_BT = logprobs.token_logprobs(
         params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT, grpo.temperature,
-        entropy_grad=grpo.entropy_coef > 0,
+        entropy_grad=grpo.entropy_coef > 0, wanted_BT=batch.weights_BT > 0,
     )  # fmt: skip
     old_BT = jax.lax.stop_gradient(logp_BT) if grpo.on_policy else batch.old_logprobs_BT
     counts_BT = (batch.weights_BT > 0).astype(jnp.float32)

@@ -19,8 +19,9 @@ def loss_fn(
     Metrics: `entropy`, of the model's distribution at trained tokens; `tokens`.
     """
     logp_BT, entropy_BT = logprobs.token_logprobs(
-        params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT
-    )
+        params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT,
+        wanted_BT=batch.weights_BT > 0,
+    )  # fmt: skip
     loss = -jnp.sum(batch.weights_BT * logp_BT)
     metrics = {
         "entropy": jnp.sum(batch.weights_BT * entropy_BT),

@@ -15,7 +15,6 @@ preset, way to attend, tokens of a row, moments, and what remat does with attent
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -31,9 +30,8 @@ from aster_jax import types
 from aster_jax.data import packing
 from aster_jax.model import attention, logprobs, transformer
 from aster_jax.model import gpu_packed_attention as kernels
-from aster_jax.rl import grpo
-from aster_jax.train import optim, step
-from experiments.benchmarks import train_gpu_kernels, train_gpu_ways
+from aster_jax.train import step
+from experiments.benchmarks import train_gpu_kernels, train_gpu_ways, train_recipe
 from experiments.benchmarks.train_gpu_cases import (
     TINY, case, late, model, packed_rows, say, seconds, sizes, squares,
 )  # fmt: skip
@@ -76,17 +74,7 @@ class Update:
         return dataclasses.asdict(self)
 
 
-def optimiser(moments_dtype: str):
-    """As in the recipe."""
-    return optim.build(
-        optim.OptimConfig(
-            learning_rate=1e-6, warmup_steps=0, decay_steps=0, final_fraction=1.0, beta1=0.9,
-            beta2=0.95, weight_decay=0.0, clip_norm=1.0, moments_dtype=moments_dtype,
-        )
-    )  # fmt: skip
-
-
-LOSS = functools.partial(grpo.loss_fn, grpo=grpo.GrpoConfig(0.2, 0.28, 10.0, 0.0, False, 1.0))
+LOSS = train_recipe.policy(on_policy=False)
 
 
 @contextlib.contextmanager
@@ -102,7 +90,7 @@ def attending(attend):
 
 def lower(update: Update, ways, mesh):
     """The step's program before it is compiled, and its batch."""
-    cfg, tx = model(update.preset), optimiser(update.moments)
+    cfg, tx = model(update.preset), train_recipe.optimiser(update.moments)
     cfg = dataclasses.replace(cfg, keep_attention=update.remat == "keep")
     batch, tokens, squared = policy_batch(update.row_tokens, *sizes()[update.row_tokens])
     state = step.abstract_state(cfg, tx, mesh)
@@ -114,7 +102,7 @@ def lower(update: Update, ways, mesh):
 
 def run_update(update, compiled, batch, tokens, squared, mesh, ceiling) -> float:
     """Times one compiled step on a fresh state; the share of the ceiling that it reaches."""
-    cfg, tx = model(update.preset), optimiser(update.moments)
+    cfg, tx = model(update.preset), train_recipe.optimiser(update.moments)
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     say("memory", **update.names(), gib=round((held + memory.temp_size_in_bytes) / 2**30, 1),

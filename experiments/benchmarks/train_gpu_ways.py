@@ -66,7 +66,7 @@ def ours(interpret, tiles, q_BTNH, k_BKHS, v_BKSH, segments_BS, *_, **__):
 
 def plain(q_BTNH, k_BKHS, v_BKSH, segments_BS, accum_dtype="float32", **_):
     """`packed_attention`."""
-    blocks = (min(packed_attention.QUERIES, q_BTNH.shape[1]), packed_attention.KEYS)
+    blocks = (min(packed_attention.BLOCK, q_BTNH.shape[1]), packed_attention.BLOCK)
     return packed_attention.attend(
         accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, packed_attention.starts(segments_BS),
         jnp.int32(0),

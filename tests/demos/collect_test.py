@@ -52,7 +52,7 @@ def test_every_style_is_right(problems, executor, style, calls):
 def test_every_possible_slip_fails_in_the_tool_and_is_repaired(problems, executor):
     for problem in problems[: len(ALL)]:
         session = executor.open(seed=0)
-        for step in scripts.dense(problem.family, families.numbers(problem)):
+        for step in render.dense(problem.family, families.numbers(problem)):
             if step.slip:
                 assert executor.run(session, step.slip).status == "error", step
             assert executor.run(session, step.code).status == "ok", step

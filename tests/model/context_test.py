@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aster_jax import mesh as meshes
-from aster_jax.model import attention, context, logprobs
+from aster_jax.model import attention, context, logprobs, packed_attention
 from aster_jax.train import step
 
 
@@ -68,9 +68,10 @@ def test_no_device_computes_or_holds_more_than_its_part_of_a_row(tiny):
     params = step.abstract_params(tiny, mesh)
     text = logprobs.score.lower(params, ints, ints, ints, cfg=cfg).compile().as_text()
     products = re.findall(r"= f32\[([\d,]+)\]\S* dot\(", text)
-    mine = 4096 // 8  # tokens, or the two query heads of a key head and the tokens of a stretch
-    assert all(f"{mine}," in product for product in products), products
+    mine = 4096 // 8  # tokens
+    block = packed_attention.CPU_BLOCK  # queries, of the two query heads of a key head each
+    assert all(f"{mine}," in p or f"2,{2 * block}," in p for p in products), products
     # Scores are made in blocks of keys, never of a whole row.
-    assert "2,512,256" in products and not [p for p in products if "4096" in p]
+    assert f"2,{2 * block},{block}" in products and not [p for p in products if "4096" in p]
     fetched = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", text)
     assert not [s for s in fetched if "4096,32" in s], fetched

@@ -181,6 +181,38 @@ def test_bfloat16_gradients_are_exact_to_its_last_bit_as_the_naive_ones_are(tied
         assert 0 < ours < 2**-8 and 0 < naive < 2**-8
 
 
+@pytest.mark.parametrize("wanted", [0, 1, 8, 21, 22])
+def test_only_what_is_wanted(tiny, params, monkeypatch, wanted):
+    """The first `wanted` of 22 tokens in an order by chance: values and gradients of all rows."""
+    weight = np.zeros(TOKENS.size, np.float32)
+    weight[np.random.default_rng(0).permutation(TOKENS.size)[:wanted]] = 1.5
+    weight = weight.reshape(TOKENS.shape)
+
+    def total(p, some):
+        logp, entropy = logprobs.token_logprobs(
+            p, tiny, TOKENS, POSITIONS, SEGMENTS, 0.7, weight > 0 if some else None
+        )
+        return jnp.sum(weight * logp), jnp.where(weight > 0, jnp.stack([logp, entropy]), 0)
+
+    grad = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+    expected, expected_grads = grad(params, False)
+    monkeypatch.setattr(logprobs, "MANY_SCORES", 0)
+    monkeypatch.setattr(logprobs, "SIZES", 3)
+    jax.clear_caches()
+    found, grads = grad(params, True)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max() + 1))
+
+
+def test_what_is_not_wanted_is_not_computed(tiny, monkeypatch):
+    """On one CPU with many scores; not on a mesh, elsewhere, or for few."""
+    monkeypatch.setattr(logprobs, "MANY_SCORES", 100 * tiny.vocab_size)
+    assert logprobs._leaves_out(tiny, 100) and not logprobs._leaves_out(tiny, 99)
+    assert not logprobs._leaves_out(dataclasses.replace(tiny, platform="gpu"), 100)
+    assert not logprobs._leaves_out(meshes.lay_out(tiny, meshes.build(1, 8, 1)), 100)
+
+
 def test_every_device_works_on_its_own_tokens_and_its_part_of_a_block(eight_devices):
     """No product has all tokens or, in the vocabulary, all of a block."""
     V, R, D = 3840, 1024, 96

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aster_jax.model import matmul
 
@@ -33,3 +34,22 @@ def test_gradients_of_float64_sums_by_hand():
     assert value == 2 * (1 + -1) and dx.dtype == dw.dtype == jnp.float32
     np.testing.assert_array_equal(dx, [6, 18])
     np.testing.assert_array_equal(dw, [[6, -2], [6, -2]])
+
+
+@pytest.mark.parametrize(
+    ("equation", "a", "b"),
+    [("BTD,DNH->BTNH", (1, 5, 4), (4, 3, 2)), ("BTNH,NHD->BTD", (2, 5, 3, 2), (3, 2, 4)),
+     ("BTD,DNH->BTNH", (1, 1, 4), (4, 1, 2)), ("BKRS,BKSH->BKRH", (2, 1, 5, 3), (2, 1, 3, 4))],
+)  # fmt: skip
+def test_gradients_are_those_of_einsum(equation, a, b):
+    """In the shapes of their operands, axes of length 1 included."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    operands = [jax.random.normal(k, s) for k, s in zip(keys, (a, b), strict=True)]
+
+    def grads(product):
+        return jax.grad(lambda a, b: jnp.sum(jnp.sin(product(a, b))), argnums=(0, 1))(*operands)
+
+    found = grads(lambda a, b: matmul.einsum(equation, a, b, "float32"))
+    expected = grads(lambda a, b: jnp.einsum(equation, a, b))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)

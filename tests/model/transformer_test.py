@@ -131,11 +131,17 @@ def test_remat_and_the_form_for_decoding_change_nothing(tiny, params):
 
     grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     value, grads = grad(params, tiny)
-    again, regrads = grad(params, dataclasses.replace(tiny, remat=True))
-    assert float(value) == pytest.approx(float(again), rel=1e-6)
     largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads))
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(regrads), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * largest)
+    products = []
+    for keep in (False, True):
+        cfg = dataclasses.replace(tiny, remat=True, keep_products=keep)
+        again, regrads = grad(params, cfg)
+        products.append(str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, cfg)).count("= dot_general"))
+        assert float(value) == pytest.approx(float(again), rel=1e-6)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(regrads), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * largest)
+    # A layer's seven weights; `down` needs none of its own result and is in neither.
+    assert products[0] - products[1] == 6, products
     unrolled = transformer.for_decoding(params)
     assert isinstance(unrolled["layers"], tuple) and len(unrolled["layers"]) == 2
     _, unrolled_grads = grad(unrolled, tiny)
