@@ -8,6 +8,7 @@ the library leaves open is chosen for speed on a CPU: no gradient checkpointing,
 tokens capped as ours are, rewards by a comparison of strings.
 """
 
+import ast
 import contextlib
 import io
 import json
@@ -41,13 +42,19 @@ class Interpreter:
             code: The code to run.
 
         Returns:
-            What it printed.
+            What it printed, and the value of a last expression.
         """
         Interpreter.calls += 1
         printed = io.StringIO()
         try:
+            body, last = ast.parse(code).body, None
+            if body and isinstance(body[-1], ast.Expr):
+                last = ast.Expression(body.pop().value)
             with contextlib.redirect_stdout(printed):
-                exec(compile(code, "<cell>", "exec"), self._names)
+                exec(compile(ast.Module(body, []), "<cell>", "exec"), self._names)
+                value = last and eval(compile(last, "<cell>", "eval"), self._names)
+                if value is not None:
+                    print(value)
         except BaseException as error:  # model-written code may raise anything, SystemExit too
             printed.write(traceback.format_exception_only(error)[-1])
         return printed.getvalue().strip()[:RESULT_CHARACTERS]
