@@ -92,13 +92,13 @@ class Ours:
         """The same for the peer."""
         c, asked = self._c, [p for at in range(steps) for p in self.problems(at)]
         longest = max(len(self.policy.prompt_ids(p.question)) for p in asked)
-        same = {f.name for f in dataclasses.fields(Work)} & set(c)
-        return Work(
-            questions=[(p.question, p.answer) for p in asked], problems=c.prompts,
-            samples=c.group, completion_tokens=c.context_tokens - longest,
-            temperature=self._config.rollout.temperature, micro_rows=micro_rows, threads=threads,
-            **{name: c[name] for name in same} | {"steps": steps},
-        )  # fmt: skip
+        names = {f.name for f in dataclasses.fields(Work)} & set(c)
+        return Work(**{name: c[name] for name in names} | {
+            "questions": [(p.question, p.answer) for p in asked], "steps": steps,
+            "problems": c.prompts, "samples": c.group, "threads": threads,
+            "completion_tokens": c.context_tokens - longest, "micro_rows": micro_rows,
+            "temperature": self._config.rollout.temperature,
+        })  # fmt: skip
 
     def step(self, at: int, warm_up: bool = False) -> dict:
         """Step `at`, from 0: rollout with the tool, rewards, update.
