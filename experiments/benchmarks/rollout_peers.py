@@ -148,6 +148,8 @@ def openvino_generate(
     Returns, Raises: as `transformers_generate`.
     """
     check_interpreter(python, OPENVINO)
+    if not pathlib.Path(gguf_file).exists():
+        raise ValueError(f"{gguf_file} does not exist; make it with write_half")
     counts = (batch, new_tokens, threads, repeats)
     return run_script(python, "rollout_openvino.py", gguf_file, workload, *counts)
 
