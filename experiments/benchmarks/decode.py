@@ -65,6 +65,7 @@ class Cell:
     page_tokens: int
     capacity: int
     attention: str
+    dtype: str = DTYPE
 
     @property
     def sizes(self) -> engine.EngineConfig:
@@ -74,7 +75,7 @@ class Cell:
         return engine.EngineConfig(
             slots=self.batch, capacity=self.capacity, page_tokens=self.page_tokens,
             pool_tokens=pages * self.page_tokens, steps_per_dispatch=self.steps, prefill_rows=1,
-            prefill_buckets=(self.page_tokens,), dtype=DTYPE, attention=self.attention,
+            prefill_buckets=(self.page_tokens,), dtype=self.dtype, attention=self.attention,
         )  # fmt: skip
 
 
@@ -117,9 +118,9 @@ def lacking(cfg: config.ModelConfig, cell: Cell, memory: int) -> str:
     )
 
 
-def make_weights(cfg: config.ModelConfig, programs: engine.Programs) -> dict:
+def make_weights(cfg: config.ModelConfig, programs: engine.Programs, dtype: str = DTYPE) -> dict:
     """Random weights in the form that decoding reads."""
-    cfg = dataclasses.replace(cfg, param_dtype=DTYPE)
+    cfg = dataclasses.replace(cfg, param_dtype=dtype)
     return programs.adopt(jax.jit(transformer.init_params, static_argnums=0)(cfg, jax.random.key(0)))
 
 

