@@ -32,7 +32,7 @@ LAYERS = (
     ("demos.sources",),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
     ("named",),
-    ("export", "chat", "serve"),
+    ("export", "chat", "serve", "report.__main__"),
     ("studies",),
     ("main",),
     ("command",),

@@ -41,25 +41,15 @@ _START, _END, _THINK, _END_THINK, _CALL, _END_CALL, _RESULT, _END_RESULT = CONTR
 _END_OF_TEXT = "<|endoftext|>"
 _TAGS = re.compile("(" + "|".join(map(re.escape, CONTROL)) + ")")
 _BROKEN = re.compile("<(?=" + "|".join(re.escape(tag[1:]) for tag in CONTROL) + ")")
-_BEFORE_TOOLS = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-_AFTER_TOOLS = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and "
-    f"arguments within {_CALL}{_END_CALL} XML tags:\n{_CALL}\n"
-    f'{{"name": <function-name>, "arguments": <args-json-object>}}\n{_END_CALL}'
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
     """One sampled turn, read: an answer, a tool call, or a call that cannot be run.
 
-    `text` is what stands outside think blocks: the final text of an answer, else what
-    precedes the call. `code` is set for calls, `reason` for malformed turns (and for an
-    answer that is empty because its think block never closed). `thought` is what stands in
-    them.
+    `text` is what stands outside think blocks, `thought` what stands inside: the final text
+    of an answer, else what precedes the call. `code` is set for calls, `reason` for malformed
+    turns (and for an answer that is empty because its think block never closed).
     """
 
     kind: Literal["answer", "call", "malformed"]
@@ -159,13 +149,7 @@ def stop_ids(tokenizer, style: str) -> tuple[int, ...]:
 
 def detect_style(template: str | None) -> str:
     """The style that a checkpoint's own chat template (Jinja source) stands for."""
-    if template is None:
-        return "chatml"
-    ours = templates.style_of(template, STYLES)
-    if ours is not None or _THINK not in template:
-        return "chatml" if ours is None else ours
-    opened = r"assistant\n<think>\n'" in template
-    return "qwen3_thinking_2507" if opened else "qwen3"
+    return "chatml" if template is None else templates.detect(template, STYLES)
 
 
 def template(style: str) -> str:
@@ -176,7 +160,7 @@ def template(style: str) -> str:
     that follows if the thought is empty.
     """
     _check(style)
-    return templates.source(style, _BEFORE_TOOLS, _AFTER_TOOLS, _opening(style)[0].text)
+    return templates.source(style, _opening(style)[0].text)
 
 
 # Messages -> pieces.
@@ -190,7 +174,7 @@ def _pieces(messages, tools, style, add_generation_prompt) -> list[_Piece]:
         pieces += [_given(f"{_START}system\n")]
         pieces += [_plain(system), _given("\n\n")] if system is not None else []
         schemas = "".join("\n" + json.dumps(t, ensure_ascii=False) for t in tools)
-        pieces += [_given(_BEFORE_TOOLS), _plain(schemas), _given(f"{_AFTER_TOOLS}{_END}\n")]
+        pieces += [_given(templates.BEFORE_TOOLS), _plain(schemas), _given(f"{templates.AFTER_TOOLS}{_END}\n")]
     elif system is not None:
         pieces += _turn("system", system)
     results = []

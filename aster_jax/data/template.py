@@ -5,6 +5,16 @@ checkpoint's original template drops the thoughts of earlier turns; a model trai
 always seen them, so an export carries this one.
 """
 
+# What stands around the schemas of tools.
+BEFORE_TOOLS = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+AFTER_TOOLS = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and "
+    "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
 _NAME = "{#- aster_jax chat template, thoughts of all turns kept: %s -#}\n"
 # One turn of each kind as `chat._pieces` writes it. What depends on the style is set before.
 _BODY = r"""
@@ -81,18 +91,21 @@ _BODY = r"""
 """
 
 
-def source(style: str, before_tools: str, after_tools: str, generation: str) -> str:
-    """Jinja source: a style by name, the texts around tool schemas, and the opened turn."""
+def source(style: str, generation: str) -> str:
+    """Jinja source: a style by name, and the opened turn."""
     always = "false" if style == "chatml" else "true"
-    body = _BODY.replace("BEFORE_TOOLS", _quoted(before_tools))
-    body = body.replace("AFTER_TOOLS", _quoted(after_tools))
+    body = _BODY.replace("BEFORE_TOOLS", _quoted(BEFORE_TOOLS))
+    body = body.replace("AFTER_TOOLS", _quoted(AFTER_TOOLS))
     body = body.replace("GENERATION", _quoted(generation)).strip("\n")
     return f"{_NAME % style}{{%- set always_thinks = {always} %}}\n{body}\n"
 
 
-def style_of(template: str, styles) -> str | None:
-    """The style that `source` was called with, or None for a template from elsewhere."""
-    return next((style for style in styles if template.startswith(_NAME % style)), None)
+def detect(template: str, styles) -> str:
+    """The style that a template was made for: `source`'s, else by how it thinks."""
+    ours = next((style for style in styles if template.startswith(_NAME % style)), None)
+    if ours is not None or "<think>" not in template:
+        return ours or "chatml"
+    return "qwen3_thinking_2507" if r"assistant\n<think>\n'" in template else "qwen3"
 
 
 def _quoted(text: str) -> str:

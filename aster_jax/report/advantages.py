@@ -12,36 +12,47 @@ from aster_jax import types
 from aster_jax.report import records
 from aster_jax.rl import batch
 
-_KEYS = ("divide_by_std", "truncated", "min_group")
+_ENDS = (
+    "turn_budget", "token_budget", "context_budget", "call_budget", "malformed", "deadline",
+)  # fmt: skip
+_KEYS = ("loss", "divide_by_std", "min_group", "mask_void", *(f"on_{end}" for end in _ENDS))
 
 
 def fill(rows: Sequence[dict], config: dict) -> None:
     """Set `advantage` of the rows (`entries.row`) of one run that an update trained on.
 
-    Nothing where the config, of an older version, lacks a key that decides it.
+    Nothing where the config, of an older version, lacks a key that decides it, nor where
+    tokens and turns decide, of which a row does not tell (soft budgets, void turns).
     """
     for stage in records.RL_STAGES:
-        known = {**config.get("rl", {}), **_given(config.get(stage, {}))}
+        known = {**_given(config, "rl"), **_given(config, stage)}
         if not set(_KEYS) <= known.keys():
             continue
-        keys = {key: known[key] for key in _KEYS}
+        ends = {end: known[f"on_{end}"] for end in _ENDS}
+        if known["mask_void"] or "soft" in ends.values():
+            continue
+        rules = batch.Rules(
+            divide_by_std=known["divide_by_std"] and known["loss"] != "dr_grpo",
+            min_group=known["min_group"], ends=ends,
+        )  # fmt: skip
         steps: dict[int, list[dict]] = {}
         for row in rows:
             if row["stage"] == stage:
                 steps.setdefault(row["step"], []).append(row)
         for members in steps.values():
-            _of_step(members, keys)
+            _of_step(members, rules)
 
 
-def _given(section: dict) -> dict:
-    return {key: value for key, value in section.items() if value is not None}
+def _given(config: dict, section: str) -> dict:
+    keys = config[section] if section in config else {}
+    return {key: value for key, value in keys.items() if value is not None}
 
 
-def _of_step(members, keys):
+def _of_step(members, rules):
     problems = {p: i for i, p in enumerate(dict.fromkeys(r["problem"] for r in members))}
     groups = np.array([problems[r["problem"]] for r in members])
     scored = [_scored(i, row) for i, row in enumerate(members)]
-    kept, _, found = batch.prepare(scored, groups, **keys)
+    kept, _, found = batch.prepare(scored, groups, rules)
     for s, advantage in zip(kept, found, strict=True):
         members[s.trajectory.sample]["advantage"] = round(float(advantage), 4)
 

@@ -95,7 +95,7 @@ def differing_keys(runs: Runs) -> tables.Table:
     flat = [_flat(found.config) for found in runs.values()]
     rows = []
     for key in sorted({key for config in flat for key in config}):
-        values = [config.get(key, tables.NOTHING) for config in flat]
+        values = [config[key] if key in config else tables.NOTHING for config in flat]
         if len(set(values)) > 1:
             rows.append((key, *(v if len(v) <= 60 else v[:57] + "..." for v in values)))
     return tables.Table("What differs in the configs", ("key", *runs), tuple(rows))

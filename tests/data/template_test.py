@@ -12,13 +12,14 @@ from aster_jax.data import chat, template
 
 @pytest.mark.parametrize("style", chat.STYLES)
 def test_a_template_says_which_style_it_is(style):
-    assert template.style_of(chat.template(style), chat.STYLES) == style
     assert chat.detect_style(chat.template(style)) == style
 
 
-def test_other_templates_say_nothing():
-    assert template.style_of("{{ messages }}", chat.STYLES) is None
-    assert template.style_of("", chat.STYLES) is None
+def test_other_templates_are_told_by_how_they_think():
+    for text in ("{{ messages }}", "", None):
+        assert chat.detect_style(text) == "chatml"
+    assert chat.detect_style("{{ '<think>' }}") == "qwen3"
+    assert chat.detect_style(r"{{ '<|im_start|>assistant\n<think>\n' }}") == "qwen3_thinking_2507"
 
 
 @pytest.mark.parametrize("style", chat.STYLES)
@@ -46,12 +47,12 @@ def test_it_writes_the_text_of_render(style):
             assert text == chat.render_text(talk[:stop], tools, style)
 
 
-def test_any_text_can_stand_around_the_tools():
+def test_any_text_can_open_a_turn():
     jinja2 = pytest.importorskip("jinja2", reason="needs jinja2 (extra: peers)")
     odd = "it's \\n {{ x }} {% y %}\n\"end\""
-    source = template.source("chatml", odd, odd[::-1], odd)
+    source = template.source("chatml", odd)
     talk = [{"role": "user", "content": "hi"}]
     text = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source).render(
         messages=talk, tools=["t"], add_generation_prompt=True
     )  # fmt: skip
-    assert odd in text and odd[::-1] in text and text.endswith(odd)
+    assert template.AFTER_TOOLS in text and text.endswith(odd)

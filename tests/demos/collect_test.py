@@ -7,7 +7,7 @@ import pytest
 
 from aster_jax import tools
 from aster_jax.data import chat, tokenizer
-from aster_jax.demos import collect, families, render, teacher, transcript, walks
+from aster_jax.demos import collect, families, render, scripts, teacher, transcript, walks
 from aster_jax.reward import verify
 
 ALL = tuple(f for f in families.FAMILIES if f not in walks.SIZES)  # teacher_test.py has those
@@ -52,7 +52,7 @@ def test_every_style_is_right(problems, executor, style, calls):
 def test_every_possible_slip_fails_in_the_tool_and_is_repaired(problems, executor):
     for problem in problems[: len(ALL)]:
         session = executor.open(seed=0)
-        for step in render.dense(problem.family, families.numbers(problem)):
+        for step in scripts.dense(problem.family, families.numbers(problem)):
             if step.slip:
                 assert executor.run(session, step.slip).status == "error", step
             assert executor.run(session, step.code).status == "ok", step

@@ -5,9 +5,13 @@ import pytest
 from aster_jax.report import advantages
 
 CONFIG = {
-    "rl": {"divide_by_std": True, "truncated": "mask", "min_group": 0.5},
-    "rl2": {"divide_by_std": False, "truncated": None},
-}
+    "rl": {
+        "loss": "clip", "divide_by_std": True, "min_group": 0.5, "mask_void": False,
+        "on_turn_budget": "mask", "on_token_budget": "mask", "on_context_budget": "mask",
+        "on_call_budget": "keep", "on_malformed": "keep", "on_deadline": "drop",
+    },
+    "rl2": {"divide_by_std": False, "on_token_budget": None},
+}  # fmt: skip
 
 
 def rows(stage, **last):
@@ -39,6 +43,16 @@ def test_what_is_lost_or_masked_has_none():
 
 def test_an_older_config_gives_none():
     assert found("rl1", {"name": "old"}) == [None] * 4
+
+
+def test_what_a_row_cannot_tell_is_not_guessed():
+    for section in ({"mask_void": True}, {"on_token_budget": "soft"}):
+        assert found("rl1", {"rl": CONFIG["rl"] | section}) == [None] * 4
+
+
+def test_without_the_deviation_where_the_loss_has_none():
+    without = {"rl": CONFIG["rl"] | {"loss": "dr_grpo"}}
+    assert found("rl1", without) == pytest.approx([0.75, -0.25, -0.25, -0.25])
 
 
 def test_the_evaluation_has_none():
