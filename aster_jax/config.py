@@ -128,6 +128,7 @@ def _teacher():
     c.system = ""  # said to the teacher first, and not part of a demonstration
     c.problems = 0  # asked; 0 = as many as demos.count
     c.samples = 1  # conversations per problem
+    c.show_tool = True  # it is sent the tool's schema
     c.temperature = 1.0  # of the teacher
     c.top_p = 1.0  # of the teacher
     c.turn_tokens = 4096  # it may write per turn

@@ -14,23 +14,20 @@ from aster_jax.errors import InputError
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _END_OF_TURN = chat.CONTROL[1]
 _THOUGHTS = ("reasoning_content", "reasoning")
-UNPARSED = (
-    "it writes calls as text: start the server with its tool parser, or ask it with "
-    "demos.teacher.api=completions"
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class How:
     """What a teacher is asked for; the fields are the keys `demos.teacher.NAME` (config.py).
 
-    `style` is the markup of raw text; `extra` are fields added to every request, or taken
+    `show_tool`: the tool's schema is sent. `style` is the markup of raw text; `extra` are fields added to every request, or taken
     out of it where they are None.
     """
 
     api: str
     model: str
     system: str
+    show_tool: bool
     temperature: float
     top_p: float
     reasoning_back: bool
@@ -66,7 +63,7 @@ def begin(how: How, question: str):
     """The history before the teacher's first turn."""
     said = [{"role": "system", "content": how.system}] if how.system else []
     said.append({"role": "user", "content": question})
-    return said if how.api == "chat" else chat.raw_prompt(said, [chat.TOOL], how.style)
+    return said if how.api == "chat" else chat.raw_prompt(said, _schemas(how), how.style)
 
 
 def request(how: How, history, seed: int, max_tokens: int) -> dict:
@@ -76,11 +73,15 @@ def request(how: How, history, seed: int, max_tokens: int) -> dict:
         "max_tokens": max_tokens, "stream": False,
     }  # fmt: skip
     if how.api == "chat":
-        made |= {"messages": history, "tools": [chat.TOOL]}
+        made |= {"messages": history, "tools": _schemas(how)}
     else:
         made |= {"prompt": history, "stop": [_END_OF_TURN]}
     made |= how.extra
     return {field: value for field, value in made.items() if value is not None}
+
+
+def _schemas(how) -> list | None:
+    return [chat.TOOL] if how.show_tool else None
 
 
 def after_turn(how: How, history, spoken: Spoken):
@@ -128,12 +129,15 @@ def _raw_turn(how, choice, finish) -> Spoken | str:
         return "the choice has no text"
     text = choice["text"].partition(_END_OF_TURN)[0]
     turn = chat.parse_text(text, how.style)
-    made = ()
-    if turn.kind == "call":
-        made = (Call(turn.code, "", {"name": calls.TOOL_NAME, "arguments": {"code": turn.code}}),)
-    elif turn.kind == "malformed":
-        made = (Call("", turn.reason, {"name": calls.TOOL_NAME, "arguments": text}),)
-    return Spoken(turn.text, turn.thought or None, made, finish, text)
+    return Spoken(turn.text, turn.thought or None, _written(turn, text), finish, text)
+
+
+def _written(turn: chat.Turn, text: str) -> tuple[Call, ...]:
+    """The call that a turn makes in its text."""
+    if turn.kind == "answer":
+        return ()
+    arguments = {"code": turn.code} if turn.kind == "call" else text
+    return (Call(turn.code, turn.reason, {"name": calls.TOOL_NAME, "arguments": arguments}, "call_0"),)
 
 
 def _turn(how, choice, finish) -> Spoken | str:
@@ -160,8 +164,12 @@ def _turn(how, choice, finish) -> Spoken | str:
     if "</think>" in content or "<tool_call>" in content:
         begun = content.lstrip().startswith("<think>") or "</think>" not in content
         turn = chat.parse_text(content, "qwen3" if begun else "qwen3_thinking_2507")
-        if turn.kind != "answer":
-            return UNPARSED
+        # A server without a parser of thoughts or calls leaves them in the text.
+        # What goes back to it is a call again, for text of a message is no markup.
+        if not made and (made := _written(turn, content)):
+            back |= {"content": turn.text, "tool_calls": [_sent(call) for call in made]}
+            if turn.thought and how.reasoning_back:
+                back[_THOUGHTS[0]] = turn.thought
         content, thought = turn.text, thought or turn.thought
     return Spoken(content, thought, made, finish, back)
 

@@ -19,7 +19,7 @@ from aster_jax.demos import crowd, dialects, endpoint, ledger, talk
 from aster_jax.errors import GaveUp, InputError, Leaving
 from tests.demos import made_server
 
-HOW = dialects.How("chat", "made", "", 1.0, 1.0, True, "qwen3", {})
+HOW = dialects.How("chat", "made", "", True, 1.0, 1.0, True, "qwen3", {})
 BUDGETS = talk.Budgets(turn_tokens=50, response_tokens=200, max_calls=5, max_malformed=1)
 
 
@@ -64,7 +64,7 @@ def check(account, server, path, count):
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_conversations_use_the_tool_and_keep_what_was_thought(executor, tmp_path, api):
-    how = dialects.How(api, "made", "Use the tool.", 1.0, 1.0, True, "qwen3", {})
+    how = dialects.How(api, "made", "Use the tool.", True, 1.0, 1.0, True, "qwen3", {})
     with made_server.Server() as server:
         made, account = collect(server, tmp_path / "j.jsonl", executor, how=how)
         check(account, server, tmp_path / "j.jsonl", 4)
@@ -147,6 +147,7 @@ def bad_call(arguments, name="code_interpreter"):
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
+WRITTEN = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "1"}}\n</tool_call>'
 ANSWER = {"role": "assistant", "content": "It is \\boxed{1}."}
 
 
@@ -163,7 +164,8 @@ ANSWER = {"role": "assistant", "content": "It is \\boxed{1}."}
         ([made_server.calls("x = 5", "x += 1; x"), ANSWER], "answered", ("ok", "ok")),
         ([made_server.calls("1/0"), ANSWER], "answered", ("error",)),
         ([{"content": "  "}], "empty", ()),
-        ([{"content": "<tool_call>\n{}\n</tool_call>"}], "garbage", ()),
+        ([{"content": "<tool_call>\n{}\n</tool_call>"}, ANSWER], "answered", ("malformed",)),
+        ([{"content": WRITTEN}, ANSWER], "answered", ("ok",)),  # a server without a parser
     ],
 )  # fmt: skip
 def test_what_a_teacher_writes_is_a_value(executor, tmp_path, said, reason, statuses):
