@@ -29,7 +29,7 @@ LAYERS = (
     ("rl.progress", "rl.update", "rl.validate"),
     ("eval.arms", "eval.episodes", "eval.results"),
     ("demos.run", "sft.run", "rl.run", "rl.filter", "eval.run", "report.run"),
-    ("main", "export"),
+    ("main", "export", "report.__main__"),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # Besides the `run.py` of a stage, main.py, and the tool executor, which is all about the

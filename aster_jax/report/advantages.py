@@ -21,7 +21,8 @@ def fill(rows: Sequence[dict], config: dict) -> None:
     Nothing where the config, of an older version, lacks a key that decides it.
     """
     for stage in records.RL_STAGES:
-        known = {**config.get("rl", {}), **_given(config.get(stage, {}))}
+        sections = [config[name] for name in ("rl", stage) if name in config]
+        known = {key: value for section in sections for key, value in _given(section).items()}
         if not set(_KEYS) <= known.keys():
             continue
         keys = {key: known[key] for key in _KEYS}

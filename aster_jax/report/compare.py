@@ -94,8 +94,8 @@ def differing_keys(runs: Runs) -> tables.Table:
     """The keys whose values are not the same in all configs."""
     flat = [_flat(found.config) for found in runs.values()]
     rows = []
-    for key in sorted({key for config in flat for key in config}):
-        values = [config.get(key, tables.NOTHING) for config in flat]
+    for key in sorted({key for keys in flat for key in keys}):
+        values = [keys[key] if key in keys else tables.NOTHING for keys in flat]
         if len(set(values)) > 1:
             rows.append((key, *(v if len(v) <= 60 else v[:57] + "..." for v in values)))
     return tables.Table("What differs in the configs", ("key", *runs), tuple(rows))
