@@ -41,20 +41,21 @@ def export_episodes(files: list[pathlib.Path], form: str, out: pathlib.Path, mod
     """
     if out.exists():
         raise InputError(f"{out} is there already; give another --out")
-    count = 0
+    count, partial = 0, out.with_name(out.name + ".partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if form == "atif":
-            out.mkdir(parents=True)
+            partial.mkdir(exist_ok=True)
         else:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            lines = stack.enter_context(open(out, "w", encoding="utf-8"))
+            lines = stack.enter_context(open(partial, "w", encoding="utf-8"))
         for record in _records(files):
             count += 1
             if form == "atif":
-                made = json.dumps(record(atif.to_trajectory, model, __version__)) + "\n"
-                (out / f"{count:06d}.json").write_text(made, "utf-8")
+                text = json.dumps(record(atif.to_trajectory, model, __version__)) + "\n"
+                (partial / f"{count:06d}.json").write_text(text, "utf-8")
             else:
                 lines.write(json.dumps(record(conversation.to_line), ensure_ascii=False) + "\n")
+    partial.rename(out)  # so that what is there is whole
     return count
 
 

@@ -8,7 +8,6 @@ log-probs of what it sampled travel in the step's metrics.
 import json
 
 from aster_jax import types
-from aster_jax.data import turns
 from aster_jax.errors import InputError
 from aster_jax.interchange import conversation
 from aster_jax.rollout import record as records

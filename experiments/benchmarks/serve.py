@@ -3,7 +3,8 @@
 The same requests, all at once, answered by the engine alone (handed in together, read when all
 have ended) and through HTTP by clients in another process: whole answers, and streams. One
 process has engine and server, so both use the same compiled programs; the ways take turns.
-Tokens are counted in each: same seeds, so about the same tokens.
+Tokens are counted in each: same seeds, so about the same tokens. Processor time is told beside,
+of this process and of the event loop in it, for machines that others use too.
 """
 
 import argparse
@@ -76,11 +77,12 @@ def alone(engine, asked) -> dict:
     capacity = engine.sizes.capacity
     budgets = live.Budgets(capacity, capacity, capacity, 0, 1, 0, math.inf, math.inf, math.inf)
     loop = engine.begin(budgets)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     made = loop.run(rows)
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     engine.end()
-    return {"seconds": seconds, "tokens": sum(sum(t.loss_mask) for t in made)}
+    return {"seconds": seconds, "cpu_s": used, "http_s": 0.0,
+            "tokens": sum(sum(t.loss_mask) for t in made)}  # fmt: skip
 
 
 def served(engine, name, asked) -> dict:
@@ -97,18 +99,26 @@ def served(engine, name, asked) -> dict:
         log_level="warning", access_log=False,
     )  # fmt: skip
     server, sock = uvicorn.Server(config), config.bind_socket()
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])))
+    http_s = []
+
+    def run():
+        asyncio.run(server.serve(sockets=[sock]))
+        http_s.append(time.thread_time())  # of the event loop, the engine has a thread of its own
+
+    thread = threading.Thread(target=run)
     thread.start()
     while not server.started:
         time.sleep(0.05)
+    used = time.process_time()
     command = [sys.executable, "-m", "experiments.benchmarks.serve", "--client"]
     done = subprocess.run(
         [*command, str(sock.getsockname()[1])], input=json.dumps(asked), capture_output=True,
         text=True, check=True,
     )  # fmt: skip
+    used = time.process_time() - used
     server.should_exit = True
     thread.join()
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"cpu_s": used, "http_s": http_s[0]}
 
 
 def measure(a) -> None:
@@ -132,7 +142,8 @@ def measure(a) -> None:
             got = way()
             rate = got["tokens"] / got["seconds"]
             print(f"{'warm-up' if not i else i}: {name}: {got['seconds']:.2f} s, "
-                  f"{got['tokens']} tokens, {rate:.0f} tokens/s", flush=True)  # fmt: skip
+                  f"{got['tokens']} tokens, {rate:.0f} tokens/s; processor {got['cpu_s']:.2f} s, "
+                  f"of which HTTP {got['http_s']:.2f} s", flush=True)  # fmt: skip
             rates[name] += [rate] if i else []
     for name, found in rates.items():
         ratio = statistics.median(

@@ -264,3 +264,15 @@ def test_the_openai_client(server):
         client.chat.completions.create(model="talker", messages=MESSAGES, presence_penalty=1.0)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
+
+
+def test_other_addresses_have_to_be_asked_for(monkeypatch, capsys):
+    from aster_jax.serve import __main__ as command
+
+    for host in ("0.0.0.0", "::", "10.1.2.3", "example.com"):
+        monkeypatch.setattr("sys.argv", ["serve", "--model", "no/such", "--host", host])
+        assert command.main() == 1
+        assert "--allow_remote" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["serve", "--model", "no/such", "--host", "::1"])
+    assert command.main() == 1
+    assert "no/such" in capsys.readouterr().err
