@@ -61,4 +61,4 @@ def test_every_member_of_a_study_can_run(name, size):
     assert c.name == (f"{name}-{size}" if size else name)
     for member in [*plan.bases(c), *plan.members(c)]:
         plan.config_of(c, member)
-    assert len(plan.members(c)) == len(c.study.seeds) * (len(c.study.variants) - 2)
+    assert len(plan.members(c)) == len(c.study.seeds) * (len(c.study.variants) - len(c.study.base))

@@ -1,38 +1,25 @@
 """The test bed of the studies: a small model on which the interaction with its tool can collapse.
 
 A 2-layer model from scratch and problems of graded difficulty (`aster_jax/demos/walks.py`). The
-base that every member starts from is trained on solutions written in text and, a little, on
-traces of the tool, as a pretrained model is: it answers a part of the easy walks in text and
-next to none of the hard ones, so that at first it is text that earns, while only the tool can
-earn on the hard ones later. Imported by the studies; it is no experiment of its own.
+base that every member starts from is trained on solutions written in text and, at first, on
+traces of the tool: it answers about half of the easy walks in text and none of the hard ones, so
+that at first it is text that earns, while only the tool can earn on the hard ones later. Imported
+by the studies; it is no experiment of its own.
 """
 
 from aster_jax import config
 
 SIZES = ("smoke", "small", "", "night")
-# Two steps, since a model first has to learn to copy numbers, which traces of the tool teach
-# best, and then to add, which takes many solutions in text. "told" are traces whose question
-# asks for the tool. FIRST and SECOND are keys of a run as `study.variants` has them.
-FIRST = {
-    "name": "base1",
-    "stages": ("demos", "sft", "report"),
-    "problems.families": ("walk2", "walk3"),
-    "demos.style": "text*3,dense,told",
-    "demos.count": 1600,
-    "sft.steps": 500,
-    "sft.learning_rate": 4e-3,
-    "sft.warmup_steps": 10,
-    "sft.decay_steps": 500,
-}
-SECOND = FIRST | {
-    "name": "base2",
-    "problems.families": ("walk1", "walk2", "walk3"),
-    "demos.style": "text*6,dense,told",
-    "demos.count": 2400,
-    "sft.steps": 160,
-    "sft.learning_rate": 3e-3,
-    "sft.decay_steps": 160,
-}
+# How the base comes to be, a run after the other: traces of the tool teach a model to copy
+# numbers, without which nothing goes; then it takes many solutions in text to learn to add, and
+# in the last step it sees nothing else, so that it hardly uses the tool by itself. In "told"
+# traces the question asks for the tool; checks are few, and there for the vocabulary.
+_BASES = (  # demos.style, problems.families, demos.count, sft.steps, sft.learning_rate
+    ("text*9,dense*3,told*3,check", ("walk2", "walk3"), 1600, 500, 4e-3),
+    ("text*6,dense,told", ("walk1", "walk2", "walk3"), 2400, 160, 3e-3),
+    ("text*16,dense,told", ("walk1", "walk2", "walk3"), 3000, 240, 3e-3),
+    ("text", ("walk1", "walk2", "walk3"), 2000, 120, 3e-3),
+)
 
 
 def common(name: str, size: str):
@@ -46,19 +33,29 @@ def common(name: str, size: str):
     c.name = f"{name}-{size}" if size else name
     _model(c)
     _training(c, size)
-    c.study.base = (FIRST["name"], SECOND["name"])
+    c.study.base = tuple(base["name"] for base in bases(size))
     c.study.seeds = tuple(range({"smoke": 2, "small": 1, "": 5, "night": 8}[size]))
     if size == "smoke":
         _shrink(c)
     return c
 
 
-def bases(size: str) -> tuple[dict, dict]:
+def bases(size: str) -> tuple[dict, ...]:
     """The variants that lead to the weights all others start from."""
-    if size == "smoke":
-        few = {"sft.steps": 8, "demos.count": 96}
-        return FIRST | few, SECOND | few
-    return FIRST, SECOND
+    return tuple(
+        {
+            "name": f"base{i}",
+            "stages": ("demos", "sft", "report"),
+            "demos.style": style,
+            "problems.families": families,
+            "demos.count": 96 if size == "smoke" else count,
+            "sft.steps": 4 if size == "smoke" else steps,
+            "sft.decay_steps": steps,
+            "sft.learning_rate": rate,
+            "sft.warmup_steps": 10,
+        }
+        for i, (style, families, count, steps, rate) in enumerate(_BASES, 1)
+    )
 
 
 def _shrink(c):

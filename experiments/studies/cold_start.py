@@ -3,15 +3,16 @@
     python -m aster_jax.main --config experiments/studies/cold_start.py
 
 Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default for 100, `:night` for a
-night. One base, four starts of as many demonstration tokens: none; none, with every question
-asking for the tool; reasoning in text with one check at the end; and dense interaction.
+night. One base, five starts: none; none, with every question asking for the tool; and three of
+about as many demonstration tokens: reasoning in text with one check at the end, text or dense
+interaction by turns, and dense interaction.
 """
 
 from experiments.studies import bed
 
 
 def get_config(size: str = ""):
-    """The four starts of the paper's first question, on the test bed."""
+    """The starts of the paper's first question, on the test bed, and a mixed one."""
     c = bed.common("cold_start", size)
     c.study.question = "How does the cold start shape the use of the tool under RL?"
     count = c.demos.count  # of dense ones; those with a check are shorter, so there are more
@@ -20,6 +21,7 @@ def get_config(size: str = ""):
         {"name": "zero", **started},
         {"name": "forced", **started, "problems.suffix": " Use the tool."},
         {"name": "sparse", "demos.style": "check", "demos.count": count * 17 // 15},
+        {"name": "mixed", "demos.style": "text,dense", "demos.count": count * 5 // 4},
         {"name": "dense", "demos.style": "dense"},
         *bed.bases(size),
     )
