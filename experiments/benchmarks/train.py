@@ -144,6 +144,9 @@ def updates(model, demos, directory, rates: list[float]) -> None:
     tokens = sum(len(d.tokens) for d in demos)
     work = directory / "work.npz"
     train_work.save(work, demos)
+    for python, packages in ((PEERS.value, rollout_peers.TORCH), (TUNIX.value, rollout_peers.TUNIX)):
+        if python:
+            rollout_peers.check_interpreter(python, packages)
     if PEERS.value or TUNIX.value:
         weights.export(model.params, model.config, model.tokenizer, directory / "model")
     for kind in KINDS.value:
