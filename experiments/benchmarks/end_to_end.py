@@ -1,10 +1,10 @@
 """A whole step of RL with a live tool, ours against TRL's, on this machine's processors.
 
-    python -m experiments.benchmarks.end_to_end --trl_python PATH [--workdir runs/end_to_end]
-        [--steps 3] [--micro_rows 4] [--out results.json]
+    python -m experiments.benchmarks.end_to_end --trl_python PATH [--policy runs/end_to_end]
+        [--timed_steps 3] [--trl_rows 4] [--raw results.json]
 
 SmolLM2-135M-Instruct in float32, taught the tool by `experiments/smollm2_135m.py` (demos and SFT;
-made in `--workdir` if it is not there yet, 15 to 20 minutes on two cores): 4 problems x 8
+made in `--policy` if it is not there yet, 15 to 20 minutes on two cores): 4 problems x 8
 trajectories of about 5 calls, rewards, one update. The peer is TRL's GRPOTrainer with
 transformers' `generate` and a stateful Python tool of the kind it offers
 (`environment_factory`), which runs in the trainer's process without any isolation, while ours
@@ -43,15 +43,15 @@ from experiments.benchmarks import end_to_end_sides as sides
 from experiments.benchmarks import rollout_peers
 
 TRL = flags.DEFINE_string("trl_python", "", "interpreter that has trl")
-WORKDIR = flags.DEFINE_string("workdir", "runs/end_to_end", "run whose policy is taken")
-CHECKPOINT = flags.DEFINE_enum("checkpoint", "sft", ["base", "sft"], "base: for a try, no calls")
-STEPS = flags.DEFINE_integer("steps", 3, "timed steps of each side", lower_bound=1)
-PROBLEMS = flags.DEFINE_integer("problems", 4, "problems per step", lower_bound=1)
-SAMPLES = flags.DEFINE_integer("samples", 8, "trajectories per problem", lower_bound=2)
-TURN = flags.DEFINE_integer("turn_tokens", 96, "tokens of one turn, at most", lower_bound=1)
-CONTEXT = flags.DEFINE_integer("context_tokens", 768, "tokens of a trajectory, at most")
-MICRO = flags.DEFINE_integer("micro_rows", 4, "the peer's trajectories per backward pass")
-OUT = flags.DEFINE_string("out", "", "file for all raw numbers, JSON")
+WORKDIR = flags.DEFINE_string("policy", "runs/end_to_end", "run whose policy is taken")
+CHECKPOINT = flags.DEFINE_enum("stage", "sft", ["base", "sft"], "base: for a try, no calls")
+STEPS = flags.DEFINE_integer("timed_steps", 3, "timed steps of each side", lower_bound=1)
+PROBLEMS = flags.DEFINE_integer("step_problems", 4, "problems per step", lower_bound=1)
+SAMPLES = flags.DEFINE_integer("step_samples", 8, "trajectories per problem", lower_bound=2)
+TURN = flags.DEFINE_integer("most_turn_tokens", 96, "tokens of one turn, at most", lower_bound=1)
+CONTEXT = flags.DEFINE_integer("most_context_tokens", 768, "tokens of a trajectory, at most")
+MICRO = flags.DEFINE_integer("trl_rows", 4, "the peer's trajectories per backward pass")
+OUT = flags.DEFINE_string("raw", "", "file for all raw numbers, JSON")
 PACKAGES = {"torch": "torch==2.13.0", "trl": "trl==1.16.0", "jmespath": "jmespath"}
 EXPERIMENT = pathlib.Path(smollm2_135m.__file__)
 REQUIRED = 4.0
@@ -180,7 +180,7 @@ def main(argv) -> None:
     if not TRL.value:
         raise app.UsageError("--trl_python is missing; the docstring says how to make one")
     if PROBLEMS.value * SAMPLES.value % MICRO.value:
-        raise app.UsageError("--micro_rows must divide --problems x --samples")
+        raise app.UsageError("--trl_rows must divide --step_problems x --step_samples")
     rollout_peers.check_interpreter(TRL.value, PACKAGES)
     workdir = pathlib.Path(WORKDIR.value)
     make_policy(workdir)

@@ -143,7 +143,9 @@ def _tiny(directory):
 def test_both_sides_make_steps_of_the_same_work(tmp_path):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(sys.argv[:1])
-    asked = {"problems": 1, "samples": 2, "turn_tokens": 6, "context_tokens": 128}
+    asked = {
+        "step_problems": 1, "step_samples": 2, "most_turn_tokens": 6, "most_context_tokens": 128,
+    }  # fmt: skip
     before = {name: flags.FLAGS[name].value for name in asked}
     for name, value in asked.items():
         flags.FLAGS[name].value = value
