@@ -108,7 +108,7 @@ def whole(cfg, w, hidden_RD, targets_R):
 
 
 def blocked(cfg, w, hidden_RD, targets_R):
-    return logprobs._blocked(cfg, 1.0, w, hidden_RD, targets_R)
+    return logprobs._blocked(cfg, 1.0, False, w, hidden_RD, targets_R)
 
 
 def with_gradients(way, cfg, weight_R):
@@ -190,9 +190,10 @@ def test_only_what_is_wanted(tiny, params, monkeypatch, wanted):
 
     def total(p, some):
         logp, entropy = logprobs.token_logprobs(
-            p, tiny, TOKENS, POSITIONS, SEGMENTS, 0.7, weight > 0 if some else None
-        )
-        return jnp.sum(weight * logp), jnp.where(weight > 0, jnp.stack([logp, entropy]), 0)
+            p, tiny, TOKENS, POSITIONS, SEGMENTS, 0.7, entropy_grad=True,
+            wanted_BT=weight > 0 if some else None,
+        )  # fmt: skip
+        return jnp.sum(weight * (logp + entropy)), jnp.where(weight > 0, jnp.stack([logp, entropy]), 0)
 
     grad = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
     expected, expected_grads = grad(params, False)
