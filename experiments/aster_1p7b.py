@@ -5,8 +5,8 @@
 
 Hardware: exactly 16 devices, or as many as stand behind a colon; such as a TPU v6e-16, whose
 names count chips: 16 chips on 4 hosts with one process each. What it takes of the 31.24 GiB of a chip, by the
-compiler's word (libtpu 0.0.52): 10.8 GiB in an RL update, 9.6 of them temporary, and 18.4 GiB
-while sampling, 14.0 of them the cache. `python -m launch.plan --config
+compiler's word (libtpu 0.0.52): 9.1 GiB in an RL update of stage 2, 7.9 of them temporary, and
+18.4 GiB while sampling, 14.0 of them the cache. `python -m launch.plan --config
 experiments/aster_1p7b.py --topology v6e:4x4` says so. Expected: the paper's table (AIME 2025,
 avg@16, 30K tokens): 19.4 after SFT, 64.6 after RL. Not run by us: see the README for what was.
 
