@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 
 PINS = [line for line in open("requirements.txt").read().splitlines() if line[:1].isalpha()]
 LOCK = dict(line.split("==") for line in PINS)
-TEST = [f"{name}>={LOCK[name]}" for name in ("pytest", "pytest-xdist", "hypothesis")]
+TESTING = ("hypothesis", "pytest", "pytest-xdist", "starlette", "uvicorn")
+TEST = [f"{name}>={LOCK[name]}" for name in LOCK if name in TESTING]
 EXPERIMENTS = [
     "aster_jax.experiments" + name.removeprefix("experiments")
     for name in find_packages(include=["experiments", "experiments.studies"])

@@ -35,9 +35,9 @@ some = settings(max_examples=25, deadline=None)
         ("rl.num_generations", "rl.group"), ("model.hidden_size", "model.d_model"),
         ("sft.batch_size", "sft.rows"), ("rl.batch_size", "rl.prompts"),
         ("rl.max_grad_norm", "rl.clip_norm"), ("eval.k", "eval.samples"),
-        ("mesh.tp", "mesh.tensor"), ("model.dtype", "model.compute_dtype"),
+        ("mesh.tp", "mesh.tensor"), ("rl.kl", "rl.kl_coef"), ("model.dtype", "model.compute_dtype"),
         # nothing
-        ("zzzzqqqq", ""), ("rl.zzzz", ""), ("rl.kl", ""), ("", ""), (".", ""),
+        ("zzzzqqqq", ""), ("rl.zzzz", ""), ("", ""), (".", ""),
     ],
 )  # fmt: skip
 def test_what_was_meant(unknown, meant):

@@ -43,7 +43,7 @@ def test_the_programs_that_decide():
     c = aster_1p7b.get_config()
     made, _ = sizes.candidates(c, 8, 31.24 * GIB)
     names = table.largest(remedies.changed(c, made[0].changes), 8)
-    assert names == ["rl2 step", "rl1 step", "adopt weights", "prefill 2048", "decode"]
+    assert names == ["rl2 step", "adopt weights", "prefill 2048", "decode", "rl1 step"]
 
 
 def test_what_is_known_is_not_asked_again(tmp_path):
@@ -66,7 +66,7 @@ def test_lines_by_hand():
         "mesh.data": 1, "mesh.fsdp": 8, "mesh.context": 2,
         "rollout.slots": 64, "rollout.pool_tokens": 65_536,
     })  # fmt: skip
-    names = ["rl2 step", "rl1 step", "adopt weights", "prefill 2048", "decode"]
+    names = ["rl2 step", "adopt weights", "prefill 2048", "decode", "rl1 step"]
     hours = {
         "bytes": {
             "parameters": GIB, "moments": 2 * GIB, "weights while sampling": 4 * GIB, "cache": 5 * GIB,

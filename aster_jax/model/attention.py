@@ -66,8 +66,7 @@ def attend_packed(
     first = jnp.asarray(first, jnp.int32)
     if kernel == "whole" or (kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]):
         mask_BTS = causal_segments(segments_BS, first + jnp.arange(T))
-        with jax.named_scope(WHOLE):
-            return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype)
+        return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype, WHOLE)
     start_BS = packed_attention.starts(segments_BS)
     run = functools.partial(kernels.train, kernel, accum_dtype, block=block)
     return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
@@ -79,20 +78,26 @@ def attend(
     v_BKSH: jax.Array,
     mask_BTS: jax.Array,
     accum_dtype: str = "float32",
+    scope: str = "",
 ) -> jax.Array:
-    """softmax(q k / sqrt(H)) v with N query heads sharing K key/value heads."""
+    """softmax(q k / sqrt(H)) v with N query heads sharing K key/value heads.
+
+    `scope` names its matmuls.
+    """
     B, T, N, H = q_BTNH.shape
     K = k_BKHS.shape[1]
     G = N // K
     q_BKRH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, H)
     scores_BKRS = matmul.einsum(
-        "BKRH,BKHS->BKRS", q_BKRH * H**-0.5, k_BKHS, accum_dtype, jnp.float32
+        "BKRH,BKHS->BKRS", q_BKRH * H**-0.5, k_BKHS, accum_dtype, jnp.float32, scope
     )
     scores_BKTGS = scores_BKRS.reshape(B, K, T, G, -1)
     scores_BKTGS = jnp.where(mask_BTS[:, None, :, None, :], scores_BKTGS, MASKED)
     weights_BKRS = jax.nn.softmax(scores_BKTGS, axis=-1).reshape(scores_BKRS.shape)
     weights_BKRS = weights_BKRS.astype(v_BKSH.dtype)
-    out_BKRH = matmul.einsum("BKRS,BKSH->BKRH", weights_BKRS, v_BKSH, accum_dtype)
+    out_BKRH = matmul.einsum(
+        "BKRS,BKSH->BKRH", weights_BKRS, v_BKSH, accum_dtype, scope=scope
+    )
     out_BTKGH = out_BKRH.reshape(B, K, T, G, H).transpose(0, 2, 1, 3, 4)
     return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
 

@@ -4,6 +4,7 @@ Weights, attention and the scores over the vocabulary all come here. Gradients a
 float32 whatever the config says.
 """
 
+import contextlib
 import functools
 import re
 
@@ -11,17 +12,26 @@ import jax
 import jax.numpy as jnp
 
 
-def einsum(equation: str, a: jax.Array, b: jax.Array, accum_dtype: str, dtype=None) -> jax.Array:
+def einsum(
+    equation: str, a: jax.Array, b: jax.Array, accum_dtype: str, dtype=None, scope: str = ""
+) -> jax.Array:
     """`jnp.einsum` of two operands; `dtype` is the result's, else it is the operands'.
+
+    `scope` names what is computed, the gradients too, which know of no scope around the call.
 
     With `accum_dtype` float64 products and sums are float64 and the result is rounded once,
     so that it hardly depends on the order of the sum, which differs with the number of rows.
     """
-    return _einsum(equation, accum_dtype, jnp.dtype(dtype or a.dtype), a, b)
+    return _einsum(equation, accum_dtype, jnp.dtype(dtype or a.dtype), scope, a, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _einsum(equation, accum_dtype, dtype, a, b):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _einsum(equation, accum_dtype, dtype, scope, a, b):
+    with jax.named_scope(scope) if scope else contextlib.nullcontext():
+        return _product(equation, accum_dtype, dtype, a, b)
+
+
+def _product(equation, accum_dtype, dtype, a, b):
     if accum_dtype != "float64":
         return jnp.einsum(equation, a, b, preferred_element_type=dtype)
     with jax.enable_x64(True):  # without it JAX would silently stay in float32
@@ -29,11 +39,11 @@ def _einsum(equation, accum_dtype, dtype, a, b):
         return exact.astype(dtype)
 
 
-def _forward(equation, accum_dtype, dtype, a, b):
-    return _einsum(equation, accum_dtype, dtype, a, b), (a, b)
+def _forward(equation, accum_dtype, dtype, scope, a, b):
+    return _einsum(equation, accum_dtype, dtype, scope, a, b), (a, b)
 
 
-def _backward(equation, accum_dtype, dtype, operands, cotangent):
+def _backward(equation, accum_dtype, dtype, scope, operands, cotangent):
     """Each gradient is asked for in the order of its operand.
 
     JAX would multiply in another order and transpose; of that XLA's CPU compiler makes copies
@@ -42,8 +52,9 @@ def _backward(equation, accum_dtype, dtype, operands, cotangent):
     """
     a, b = operands
     of_a, of_b, of_result = re.split(",|->", equation)
-    da = _plain(f"{of_result},{of_b}->{of_a}", cotangent, b.astype(dtype))
-    db = _plain(f"{of_a},{of_result}->{of_b}", a.astype(dtype), cotangent)
+    with jax.named_scope(scope) if scope else contextlib.nullcontext():
+        da = _plain(f"{of_result},{of_b}->{of_a}", cotangent, b.astype(dtype))
+        db = _plain(f"{of_a},{of_result}->{of_b}", a.astype(dtype), cotangent)
     return da.astype(a.dtype), db.astype(b.dtype)
 
 

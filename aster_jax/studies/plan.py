@@ -13,7 +13,7 @@ import re
 from ml_collections import ConfigDict
 
 from aster_jax import config as configs
-from aster_jax import config_check
+from aster_jax import config_check, naming
 from aster_jax.errors import InputError
 
 _NAME = re.compile(r"\w[\w.-]*")
@@ -108,7 +108,7 @@ def _variants(c) -> list[tuple[str, tuple]]:
 def _set(c, key, value, variant):
     """Assign one dotted key."""
     if key not in configs.keys(c) or key.startswith("study."):
-        hint = configs.nearest(key, c)
+        hint = naming.nearest(key, configs.keys(c))
         raise InputError(
             f"variant {variant!r} changes {key!r}, which is no key"
             + (f"; did you mean {hint}?" if hint else "; see aster_jax/config.py")

@@ -71,7 +71,7 @@ def write(c, path: pathlib.Path, made: dict, failed: dict[str, str]) -> None:
 
 def _measure(member: pathlib.Path) -> dict:
     """The measures of a finished member, as plain values that all processes can be told."""
-    return dataclasses.asdict(measures.measure(records.read(member, 0)))
+    return dataclasses.asdict(measures.measure(records.read(member)))
 
 
 def _weights(base: pathlib.Path) -> str:

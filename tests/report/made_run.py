@@ -9,6 +9,11 @@ import numpy as np
 
 STAGES = ["demos", "sft", "rl1", "filter", "rl2", "eval", "report"]
 FAMILIES = ("prod", "lcm")
+RL = {
+    "loss": "clip", "divide_by_std": True, "min_group": 0.5, "mask_void": False,
+    "on_turn_budget": "keep", "on_token_budget": "keep", "on_context_budget": "keep",
+    "on_call_budget": "keep", "on_malformed": "keep", "on_deadline": "drop",
+}  # fmt: skip
 
 
 def episode(**changed) -> dict:
@@ -94,8 +99,7 @@ def write(workdir: pathlib.Path, rl_steps: int = 12, problems: int = 12) -> path
     config = {
         "name": "made", "seed": 3, "stages": STAGES, "model": {"source": "scratch"},
         "report": {"page_mib": 8.0},
-        "rl": {"divide_by_std": True, "truncated": "keep", "min_group": 0.5},
-        "rl1": {"truncated": None}, "rl2": {"divide_by_std": False},
+        "rl": RL, "rl1": {"on_deadline": None}, "rl2": {"divide_by_std": False},
     }  # fmt: skip
     put(workdir / "config.json", json.dumps(config))
     for stage in STAGES[:-1]:

@@ -13,7 +13,7 @@ import pytest
 
 from aster_jax import errors, tools
 from aster_jax.data import chat
-from aster_jax.rollout import device, engine, episode, sampling
+from aster_jax.rollout import device, engine, episode, results, sampling
 from tests.rollout import chatter
 
 KEY = jax.random.key(5)
@@ -155,9 +155,9 @@ def test_asked_to_stop_it_closes_its_sessions_and_the_tool_goes_on(
 # Results that do not fit what is left of the context.
 
 
-def test_a_result_is_cut_to_the_room_with_its_markup_whole(loop, executor, talker):
+def test_a_result_is_cut_to_the_room_with_its_markup_whole(talker):
     """30 digits are 30 tokens here; the note in place of them takes its own."""
-    run, words = loop(executor), talker.tokenizer
+    words = talker.tokenizer
     text = "0123456789" * 3
     around = len(chat.tool_ids("", words, chatter.STYLE))
     whole = chat.tool_ids(text, words, chatter.STYLE)
@@ -165,7 +165,7 @@ def test_a_result_is_cut_to_the_room_with_its_markup_whole(loop, executor, talke
     least = next(n for n in range(99) if chat.cut("7" * 99, words, n))
     seen = set()
     for room in range(-2, len(whole) + 3):
-        got = run._result_ids(text, room)
+        got = results.fitted(text, 64, room, words, chatter.STYLE)
         if room >= len(whole):
             assert got == whole
         elif got is None:

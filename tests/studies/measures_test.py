@@ -12,7 +12,7 @@ from tests.report import made_run
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    read = records.read(made_run.write(tmp_path_factory.mktemp("run")), 0)
+    read = records.read(made_run.write(tmp_path_factory.mktemp("run")))
     demos = {"demos": 10, "trained_tokens_mean": 25.0, "calls_mean": 4.5}
     return dataclasses.replace(read, finished={**read.finished, "demos": demos})
 
@@ -51,6 +51,6 @@ def test_a_collapse_is_half_of_the_calls_gone(calls, collapsed):
 
 
 def test_a_run_that_only_began_has_no_numbers():
-    nothing = records.RunRecords({}, {}, [], [], [], [], [], [], [])
+    nothing = records.RunRecords({}, {}, [], [], [], [], [], [])
     made = measures.measure(nothing)
     assert set(made.scalars.values()) == {None} and made.matrix == {}
