@@ -66,7 +66,7 @@ def test_lines_by_hand():
         "mesh.data": 1, "mesh.fsdp": 8, "mesh.context": 2,
         "rollout.slots": 64, "rollout.pool_tokens": 65_536,
     })  # fmt: skip
-    names = ["rl2 step", "adopt weights", "prefill 2048", "decode", "rl1 step"]
+    names = ["rl2 step", "rl1 step", "adopt weights", "prefill 2048", "decode"]
     hours = {
         "bytes": {
             "parameters": GIB, "moments": 2 * GIB, "weights while sampling": 4 * GIB, "cache": 5 * GIB,

@@ -155,8 +155,11 @@ def test_keys_move_open_and_go_back(page, window):
 def test_the_list_holds_only_what_is_in_sight(page, window):
     window.open(page, "#episodes")
     assert 5 < window.value("document.querySelectorAll('.row').length") < 60
+    first = window.value("document.querySelector('.row').dataset.key")
     window.value("document.querySelector('#list').scrollTop = 1e6")
-    window.wait("document.querySelector('.row[data-key*=flood]')")
+    shown = "[...document.querySelectorAll('.row')].map((row) => row.dataset.key)"
+    window.wait(f"!{shown}.includes({json.dumps(first)})")
+    assert 5 < window.value(f"{shown}.length") < 60
 
 
 @pytest.mark.parametrize("shade", ["logprob", "entropy", "mask"])
