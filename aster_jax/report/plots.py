@@ -309,7 +309,7 @@ def mark_stages(ax, offsets):
             ax.annotate(
                 "stage 2" if stage == "rl2" else stage, (offset + 0.5, 1), xytext=(4, -10),
                 xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9,
-                color="#6b7280",
+                color="#4b5563", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
 
 

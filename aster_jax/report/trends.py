@@ -75,7 +75,7 @@ def time_curves(metrics: Sequence[dict]) -> bytes | None:
         for ax in axes:
             plots.mark_stages(ax, offsets)
             ax.set_xlim(0, plots.last_step(lines, offsets) + 1)
-        axes[0].legend(loc="upper right", fontsize=9)
+        axes[0].legend(loc="upper right", fontsize=9, frameon=True, framealpha=0.9)
         axes[2].legend(loc="best", fontsize=9)
         return plots.png(figure)
 
