@@ -89,6 +89,7 @@ def heard(path):
     return {q: max(set(a) - {""}, default="") for q, a in said.items() if len(set(a)) > 1}
 
 
+@pytest.mark.slow
 def test_rl_from_an_export_makes_the_same_first_update(whole, tmp_path):
     """A fresh workdir, no demonstrations and no SFT: a model that somebody else has trained.
 
