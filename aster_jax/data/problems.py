@@ -8,17 +8,15 @@ GSM8K (the answer follows `#### `), AIME, AMC (answers are floats such as 27.0) 
 
 import functools
 import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from aster_jax import types
 from aster_jax.data import golds, messages
+from aster_jax.data import rows as table_rows
 from aster_jax.errors import InputError
 
 _INSTRUCTION = re.compile(
@@ -90,34 +88,8 @@ def num_repeats(path: str | pathlib.Path) -> int:
     return len(rows) - len({_question(record, f"{path} row {row}") for row, record in rows})
 
 
-def _rows(path: pathlib.Path) -> list[tuple[int, dict]]:
-    """(row number from 1, record) of every record in the file."""
-    if not path.is_file():
-        raise InputError(f"problem file {path} does not exist; check problems.source and heldout")
-    try:
-        if path.suffix == ".parquet":
-            records = pyarrow.parquet.read_table(path).to_pylist()
-            return list(enumerate(records, 1))
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            records = json.loads(text)
-            if not isinstance(records, list):
-                raise InputError(f"{path} is not a JSON list of problems")
-            return list(enumerate(records, 1))
-    except InputError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
-        raise InputError(f"{path} cannot be read as {path.suffix}: {e}") from e
-    if path.suffix != ".jsonl":
-        raise InputError(f"{path} is neither .jsonl, .json nor .parquet; convert it to one")
-    rows = []
-    for row, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((row, json.loads(line)))
-            except (ValueError, RecursionError) as e:
-                raise InputError(f"{path} row {row} is not JSON: {e}") from e
-    return rows
+def _rows(path: pathlib.Path) -> list[tuple[int, object]]:
+    return table_rows.read(path, "problem", "problems.source and heldout")
 
 
 def _problem(record, path: pathlib.Path, row: int, float_fields) -> types.Problem:

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 import pyarrow
 import pyarrow.parquet
 
+from aster_jax.data import rows
 from aster_jax.demos import dialogues, retool, sharegpt, transcript
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
 from aster_jax.train import metrics
 
 FORMATS = {"sharegpt": sharegpt, "messages": dialogues, "retool": retool, "transcripts": transcript}
-SUFFIXES = (".jsonl", ".json", ".parquet")
 # Of fields whose values differ in shape from row to row; a table has one shape per column.
 _AS_JSON = ("tools",)
 
@@ -46,7 +46,7 @@ def load(path: str | pathlib.Path) -> tuple[list[Transcript], list[Skipped]]:
     """
     path = pathlib.Path(path)
     made, skipped = [], []
-    for row, record in _rows(path):
+    for row, record in rows.read(path, "demonstration", "demos.source"):
         read = FORMATS[_format(record, f"{path} row {row}")].read_row(record)
         if isinstance(read, str):
             skipped.append(Skipped(row, read))
@@ -71,14 +71,14 @@ def save(path: str | pathlib.Path, transcripts: Sequence[Transcript], form: str)
         raise InputError(f"{path} is neither .jsonl nor .parquet; give it one of these endings")
     if not transcripts:
         raise InputError(f"there is no transcript to write to {path}")
-    rows = [FORMATS[form].write_row(t) for t in transcripts]
+    written = [FORMATS[form].write_row(t) for t in transcripts]
     if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written)
         metrics.replace(path, text)
         return
-    rows = [{k: _cell(k, v) for k, v in row.items()} for row in rows]
-    names = dict.fromkeys(name for row in rows for name in row)
-    full = [{name: row[name] if name in row else None for name in names} for row in rows]
+    written = [{k: _cell(k, v) for k, v in row.items()} for row in written]
+    names = dict.fromkeys(name for row in written for name in row)
+    full = [{name: row[name] if name in row else None for name in names} for row in written]
     beside = path.with_name(path.name + ".writing")
     try:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(full), beside)
@@ -105,32 +105,3 @@ def _format(record, where) -> str:
         f"{where} has no field '{sharegpt.COLUMN}' or '{dialogues.COLUMN}' with a conversation "
         f"(fields: {', '.join(map(str, record))})"
     )
-
-
-def _rows(path: pathlib.Path):
-    """(row number from 1, record) of every record in the file."""
-    if not path.is_file():
-        raise InputError(f"demonstration file {path} does not exist; check demos.source")
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
-    try:
-        if path.suffix == ".parquet":
-            return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            records = json.loads(text)
-            if not isinstance(records, list):
-                raise InputError(f"{path} is not a JSON list of conversations")
-            return list(enumerate(records, 1))
-    except InputError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
-        raise InputError(f"{path} cannot be read as {path.suffix.removeprefix('.')}: {e}") from e
-    rows = []
-    for row, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((row, json.loads(line)))
-            except (ValueError, RecursionError) as e:
-                raise InputError(f"{path} row {row} is not JSON: {e}") from e
-    return rows

@@ -105,7 +105,7 @@ def test_calls_are_read_as_the_model_may_write_them():
 
 def test_unreadable_files_are_errors(tmp_path):
     (tmp_path / "junk.parquet").write_text("junk")
-    with pytest.raises(ValueError, match="cannot be read as parquet"):
+    with pytest.raises(ValueError, match="cannot be read as .parquet"):
         tables.load(tmp_path / "junk.parquet")
     with pytest.raises(ValueError, match="does not exist"):
         tables.load(tmp_path / "absent.parquet")

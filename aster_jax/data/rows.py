@@ -1,0 +1,48 @@
+"""Rows of a .jsonl, .json or .parquet file that somebody else made, numbered from 1.
+
+Under the loaders of problems and of demonstrations, who know what a row may hold.
+"""
+
+import json
+import pathlib
+
+import pyarrow
+import pyarrow.parquet
+
+from aster_jax.errors import InputError
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+def read(path: pathlib.Path, kind: str, keys: str) -> list[tuple[int, object]]:
+    """(row number, record) of every record in the file; blank lines of .jsonl are none.
+
+    `kind` is what a row should be and `keys` the config's keys that name such files, for
+    errors: InputError for a file that is missing, of another kind or damaged, naming the row
+    where one is to blame.
+    """
+    if not path.is_file():
+        raise InputError(f"{kind} file {path} does not exist; check {keys}")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path} is neither {', '.join(SUFFIXES[:-1])} nor {SUFFIXES[-1]}; convert it to one")
+    try:
+        if path.suffix == ".parquet":
+            return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            records = json.loads(text)
+            if not isinstance(records, list):
+                raise InputError(f"{path} is not a JSON list, of one {kind} each")
+            return list(enumerate(records, 1))
+    except InputError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
+        raise InputError(f"{path} cannot be read as {path.suffix}: {e}") from e
+    rows = []
+    for row, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append((row, json.loads(line)))
+            except (ValueError, RecursionError) as e:
+                raise InputError(f"{path} row {row} is not JSON: {e}") from e
+    return rows
