@@ -1,30 +1,19 @@
 """What a terminal is shown: model-written text made harmless, and plain ANSI colours.
 
-Model and tool can print anything, control sequences of the terminal included; `harmless`
-is the only way from them to the screen.
+Model and tool can print anything, control sequences of the terminal included; `Screen`
+is the only way from them to it.
 """
 
 import re
-import unicodedata
 from typing import TextIO
 
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+from aster_jax.data import visible
+
 COLOURS = {"thought": "2", "code": "36", "output": "33", "note": "1;34", "error": "31"}
 # The text of a call's "code" as far as it has come, in JSON.
 _CODE = re.compile(r'"code"\s*:\s*"((?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*)')
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.S)
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-
-
-def harmless(text: str) -> str:
-    """Text in which all that a terminal could act on is a visible escape such as `\\x1b`."""
-    shown = []
-    for char in text:
-        if char not in "\n\t" and unicodedata.category(char) in _HIDDEN:
-            shown.append(char.encode("unicode_escape", "surrogatepass").decode("ascii"))
-        else:
-            shown.append(char)
-    return "".join(shown)
 
 
 def code_so_far(call: str) -> str:
@@ -56,12 +45,12 @@ class Screen:
         self.end()
         self._kind = kind
         if title:
-            self._write(harmless(title) + "\n", "note")
+            self._write(visible.escaped(title) + "\n", "note")
 
     def write(self, text: str) -> None:
         """More text of the kind that was begun; made harmless here."""
         if text:
-            self._write(harmless(text), self._kind)
+            self._write(visible.escaped(text), self._kind)
 
     def end(self) -> None:
         """End the line that is open."""
@@ -72,7 +61,7 @@ class Screen:
     def line(self, text: str, kind: str = "note") -> None:
         """One line of our own."""
         self.end()
-        self._write(harmless(text) + "\n", kind)
+        self._write(visible.escaped(text) + "\n", kind)
 
     def _write(self, text, kind):
         encoding = self._out.encoding or "utf-8"

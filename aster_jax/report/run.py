@@ -11,7 +11,8 @@ import pathlib
 from collections.abc import Sequence
 
 from aster_jax import together, workdir
-from aster_jax.report import compare, gather, sections, tables, transcript, viewer
+from aster_jax.data import visible
+from aster_jax.report import compare, gather, sections, tables, viewer
 
 DIRECTORY = "report"
 
@@ -68,7 +69,7 @@ def summary_text(sheet: viewer.Sheet, shown: Sequence[tables.Table]) -> str:
     """The report as plain text: the first table, what follows from it, the other tables."""
     results, *others = map(tables.to_text, shown)
     text = "\n".join([sheet.title, sheet.lead, "", results, *sheet.conclusions, "", *others])
-    return transcript.visible(text) + "\n"
+    return visible.escaped(text) + "\n"
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:

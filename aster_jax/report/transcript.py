@@ -6,9 +6,9 @@ record into the HTML.
 """
 
 import html
-import unicodedata
 
 from aster_jax import types
+from aster_jax.data import visible
 from aster_jax.report import collapse, plots
 
 LONGEST = 20_000  # characters of one text that are shown, head and tail
@@ -45,26 +45,13 @@ CSS = """
 .episode pre.after { color: #7d8794; }
 .episode pre:empty { display: none; }
 """
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _LABELS = {"prompt": "given", "model": "model", "tool": "tool"}
 
 
 def escape(text: str) -> str:
-    """Text that is safe anywhere in an HTML page, attribute values included: `visible`, and
-    markup characters as entities."""
-    return html.escape(visible(text), quote=True)
-
-
-def visible(text: str) -> str:
-    """Text with what would be invisible, reorder it or cannot be encoded as visible escapes
-    such as `\\x1b`. Newlines and tabs stay."""
-    shown = []
-    for char in text:
-        if char not in "\n\t" and unicodedata.category(char) in _HIDDEN:
-            shown.append(char.encode("unicode_escape", "surrogatepass").decode("ascii"))
-        else:
-            shown.append(char)
-    return "".join(shown)
+    """Text that is safe anywhere in an HTML page, attribute values included: escaped as in
+    `data/visible.py`, and markup characters as entities."""
+    return html.escape(visible.escaped(text), quote=True)
 
 
 def shorten(text: str) -> str:

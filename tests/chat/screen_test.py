@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aster_jax.chat import screen
+from aster_jax.data import visible
 
 
 class Terminal(io.StringIO):
@@ -34,7 +35,7 @@ def test_only_our_own_colours_control_the_terminal(parts):
     rest = re.sub("\x1b\\[(?:[0-9]+(?:;[0-9]+)?)?m", "", out.getvalue())
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]", rest)
     assert "".join(rest.split()) == "".join("".join(
-        screen.harmless(text) * (3 if text else 1) for _, text in parts).split())  # fmt: skip
+        visible.escaped(text) * (3 if text else 1) for _, text in parts).split())  # fmt: skip
 
 
 def test_no_colours_where_it_is_no_terminal():

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
+from aster_jax.data import visible
 from aster_jax.report import run as report
-from aster_jax.report import transcript
 from tests.report import browser, made_run
 
 pytestmark = pytest.mark.skipif(
@@ -190,7 +190,7 @@ def test_hostile_episodes_do_nothing(page, window):
     window.said.clear()
     for problem in ("evil", ATTACK + "evil"):
         for view in ("", "&view=group", "&view=problem", "&shade=logprob"):
-            key = json.dumps(f"eval/rl2/main/main/{transcript.visible(problem)}/0")
+            key = json.dumps(f"eval/rl2/main/main/{visible.escaped(problem)}/0")
             window.open(page, "#episodes")
             window.value(
                 f"location.hash = '#episodes&' + new URLSearchParams({{e: {key}}}) + '{view}'"
