@@ -62,7 +62,9 @@ def export_episodes(files: list[pathlib.Path], form: str, out: pathlib.Path, mod
 def _records(files):
     """For every line of the files, a function that makes something of its record."""
     for path in files:
-        for number, line in enumerate(readable.read_text(path).splitlines(), start=1):
+        for number, line in enumerate(readable.read_text(path).split("\n"), start=1):
+            if not line.strip():
+                continue
 
             def make(form, *given, line=line, where=f"{path}, line {number}"):
                 try:

@@ -9,10 +9,13 @@ import json
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from aster_jax.data import chat, messages
+from aster_jax.data import chat, messages, template
 from aster_jax.errors import InputError
 
-_, END_TURN, THINK, END_THINK, CALL, END_CALL, RESULT, END_RESULT = chat.CONTROL
+START, END_TURN, THINK, END_THINK, CALL, END_CALL, RESULT, END_RESULT = chat.CONTROL
+# What a policy writes itself. In an answer's text they would be read as markup when it is rendered,
+# and cut it short.
+WRITTEN_TAGS = (THINK, END_THINK, CALL, END_CALL)
 
 # "call" is more of a call's JSON, "called" all of it once it is closed, "broken" what had
 # begun as one and is none, with its tag.
@@ -206,6 +209,29 @@ def result_text(ids: Iterable[int], tokenizer) -> str:
     start = parts.index((RESULT, True)) + 1
     stop = len(parts) - parts[::-1].index((END_RESULT, True)) - 1
     return "".join(text for text, _ in parts[start:stop]).strip("\n")
+
+
+# The text of a record's spans (`rollout/record.py`), which has lost the ids.
+
+
+def system_of(prompt: str) -> str:
+    """What a prompt's system turn says besides the tools."""
+    head = f"{START}system\n"
+    if not prompt.startswith(head):
+        return ""
+    said = prompt[len(head) :].split(END_TURN)[0]
+    return said.split(template.BEFORE_TOOLS)[0].rstrip("\n")
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a prompt ends inside a thought."""
+    return prompt.endswith(f"{THINK}\n")
+
+
+def inside_result(text: str) -> str:
+    """What the turn of a tool's result says."""
+    inside = text.split(RESULT, 1)[-1].rsplit(END_RESULT, 1)[0]
+    return inside.removeprefix("\n").removesuffix("\n")
 
 
 def beginning(text: str, words: Iterable[str]) -> int:

@@ -13,13 +13,13 @@ import re
 
 from aster_jax import types
 from aster_jax.data import calls, chat, golds, messages
+from aster_jax.data.turns import WRITTEN_TAGS
 from aster_jax.demos import transcript
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
 
 COLUMN = "messages"
 FAMILY = "messages"
-_STRAY = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _LAST_LINE = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning|Exit)(:|$)")
 _ANSWERS = ("reward_model", "answer", "final_answer", "expected_answer")
 
@@ -110,7 +110,7 @@ def _conversation(read: list[messages.Message]) -> list[dict] | str:
         if len(message.calls) > 1:
             return f"message {i} makes {len(message.calls)} calls at once; our turns make one"
         new = _turn(message)
-        if any(tag in new["content"] for tag in _STRAY):
+        if any(tag in new["content"] for tag in WRITTEN_TAGS):
             return f"message {i} holds a tag of the markup in its text"
         if message.calls:
             code = _code(message.calls[0])

@@ -11,6 +11,7 @@ import re
 
 from aster_jax import types
 from aster_jax.data import chat
+from aster_jax.data.turns import WRITTEN_TAGS
 from aster_jax.demos import dialogues, transcript
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
@@ -21,7 +22,6 @@ _QUESTION = "*user question:*"
 _BLOCK = re.compile(r"<(code|interpreter)>(.*?)</\1>", re.DOTALL)
 _FENCE = re.compile(r"\s*```(?:python|py)?[ \t]*\n(.*?)\n?```\s*", re.DOTALL)
 _TAGS = ("<code>", "</code>", "<interpreter>", "</interpreter>", "<answer>", "</answer>")
-_MARKUP = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 
 
 def is_row(row: dict) -> bool:
@@ -112,7 +112,7 @@ def _unfit(made, why) -> InputError:
 
 def _said(text: str) -> str | None:
     """What is said between blocks; None where it holds a tag that belongs to no block."""
-    found = any(tag in text for tag in (*_TAGS, *_MARKUP))
+    found = any(tag in text for tag in (*_TAGS, *WRITTEN_TAGS))
     return None if found else text.strip("\n")
 
 

@@ -15,6 +15,7 @@ import re
 
 from aster_jax import types
 from aster_jax.data import calls, chat
+from aster_jax.data.turns import WRITTEN_TAGS
 from aster_jax.demos import transcript
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
@@ -22,8 +23,6 @@ from aster_jax.errors import InputError
 COLUMN = "conversations"
 FAMILY = "sharegpt"
 _ROLES = ("user", "function", "tool", "assistant")
-# In an answer's text these would be read as markup when it is rendered, and cut it short.
-_STRAY = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _THOUGHT = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
@@ -50,7 +49,7 @@ def read_row(row: dict) -> Transcript | str:
             continue
         thought, rest = _split(turn["content"])
         if turn["role"] == "assistant":
-            if any(tag in rest for tag in _STRAY):
+            if any(tag in rest for tag in WRITTEN_TAGS):
                 return f"turn {i + 1} holds a tag of the markup in its text"
             messages.append({"role": "assistant", "content": rest, **thought})
             continue

@@ -6,9 +6,6 @@ of. Read from the record's text, so it needs no tokenizer; the ids stay in the r
 
 from aster_jax.data import chat, turns
 
-SYSTEM, USER, OPENED = "<|im_start|>system\n", "<|im_start|>user\n", "<think>\n"
-END = turns.END_TURN
-
 
 def to_messages(record: dict) -> list[dict]:
     """The messages of an episode (`rollout.record.to_record`), thoughts of all turns kept.
@@ -17,17 +14,17 @@ def to_messages(record: dict) -> list[dict]:
     that could not be run is a tool's message without a number.
     """
     prompt = record["spans"][0]["text"]
-    system = _system(prompt)
+    system = turns.system_of(prompt)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": record["question"]})
     opener, number, called = record["opener"], 0, None
     for span in record["spans"][1:]:
         if span["kind"] == "tool":
-            message = {"role": "tool", "content": _result(span["text"])}
+            message = {"role": "tool", "content": turns.inside_result(span["text"])}
             messages.append(message | ({"tool_call_id": called} if called else {}))
             called = None
             continue
-        message, calls = said(opener + span["text"], prompt.endswith(OPENED) and not opener)
+        message, calls = said(opener + span["text"], turns.opens_thought(prompt) and not opener)
         opener, called = "", None
         if calls:
             made = []
@@ -57,7 +54,7 @@ def said(text: str, is_thinking: bool) -> tuple[dict, list[tuple[str, str]]]:
     """A sampled turn as an assistant's message without calls, and its (name, arguments)."""
     parts = {"text": "", "thought": ""}
     calls = []
-    for piece in turns.read_text(text.removesuffix(END), is_thinking):
+    for piece in turns.read_text(text.removesuffix(turns.END_TURN), is_thinking):
         call = turns.call_of(piece.text) if piece.kind == "called" else None
         if call:
             calls.append(call)
@@ -69,15 +66,3 @@ def said(text: str, is_thinking: bool) -> tuple[dict, list[tuple[str, str]]]:
             parts[piece.kind] += piece.text
     message = {"role": "assistant", "content": parts["text"]}
     return message | ({"reasoning_content": parts["thought"]} if parts["thought"] else {}), calls
-
-
-def _system(prompt: str) -> str:
-    """What the prompt's system turn says besides the tools."""
-    if not prompt.startswith(SYSTEM):
-        return ""
-    return prompt[len(SYSTEM) :].split(END)[0].split("# Tools\n\nYou may call")[0].rstrip("\n")
-
-
-def _result(text: str) -> str:
-    inside = text.split(turns.RESULT, 1)[-1].rsplit(turns.END_RESULT, 1)[0]
-    return inside.removeprefix("\n").removesuffix("\n")

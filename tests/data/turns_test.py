@@ -96,6 +96,18 @@ def test_a_result_reads_back(words):
             assert turns.result_text(ids, vocabulary) == text
 
 
+@pytest.mark.parametrize("system", [None, "Be brief.\n# Tools\nare there."])
+@pytest.mark.parametrize("tools", [None, [chat.TOOL]])
+@pytest.mark.parametrize("style", chat.STYLES)
+def test_a_rendered_prompt_and_result_read_back(system, tools, style):
+    messages = [{"role": "user", "content": "hi"}]
+    messages = messages if system is None else [{"role": "system", "content": system}, *messages]
+    shown = chat.raw_prompt(messages, tools, style)
+    assert turns.system_of(shown) == (system or "")
+    assert turns.opens_thought(shown) == turns.begins_thinking(style)
+    assert turns.inside_result(chat.raw_result("12\n", style)) == "12\n"
+
+
 def test_what_may_begin_a_word():
     assert turns.beginning("abc<tool", ["<tool_call>", "xyz"]) == 5
     assert turns.beginning("abc<tool_call>", ["<tool_call>"]) == 0

@@ -103,6 +103,10 @@ def test_files_are_written_and_bad_lines_named(words, tmp_path):
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
     with pytest.raises(ValueError, match="is there already"):
         export.export_episodes([source], "atif", tmp_path / "out", "m")
+    # A line ends at a newline only, and an empty one holds nothing.
+    text = json.dumps({**played(words, "chatml"), "question": "a\u2028b"}, ensure_ascii=False)
+    source.write_text(f"{text}\n\n{text}\n", "utf-8")
+    assert export.export_episodes([source], "openai", tmp_path / "apart.jsonl", "m") == 2
     for bad in ("{", "[]", "{}", '{"spans": []}'):
         source.write_text(bad + "\n")
         with pytest.raises(ValueError, match=r"step_000001.jsonl, line 1: not an episode record"):
