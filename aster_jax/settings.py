@@ -119,34 +119,6 @@ def policy_loss(config, stage) -> grpo.GrpoConfig:
     )
 
 
-def batch_rules(stage) -> batch.Rules:
-    """Who takes part in an update of one RL stage (`config.rl_stage`), and how."""
-    ends = {
-        "turn_budget": stage.on_turn_budget,
-        "token_budget": stage.on_token_budget,
-        "context_budget": stage.on_context_budget,
-        "call_budget": stage.on_call_budget,
-        "malformed": stage.on_malformed,
-        "deadline": stage.on_deadline,
-    }
-    budgets = {
-        "turn_budget": stage.turn_tokens,
-        "token_budget": stage.response_tokens,
-        "context_budget": stage.context_tokens,
-    }
-    own = {"gspo": "sequence", "dr_grpo": "constant"}
-    return batch.Rules(
-        divide_by_std=stage.divide_by_std and stage.loss != "dr_grpo",
-        normalise=own[stage.loss] if stage.loss in own else stage.normalise,
-        longest=stage.response_tokens,
-        min_group=stage.min_group,
-        mask_void=stage.mask_void,
-        ends=ends,
-        budgets={end: most for end, most in budgets.items() if ends[end] == "soft"},
-        overlong_share=stage.overlong_share,
-    )
-
-
 def kept(section) -> checkpoint.Keep:
     """Which checkpoints of a stage stay on disk."""
     best = "keep_best" in section and section.keep_best and section.eval_every > 0
@@ -194,7 +166,7 @@ def build_all(config, rl_stages: dict[str, ConfigDict]) -> None:
         with_name(name, kept, section)
     for name, stage in rl_stages.items():
         with_name(name, policy_loss, config, stage)
-        with_name(name, batch_rules, stage)
+        with_name(name, batch.rules, stage)
         with_name(name, budgets, config, stage)
     for name, section in evaluations(config).items():
         named = "eval" if name == "main" else f"eval.also {name!r}"

@@ -12,11 +12,6 @@ from aster_jax import types
 from aster_jax.report import records
 from aster_jax.rl import batch
 
-_ENDS = (
-    "turn_budget", "token_budget", "context_budget", "call_budget", "malformed", "deadline",
-)  # fmt: skip
-_KEYS = ("loss", "divide_by_std", "min_group", "mask_void", *(f"on_{end}" for end in _ENDS))
-
 
 def fill(rows: Sequence[dict], config: dict) -> None:
     """Set `advantage` of the rows (`entries.row`) of one run that an update trained on.
@@ -26,15 +21,12 @@ def fill(rows: Sequence[dict], config: dict) -> None:
     """
     for stage in records.RL_STAGES:
         known = {**_given(config, "rl"), **_given(config, stage)}
-        if not set(_KEYS) <= known.keys():
+        try:
+            rules = batch.rules(known)
+        except KeyError:
             continue
-        ends = {end: known[f"on_{end}"] for end in _ENDS}
-        if known["mask_void"] or "soft" in ends.values():
+        if rules.mask_void or rules.budgets:
             continue
-        rules = batch.Rules(
-            divide_by_std=known["divide_by_std"] and known["loss"] != "dr_grpo",
-            min_group=known["min_group"], ends=ends,
-        )  # fmt: skip
         steps: dict[int, list[dict]] = {}
         for row in rows:
             if row["stage"] == stage:

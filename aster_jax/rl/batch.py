@@ -59,6 +59,34 @@ class Rules:
         return self.ends[end] if end in self.ends else "keep"
 
 
+# Ends that a policy or our clock makes, each with a key of its own (`on_...`); and the key of the
+# budget whose end may be "soft".
+_ENDS = (
+    "turn_budget", "token_budget", "context_budget", "call_budget", "malformed", "deadline",
+)  # fmt: skip
+_BUDGETS = {
+    "turn_budget": "turn_tokens", "token_budget": "response_tokens",
+    "context_budget": "context_tokens",
+}  # fmt: skip
+
+
+def rules(keys: Mapping) -> Rules:
+    """The rules of one RL stage, of its keys (`config.rl_stage`). KeyError where one is missing,
+    as in a config of an older version."""
+    ends = {end: keys[f"on_{end}"] for end in _ENDS}
+    own = {"gspo": "sequence", "dr_grpo": "constant"}
+    return Rules(
+        divide_by_std=keys["divide_by_std"] and keys["loss"] != "dr_grpo",
+        normalise=own[keys["loss"]] if keys["loss"] in own else keys["normalise"],
+        longest=keys["response_tokens"],
+        min_group=keys["min_group"],
+        mask_void=keys["mask_void"],
+        ends=ends,
+        budgets={end: keys[key] for end, key in _BUDGETS.items() if ends[end] == "soft"},
+        overlong_share=keys["overlong_share"],
+    )
+
+
 def is_counted(scored: types.Scored, rules: Rules) -> bool:
     """Whether a trajectory says something about the policy, so that others of its group are
     compared with it: neither tool nor verifier lost it, and its end is not to be dropped."""

@@ -56,7 +56,7 @@ class Table:
         self._run, self._policy, self._players = run, policy, players
         self._stage, self._c, self._pool, self._prompts = stage, c, pool, prompts
         self._limits: live.Budgets = settings.budgets(run.config, c)
-        self._rules = settings.batch_rules(c)
+        self._rules = batches.rules(c)
 
     def step(self, params: dict, now: int, episodes: journal.Journal, where: dict) -> Step:
         """Play step `now` (1-based); `episodes` and `where` as in `phase.run_phase`.

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from aster_jax import mesh as meshes
-from aster_jax import settings, together, types
+from aster_jax import together, types
 from aster_jax.model import logprobs
 from aster_jax.rl import batch as batches
 from aster_jax.rl import grpo
@@ -32,7 +32,7 @@ def make(
     in `scored`.
     """
     began = time.monotonic()
-    rules = settings.batch_rules(c)
+    rules = batches.rules(c)
     group_ids = np.arange(len(scored)) // c.group
     kept, kept_ids, advantages = batches.prepare(scored, group_ids, rules)
     values = _groups(scored, group_ids, kept, kept_ids, advantages, rules)

@@ -6,7 +6,8 @@ from aster_jax.report import advantages
 
 CONFIG = {
     "rl": {
-        "loss": "clip", "divide_by_std": True, "min_group": 0.5, "mask_void": False,
+        "normalise": "group", "overlong_share": 0.2, "turn_tokens": 48, "response_tokens": 192,
+        "context_tokens": 256, "loss": "clip", "divide_by_std": True, "min_group": 0.5, "mask_void": False,
         "on_turn_budget": "mask", "on_token_budget": "mask", "on_context_budget": "mask",
         "on_call_budget": "keep", "on_malformed": "keep", "on_deadline": "drop",
     },

@@ -10,7 +10,8 @@ import numpy as np
 STAGES = ["demos", "sft", "rl1", "filter", "rl2", "eval", "report"]
 FAMILIES = ("prod", "lcm")
 RL = {
-    "loss": "clip", "divide_by_std": True, "min_group": 0.5, "mask_void": False,
+    "normalise": "group", "overlong_share": 0.2, "turn_tokens": 48, "response_tokens": 192,
+    "context_tokens": 256, "loss": "clip", "divide_by_std": True, "min_group": 0.5, "mask_void": False,
     "on_turn_budget": "keep", "on_token_budget": "keep", "on_context_budget": "keep",
     "on_call_budget": "keep", "on_malformed": "keep", "on_deadline": "drop",
 }  # fmt: skip
