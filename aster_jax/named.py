@@ -4,6 +4,7 @@ Where export, chat and serve find what they are asked for. Reads a workdir and w
 nothing into it, so it can be given while the run goes on.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -23,6 +24,16 @@ class Named:
     model: weights.Loaded
     tools: tuple | None
     origin: str
+
+
+def ask(parser: argparse.ArgumentParser) -> None:
+    """Add the flags by which a command is told its model: what `load` and an engine take."""
+    add = parser.add_argument
+    add("--model", required=True, help="a checkpoint, or the workdir of a run")
+    add("--checkpoint", default="", help="of a workdir: base, sft, rl1 or rl2; default the last")
+    add("--step", type=int, help="of that stage; default what it hands on")
+    add("--style", default="", help="chat markup; default the model's own")
+    add("--dtype", default="float32", help="of weights and cache: float32 or bfloat16")
 
 
 def load(name: str, checkpoint: str = "", step: int | None = None) -> Named:

@@ -46,13 +46,10 @@ def main() -> int:
 
 def _arguments():
     parser = argparse.ArgumentParser(prog="python -m aster_jax.chat", description=__doc__)
+    named.ask(parser)
     add = parser.add_argument
-    add("--model", required=True, help="a checkpoint, or the workdir of a run")
-    add("--checkpoint", default="", help="of a workdir: base, sft, rl1 or rl2; default the last")
-    add("--step", type=int, help="of that stage; default what it hands on")
     add("--question", default="", help="answer this and leave")
     add("--system", default="", help="what the system's turn says")
-    add("--style", default="", help="chat markup; default the model's own")
     add("--no_tool", action="store_true", help="talk without the tool")
     add("--temperature", type=float, default=0.6)
     add("--top_p", type=float, default=0.95)
@@ -62,7 +59,6 @@ def _arguments():
     add("--context_tokens", type=int, default=4096, help="of the whole conversation")
     add("--max_calls", type=int, default=16, help="of the tool, per question")
     add("--tool_result_tokens", type=int, default=256, help="kept of one result")
-    add("--dtype", default="float32", help="of weights and cache: float32 or bfloat16")
     return parser.parse_args()
 
 

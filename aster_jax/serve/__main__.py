@@ -25,12 +25,9 @@ def main() -> int:
 
 def _arguments():
     parser = argparse.ArgumentParser(prog="python -m aster_jax.serve", description=__doc__)
+    named.ask(parser)
     add = parser.add_argument
-    add("--model", required=True, help="a checkpoint, or the workdir of a run")
-    add("--checkpoint", default="", help="of a workdir: base, sft, rl1 or rl2; default the last")
-    add("--step", type=int, help="of that stage; default what it hands on")
     add("--name", default="", help="that clients give; default the model's own")
-    add("--style", default="", help="chat markup; default the model's own")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8000, help="0 takes a free one")
     add("--allow_remote", action="store_true", help="listen on other addresses than loopback")
@@ -39,7 +36,6 @@ def _arguments():
     add("--pool_tokens", type=int, default=0, help="that all rows together hold; 0: all full")
     add("--steps_per_dispatch", type=int, default=16, help="tokens per row between two looks")
     add("--ahead", type=int, default=0, help="dispatches under way; 1 suits accelerators")
-    add("--dtype", default="float32", help="of weights and cache: float32 or bfloat16")
     add("--seed", type=int, default=0, help="of the server's randomness, beside requests' own")
     add("--grace_s", type=int, default=20, help="from SIGTERM until what is unfinished is cut")
     limits = Limits()

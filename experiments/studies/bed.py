@@ -8,6 +8,7 @@ by the studies; it is no experiment of its own.
 """
 
 from aster_jax import config
+from experiments import quickstart
 
 SIZES = ("smoke", "small", "", "night")
 # How the base comes to be, a run after the other: traces of the tool teach a model to copy
@@ -71,14 +72,7 @@ def _shrink(c):
 
 
 def _model(c):
-    c.model.show_tool = False
-    c.model.vocab_size = 1024
-    c.model.num_layers = 2
-    c.model.d_model = 128
-    c.model.d_ff = 384
-    c.model.num_heads = 4
-    c.model.num_kv_heads = 2
-    c.model.head_dim = 32
+    c.model.update(quickstart.get_config().model)
     c.rollout.slots = 64
     c.rollout.steps_per_dispatch = 8
     c.rollout.capacity = 512

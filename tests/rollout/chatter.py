@@ -9,6 +9,7 @@ markup valid, the context decides between calling and answering and which digits
 
 import collections
 import dataclasses
+import types as python_types
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,14 @@ class Chatter:
 
     def prompt(self, question):
         return tuple(chat.prompt_ids(question, None, self.tokenizer, STYLE))
+
+
+def loaded(directory):
+    """It as `weights.load` would give it."""
+    made = build(directory)
+    return python_types.SimpleNamespace(
+        params=made.params, config=made.cfg, tokenizer=made.tokenizer, style=STYLE, path="made"
+    )
 
 
 def build(directory) -> Chatter:

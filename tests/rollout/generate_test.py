@@ -13,11 +13,7 @@ from tests.rollout import chatter
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    made = chatter.build(tmp_path_factory.mktemp("words"))
-    return python_types.SimpleNamespace(
-        params=made.params, config=made.cfg, tokenizer=made.tokenizer, style=chatter.STYLE,
-        path="made",
-    )  # fmt: skip
+    return chatter.loaded(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,7 @@ LIMITS = Limits(body_bytes=20_000, queue=40, body_s=1.0, request_s=60.0)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    made = chatter.build(tmp_path_factory.mktemp("words"))
-    return python_types.SimpleNamespace(
-        params=made.params, config=made.cfg, tokenizer=made.tokenizer, style=chatter.STYLE,
-        path="made",
-    )  # fmt: skip
+    return chatter.loaded(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
