@@ -77,6 +77,11 @@ def read(name: str) -> ConfigDict:
     return made
 
 
+def shared(name: str) -> types.ModuleType:
+    """What several experiments share, by its name in their folder: `shared("studies/bed")`."""
+    return _run(str(folder() / f"{name}.py"))
+
+
 def _run(path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     if spec is None:

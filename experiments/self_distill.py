@@ -13,12 +13,12 @@ started, and gets nothing but SFT on them; held-out problems are those of the qu
 Other runs: --config.demos.source=run:WORKDIR --config.model.source=EXPORT.
 """
 
-from experiments import quickstart
+from aster_jax import experiment
 
 
 def get_config():
     """The quickstart's model and problems, with its own RL as the teacher."""
-    c = quickstart.get_config()
+    c = experiment.read("quickstart")
     c.name = "self_distill"
     c.stages = ("demos", "sft", "eval", "report")
     c.model.source = "runs/quickstart_sft"

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from aster_jax import experiment
 from tests import source_tree
 
 ROOT = source_tree.ROOT
@@ -56,6 +57,9 @@ def test_an_installed_command_finds_its_experiments_from_anywhere(built, tmp_pat
     script = f"from aster_jax import experiment\nfor n in {names}: print(experiment.read(n).name)"
     ended = run([sys.executable, "-c", script], tmp_path, PYTHONPATH=str(built))
     assert ended.stdout.split() == ["aster_1p7b", "smoke", "quickstart_direct", "aster_4b"], ended.stderr
+    script = "from aster_jax import experiment\nfor n in experiment.names(): experiment.read(n); print(n)"
+    ended = run([sys.executable, "-c", script], tmp_path, PYTHONPATH=str(built))
+    assert ended.stdout.split() == experiment.names(), ended.stderr
 
 
 @pytest.mark.slow

@@ -59,21 +59,22 @@ class Rules:
         return self.ends[end] if end in self.ends else "keep"
 
 
-# Ends that a policy or our clock makes, each with a key of its own (`on_...`); and the key of the
-# budget whose end may be "soft".
-_ENDS = (
-    "turn_budget", "token_budget", "context_budget", "call_budget", "malformed", "deadline",
-)  # fmt: skip
-_BUDGETS = {
-    "turn_budget": "turn_tokens", "token_budget": "response_tokens",
-    "context_budget": "context_tokens",
-}  # fmt: skip
-
-
 def rules(keys: Mapping) -> Rules:
     """The rules of one RL stage, of its keys (`config.rl_stage`). KeyError where one is missing,
     as in a config of an older version."""
-    ends = {end: keys[f"on_{end}"] for end in _ENDS}
+    ends = {
+        "turn_budget": keys["on_turn_budget"],
+        "token_budget": keys["on_token_budget"],
+        "context_budget": keys["on_context_budget"],
+        "call_budget": keys["on_call_budget"],
+        "malformed": keys["on_malformed"],
+        "deadline": keys["on_deadline"],
+    }
+    budgets = {
+        "turn_budget": keys["turn_tokens"],
+        "token_budget": keys["response_tokens"],
+        "context_budget": keys["context_tokens"],
+    }
     own = {"gspo": "sequence", "dr_grpo": "constant"}
     return Rules(
         divide_by_std=keys["divide_by_std"] and keys["loss"] != "dr_grpo",
@@ -82,7 +83,7 @@ def rules(keys: Mapping) -> Rules:
         min_group=keys["min_group"],
         mask_void=keys["mask_void"],
         ends=ends,
-        budgets={end: keys[key] for end, key in _BUDGETS.items() if ends[end] == "soft"},
+        budgets={end: most for end, most in budgets.items() if ends[end] == "soft"},
         overlong_share=keys["overlong_share"],
     )
 

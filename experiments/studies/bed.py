@@ -7,8 +7,7 @@ that at first it is text that earns, while only the tool can earn on the hard on
 by the studies; it is no experiment of its own.
 """
 
-from aster_jax import config
-from experiments import quickstart
+from aster_jax import config, experiment
 
 SIZES = ("smoke", "small", "", "night")
 # How the base comes to be, a run after the other: traces of the tool teach a model to copy
@@ -72,7 +71,7 @@ def _shrink(c):
 
 
 def _model(c):
-    c.model.update(quickstart.get_config().model)
+    c.model.update(experiment.read("quickstart").model)
     c.rollout.slots = 64
     c.rollout.steps_per_dispatch = 8
     c.rollout.capacity = 512

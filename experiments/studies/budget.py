@@ -9,7 +9,9 @@ steps; a call makes 1, 2 or 4 of them in the demonstrations, so that a policy ma
 make do with fewer.
 """
 
-from experiments.studies import bed
+from aster_jax import experiment
+
+bed = experiment.shared("studies/bed")
 
 CALLS = (4, 8, 16)
 

@@ -8,7 +8,9 @@ about as many demonstration tokens: reasoning in text with one check at the end,
 interaction by turns, and dense interaction.
 """
 
-from experiments.studies import bed
+from aster_jax import experiment
+
+bed = experiment.shared("studies/bed")
 
 
 def get_config(size: str = ""):

@@ -9,7 +9,9 @@ of these mixed. A coarser cut makes fewer calls and longer results, of which the
 has to be picked.
 """
 
-from experiments.studies import bed
+from aster_jax import experiment
+
+bed = experiment.shared("studies/bed")
 
 
 def get_config(size: str = ""):

@@ -8,12 +8,12 @@ shows nothing by itself (the report says so); give more with
 `--config.study.seeds="(0, 1, 2)"`.
 """
 
-from experiments import smollm2_135m
+from aster_jax import experiment
 
 
 def get_config():
     """Three starts; without a cold start RL begins with a model that solves nothing."""
-    c = smollm2_135m.get_config()
+    c = experiment.read("smollm2_135m")
     c.name = "smollm2_cold_start"
     c.stages = ("demos", "sft", "rl1", "eval", "report")
     c.eval.checkpoints = ("sft", "rl1")
