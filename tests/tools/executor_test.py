@@ -29,7 +29,11 @@ def test_the_documented_example(tools):
     result = tools.run(session, "x = 2**10\nx")
     assert (result.status, result.text, result.state) == ("ok", "1024\n", "kept")
     assert tools.submit(session, "x + 1").result().text == "1025\n"
-    assert result.wall_s > 0 and result.cpu_s > 0 and result.queue_s >= 0
+    assert result.wall_s > 0 and result.queue_s >= 0
+    # A virtual machine takes what its host stole off processor time, which can leave nothing of
+    # a cell this short: only one that computes for a while has to have used some.
+    assert result.cpu_s >= 0
+    assert tools.run(session, "sum(i * i for i in range(10**6))").cpu_s > 0
     assert not result.is_infra and result.tier == tools.tier
     tools.close(session)
 
