@@ -319,6 +319,7 @@ def _study():
     # {"name": "short", "rl1.max_calls": 4}.
     c.variants = ()  # what is compared; the others against the first
     c.seeds = ()  # every variant is run once with each of them
+    c.at_once = 1  # members made at the same time, each in a process with its share of the cores
     c.base = ()  # variants made once, each from the one before; the others start from the last
     return c
 

@@ -6,6 +6,9 @@ this package or of the machine, and leaves its traceback on the terminal and in
 """
 
 
+GAVE_UP = 3  # exit code of a run that ends by `GaveUp`
+
+
 class InputError(ValueError):
     """What the user gave cannot work: says what, which value, and what to do."""
 

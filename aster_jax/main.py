@@ -4,7 +4,7 @@
 
 Flags -> config -> mesh -> the stages in order; nothing else. A finished stage is skipped,
 an interrupted one resumes from its newest checkpoint. A config whose section `study` names
-variants stands for many runs, made one after the other (`studies/run.py`).
+variants stands for many runs (`studies/run.py`).
 """
 
 import difflib
@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from aster_jax import config as configs
 from aster_jax import config_check, experiment, mesh, naming, policy, pools, together, usage, workdir
 from aster_jax.demos import run as demos
-from aster_jax.errors import GaveUp, InputError, Leaving
+from aster_jax.errors import GAVE_UP, GaveUp, InputError, Leaving
 from aster_jax.eval import run as evaluation
 from aster_jax.lifetime import changes, hosts, notice
 from aster_jax.report import run as report
@@ -42,6 +42,10 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "how many processes share t
 _PROCESS = flags.DEFINE_integer("process", None, "which of them this one is, from 0")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "where everything is written; default runs/NAME and the overrides"
+)
+
+_MEMBER = flags.DEFINE_string(
+    "member", None, "of a study, only this run: VARIANT/seed_N, or base, which comes first"
 )
 
 STAGES = {
@@ -67,16 +71,30 @@ def main(argv: list[str]) -> None:
     c = _CONFIG.value
     if not plan.is_study(c):
         config_check.validate(c)
+        if _MEMBER.value is not None:
+            raise InputError(f"--member={_MEMBER.value}: {c.name} is one run, no study")
     path = pathlib.Path(_WORKDIR.value or default_workdir(c.name, sys.argv[1:]))
     with hosts.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) as watch:
         # Compiled programs are kept with the run: a resumed one starts working at once.
         jax.config.update("jax_compilation_cache_dir", str((path / "compiled").absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        if not plan.is_study(c):
+        def play(c, path):
             _play(c, path, watch)
+
+        if not plan.is_study(c):
+            play(c, path)
+            return
+        if _MEMBER.value is not None:
+            studies.run_one(c, path, _MEMBER.value, play)
             return
         with workdir.held(c, path):
-            studies.run(c, path, lambda c, path: _play(c, path, watch))
+            studies.run(c, path, play, lambda place: _member_command(path, place))
+
+
+def _member_command(path: pathlib.Path, place: str) -> list[str]:
+    """This command again, for one member of its study."""
+    own = [f"--workdir={path}", f"--member={place}"]
+    return [sys.executable, "-m", "aster_jax.member", *sys.argv[1:], *own]
 
 
 def _play(c, path, watch):
@@ -166,14 +184,18 @@ def default_workdir(name: str, arguments: list[str]) -> str:
 
 
 def cli() -> None:
-    """Entry point: what the user has to mend is one sentence and exit code 1, no traceback."""
+    """Entry point: what the user has to mend is one sentence and exit code 1, no traceback; a
+    run that gave up by its own rules has exit code 3."""
     if usage.asked(sys.argv[1:]):
         print(usage.text("python -m aster_jax.main"))
         return
     try:
         app.run(main, flags_parser=_parse)
-    except (InputError, GaveUp) as e:
+    except InputError as e:
         sys.exit(f"aster_jax: {e}")
+    except GaveUp as e:
+        print(f"aster_jax: {e}", file=sys.stderr)
+        sys.exit(GAVE_UP)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -215,7 +237,7 @@ def _readable(name: str) -> str:
 
 def unknown_flag_text(name: str) -> str:
     """What to say about a flag nobody knows."""
-    own = () if name.startswith("config.") else (_CONFIG, _WORKDIR, _COORDINATOR, _PROCESSES, _PROCESS)
+    own = () if name.startswith("config.") else (_CONFIG, _WORKDIR, _COORDINATOR, _PROCESSES, _PROCESS, _MEMBER)
     close = difflib.get_close_matches(name, [flag.name for flag in own], n=1, cutoff=0.7)
     if not close:
         key = naming.nearest(name.removeprefix("config."), configs.keys(configs.default()))

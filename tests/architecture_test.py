@@ -35,7 +35,7 @@ LAYERS = (
     ("export", "chat", "serve", "report.__main__"),
     ("studies",),
     ("main",),
-    ("command",),
+    ("command", "member"),
 )
 JIT = {"train/step.py", "rollout/engine.py", "model/logprobs.py"}
 # Besides the `run.py` of a stage, main.py, and the tool executor, which is all about the
@@ -54,6 +54,8 @@ EFFECTS = {
     "rollout/phase.py": "measures and bounds the wait for verdicts",
     "command.py": "is a command",
     "export.py": "is a command",
+    "member.py": "ends with its parent",
+    "studies/beside.py": "starts the members of a study, and waits for them",
     "track.py": "tells trackers, and writes event files",
     "chat/__main__.py": "is a command: talks with a terminal, and saves what was said",
     "serve/__main__.py": "is a command",

@@ -126,8 +126,13 @@ def test_a_mistake_of_ours_keeps_its_traceback(stage_that, tmp_path, capsys):
     assert "error.log" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [InputError("a value, and what to do"), GaveUp("five in a row")])
-def test_what_the_user_has_to_mend_is_a_sentence(stage_that, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error, code",  # a text: Python prints it and exits with code 1
+    [(InputError("a value"), "aster_jax: a value"), (GaveUp("five in a row"), 3)],
+)
+def test_what_the_user_has_to_mend_is_a_sentence(
+    stage_that, tmp_path, monkeypatch, capsys, error, code
+):
     with pytest.raises(type(error)):
         stage_that(error)
     assert str(error) in log(tmp_path)  # in the middle of a run it is kept, too
@@ -138,7 +143,9 @@ def test_what_the_user_has_to_mend_is_a_sentence(stage_that, tmp_path, monkeypat
     monkeypatch.setattr(main.app, "run", run_and_raise)
     with pytest.raises(SystemExit) as caught:
         main.cli()
-    assert caught.value.code == f"aster_jax: {error}"
+    assert caught.value.code == code
+    if code == 3:
+        assert capsys.readouterr().err.endswith("aster_jax: five in a row\n")
 
 
 def test_any_other_error_is_not_cut_down_to_its_text(monkeypatch):

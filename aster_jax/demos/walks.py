@@ -33,11 +33,11 @@ class Size:
     steps: range
 
 
-_SMALL, _LARGE = range(10, 60), range(100, 900)  # starts
+_STARTS = range(10, 60)
 SIZES = {
-    "walk1": Size(_SMALL, (1,), range(1, 4), range(151, 1000, 2), range(2, 5)),
-    "walk2": Size(_SMALL, (1,), range(1, 10), range(151, 1000, 2), range(2, 6)),
-    "walk3": Size(_LARGE, range(3, 10), range(10, 100), range(301, 1000, 2), range(10, 15)),
+    "walk1": Size(_STARTS, (1,), range(1, 4), range(151, 1000, 2), range(2, 5)),
+    "walk2": Size(_STARTS, (1,), range(1, 10), range(151, 1000, 2), range(2, 6)),
+    "walk3": Size(_STARTS, range(3, 10), range(1, 10), range(61, 100, 2), range(10, 15)),
 }
 
 

@@ -16,11 +16,11 @@ KILLS = 5
 FILES = ("study.md", "study.json")
 
 
-def start(config, path, out):
+def start(config, path, out, *more):
     """The command as a user gives it, in a process group of its own."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.Popen(
-        [sys.executable, "-m", "aster_jax.main", f"--config={config}", f"--workdir={path}"],
+        [sys.executable, "-m", "aster_jax.main", f"--config={config}", f"--workdir={path}", *more],
         cwd=ROOT, env=environment, stdout=out, stderr=out,
     )  # fmt: skip
 
@@ -50,6 +50,28 @@ def test_killed_at_random_moments_it_gives_the_same_table(tmp_path):
     for name in FILES:
         assert (whole / name).read_text() == (killed / name).read_text(), name
     assert (whole / "study.png").read_bytes() == (killed / "study.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_at_once_and_one_by_one_find_the_same(tmp_path):
+    """The table of members made side by side, then left on SIGTERM and gone on with; and of
+    members that were asked for one at a time, as a job array does."""
+    config, out = "experiments/studies/cold_start.py:smoke", tmp_path / "beside.log"
+    with out.open("a") as log:
+        process = start(config, tmp_path / "beside", log, "--config.study.at_once=2")
+        while not (tmp_path / "beside" / "study.md").exists():  # at least one is done
+            assert process.poll() is None, out.read_text()[-3000:]
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 143, out.read_text()[-3000:]
+        again = start(config, tmp_path / "beside", log, "--config.study.at_once=2")
+        assert again.wait(7200) == 0, out.read_text()[-3000:]
+        for place in ("base", "dense/seed_1", "zero/seed_0"):
+            one = start(config, tmp_path / "array", log, f"--member={place}")
+            assert one.wait(7200) == 0, out.read_text()[-3000:]
+    finish(config, tmp_path / "array", out)
+    for name in FILES:
+        assert (tmp_path / "beside" / name).read_text() == (tmp_path / "array" / name).read_text(), name
 
 
 @pytest.mark.slow
