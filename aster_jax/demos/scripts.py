@@ -59,9 +59,9 @@ def check(family: str, numbers: tuple[int, ...]) -> Step:
     return Step(f"{text}\n{walks.CHECK}", walks.last_check(*numbers))
 
 
-def answer(family: str, numbers: tuple[int, ...], shown: str) -> str:
-    """The answer in what the last cell showed."""
-    return walks.read_out(numbers[1], shown) if family in walks.SIZES else shown
+def answer(family: str, numbers: tuple[int, ...], shown: str) -> tuple[str, str]:
+    """(thought, answer) at what the last cell showed; most need no thought, which is ""."""
+    return walks.read_out(numbers[1], shown) if family in walks.SIZES else ("", shown)
 
 
 def _joined(steps: tuple[Step, ...]) -> Step:

@@ -105,10 +105,10 @@ def next_message(
     if failed >= MAX_FAILURES:
         return None
     if done == len(steps):
-        value = problem.answer
+        thought, value = "", problem.answer
         if how.style != "check":
-            value = scripts.answer(problem.family, numbers, results[-1].text.strip())
-        return _message(f"The answer is \\boxed{{{value}}}.", how)
+            thought, value = scripts.answer(problem.family, numbers, results[-1].text.strip())
+        return _message(f"{thought} The answer is \\boxed{{{value}}}.".lstrip(), how)
     step = steps[done]
     if results and results[-1].status != "ok":
         return _message(REPAIR, how, step.code)

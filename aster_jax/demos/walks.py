@@ -5,7 +5,8 @@ sizes. `walk1` adds 1, 2 or 3 a few times, which a small model can learn to do i
 `walk2` adds any digit and goes on for longer, so that the head often slips; `walk3` multiplies
 modulo a large number a dozen times, which it cannot. With the tool all three are
 one procedure: define the step, apply it, look whether to go on. When to stop is only known
-by looking, so the number of calls follows from what was seen.
+by looking, so the number of calls follows from what was seen: the thought after a call spells
+out what is looked for and the digits that came.
 
 `per_call` cuts the same solution more or less finely: so many applications in a cell, all
 of whose values are shown and have to be looked through. Nothing else differs.
@@ -76,14 +77,24 @@ def solve(a: int, e: int, b: int, c: int, m: int) -> int:
 def cells(a: int, e: int, b: int, c: int, m: int, per_call: int) -> list[tuple[str, str, str]]:
     """(thought, code, a slip) of every call: as many as it takes to see the answer."""
     go_on = f"[x := f(x) for _ in range({per_call})]"
-    first = f"f = lambda x: ({b}*x+{c}) % {m}; x = {a}; {go_on}"
-    calls = -(-len(values(a, e, b, c, m)) // per_call)
-    return [(START, first, "")] + [(GO_ON, go_on, go_on.replace("f(", "g("))] * (calls - 1)
+    found = [(START, f"f = lambda x: ({b}*x+{c}) % {m}; x = {a}; {go_on}", "")]
+    walk = values(a, e, b, c, m)
+    for at in range(per_call, len(walk), per_call):
+        thought = f"{_reading(e, walk[at - per_call : at])} {GO_ON}"
+        found.append((thought, go_on, go_on.replace("f(", "g(")))
+    return found
 
 
-def read_out(e: int, shown: str) -> str:
-    """The answer in what the last cell showed: the first value that ends in e."""
-    return str(next(x for x in ast.literal_eval(shown) if x % 10 == e))
+def read_out(e: int, shown: str) -> tuple[str, str]:
+    """(thought, answer) at what the last cell showed: the first value that ends in e."""
+    walk = ast.literal_eval(shown)
+    at = next(i for i, x in enumerate(walk) if x % 10 == e)
+    return _reading(e, walk[: at + 1]), str(walk[at])
+
+
+def _reading(e: int, walk: Sequence[int]) -> str:
+    """What is looked for, and the last digits that were seen: told apart at a glance."""
+    return f"{e}? {' '.join(str(x % 10) for x in walk)}."
 
 
 def in_text(a: int, e: int, b: int, c: int, m: int) -> str:

@@ -24,11 +24,12 @@ def test_a_walk_by_hand():
         "I take (3*x+11) % 311; x = 102\nx = 6\nx = 29\nx = 98\nx = 305"
     )
     assert walks.last_check(*numbers) == "(3*98+11) % 311 == 305"
-    assert [code for _, code, _ in walks.cells(*numbers, 3)] == [
-        "f = lambda x: (3*x+11) % 311; x = 102; [x := f(x) for _ in range(3)]",
-        "[x := f(x) for _ in range(3)]",
+    assert [cell[:2] for cell in walks.cells(*numbers, 3)] == [
+        ("Start.", "f = lambda x: (3*x+11) % 311; x = 102; [x := f(x) for _ in range(3)]"),
+        ("5? 6 9 8. Go on.", "[x := f(x) for _ in range(3)]"),
     ]
-    assert walks.read_out(5, "[305, 304, 45]") == "305"
+    assert walks.read_out(5, "[305, 304, 45]") == ("5? 5.", "305")
+    assert walks.read_out(4, "[305, 304, 45]") == ("4? 5 4.", "304")
 
 
 @pytest.mark.parametrize("family", SIZES)
@@ -59,5 +60,5 @@ def test_every_cut_shows_the_answer_in_its_last_cell_only(family, per_call):
             ends = [x % 10 == numbers[1] for x in ast.literal_eval(shown)]
             assert any(ends) == (i == len(cells) - 1)
             assert len(ends) == per_call and slip != code
-        assert walks.read_out(numbers[1], shown) == str(answer)
+        assert walks.read_out(numbers[1], shown)[1] == str(answer)
         assert eval(walks.last_check(*numbers)) is True
