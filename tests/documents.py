@@ -20,7 +20,8 @@ ROOT = source_tree.ROOT
 PAGES = sorted(
     p for p in source_tree.tracked() if p.suffix == ".md" and not any(x[0] == "." for x in p.parts)
 )
-OUR_OWN = ("python", "aster", "venv/bin/python", "launch/")
+# How a line begins that is a command of ours, where a block does not say what it is.
+OUR_OWN = re.compile(r"(nice -n 19 )?([A-Z_]+=\S+ )*(export |python |venv/bin/python |aster |launch/\w+\.sh)")
 # Programs of others, whose arguments are theirs.
 OTHERS = ("cd", "curl", "docker", "export", "gcloud", "git", "kubectl", "nice", "pip", "tensorboard")
 
@@ -73,6 +74,8 @@ def commands(text: str) -> list[tuple[int, dict[str, str], list[str]]]:
             continue
         exported: dict[str, str] = {}
         for line in lines(block):
+            if block.language != "sh" and not OUR_OWN.match(line):
+                continue
             for part in line.split(" && "):
                 words = shlex.split(part.removesuffix("&"), comments=True)
                 given = dict(exported)
@@ -83,8 +86,7 @@ def commands(text: str) -> list[tuple[int, dict[str, str], list[str]]]:
                     exported |= dict(w.split("=", 1) for w in words[1:])
                 if words[:3] == ["nice", "-n", "19"]:
                     words = words[3:]
-                if block.language == "sh" or words and words[0].startswith(OUR_OWN):
-                    found.append((block.line, given, words))
+                found.append((block.line, given, words))
     return found
 
 
