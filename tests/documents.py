@@ -64,12 +64,14 @@ def lines(block: Block) -> list[str]:
 
 
 def commands(text: str) -> list[tuple[int, dict[str, str], list[str]]]:
-    """(line of its block, environment, words) of every command of a page's blocks.
+    """(line of its block, environment, words) of every command of a page, also in its sentences.
 
     `export` lines count for what follows in their block; `A && B` are two commands.
     """
     found = []
-    for block in blocks(text):
+    spans = (" ".join(s.split()) for s in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(text)))
+    inline = [Block((), span, 0) for span in spans if " " in span]
+    for block in [*blocks(text), *inline]:
         if block.language not in ("", "sh"):
             continue
         exported: dict[str, str] = {}

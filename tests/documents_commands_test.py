@@ -5,6 +5,7 @@ their own parser reads the arguments. Scripts: a dry run. Benchmarks: their flag
 """
 
 import argparse
+import ast
 import importlib.util
 import os
 import pathlib
@@ -19,7 +20,7 @@ from ml_collections import config_flags
 
 from aster_jax import config_check, main, pools
 from aster_jax.studies import plan
-from tests import documents
+from tests import documents, source_tree
 
 TEXTS = {p: (documents.ROOT / p).read_text("utf-8") for p in documents.PAGES}
 GIVEN = [
@@ -134,9 +135,9 @@ def _try_flags(module, arguments):
     if path.name == "__init__.py":
         path = path.with_name("__main__.py")
     text = path.read_text("utf-8")
-    near = [path.with_name(f"{n}.py") for n in re.findall(r"(\w+)", " ".join(
-        re.findall(r"^from experiments\.benchmarks import (.*)$", text, re.M)))]  # fmt: skip
-    text += "".join(p.read_text("utf-8") for p in near if p.is_file())
+    words = {w for name in source_tree.imports(ast.parse(text)) for w in name.split(".")[2:]}
+    beside = [path.with_name(f"{w}.py") for w in sorted(words)]
+    text += "".join(p.read_text("utf-8") for p in beside if p.is_file())
     for argument in arguments:
         if not argument.startswith("--") or argument.startswith("--config."):
             continue
