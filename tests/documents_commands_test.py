@@ -79,8 +79,10 @@ def _try_python(words, patch):
         _try_parser(module, arguments, patch)
     else:
         _try_flags(module, arguments)
-        if "--config" in arguments:
-            _try_run(arguments[: arguments.index("--config") + 2], patch)
+        if "--config" in arguments:  # it takes files alone, and is run in the checkout
+            at = arguments.index("--config")
+            assert (documents.ROOT / arguments[at + 1].partition(":")[0]).is_file()
+            _try_run(arguments[at : at + 2], patch)
 
 
 def _try_aster(words, patch):
