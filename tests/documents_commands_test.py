@@ -23,10 +23,15 @@ from aster_jax.studies import plan
 from tests import documents, source_tree
 
 TEXTS = {p: (documents.ROOT / p).read_text("utf-8") for p in documents.PAGES}
-GIVEN = [
-    pytest.param(page, environment, words, id=f"{page.as_posix()}:{line} {' '.join(words)[:60]}")
+# The same command on the same page once; pages have files of their own.
+FOUND = {
+    (page, *words, *sorted(environment.items())): (page, line, environment, words)
     for page, text in TEXTS.items()
     for line, environment, words in documents.commands(text)
+}
+GIVEN = [
+    pytest.param(page, environment, words, id=f"{page.as_posix()}:{line} {' '.join(words)[:60]}")
+    for page, line, environment, words in FOUND.values()
 ]
 RUN_FLAGS = ("workdir", "coordinator", "processes", "process")
 PLACEHOLDERS = ("FILE", "NAME", "...")
