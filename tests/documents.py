@@ -16,9 +16,10 @@ import shlex
 from tests import source_tree
 
 ROOT = source_tree.ROOT
-# Folders with a dot are of tools: pytest leaves a README.md in its cache.
+# By folder: what lies beside them in somebody's checkout (runs, environments) is no page.
+FOLDERS = ("aster_jax", "docs", "experiments", "launch", "tests")
 PAGES = sorted(
-    p for p in source_tree.tracked() if p.suffix == ".md" and not any(x[0] == "." for x in p.parts)
+    p.relative_to(ROOT) for p in (*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md")))
 )
 # How a line begins that is a command of ours, where a block does not say what it is.
 OUR_OWN = re.compile(r"(nice -n 19 )?([A-Z_]+=\S+ )*(export |python |venv/bin/python |aster |launch/\w+\.sh)")

@@ -17,7 +17,7 @@ import pytest
 from aster_jax import config, config_check
 from aster_jax import mesh as meshes
 from docs import configuration
-from tests import documents, source_tree
+from tests import architecture_test, documents, source_tree
 
 ROOT = source_tree.ROOT
 
@@ -228,6 +228,13 @@ def test_the_tree_in_the_readmes_is_true():
     parts = {p.parts[:2] for p in package}
     hidden = {("aster_jax", "__init__.py")}
     source_tree.check(sorted("/".join(p) for p in parts - named - hidden))
+
+
+def test_the_sizes_that_contributors_are_told_are_those_that_are_held():
+    text = TEXTS[pathlib.Path("CONTRIBUTING.md")]
+    a = architecture_test
+    assert f"A file has {a.LONGEST_FILE} lines at most" in text
+    assert f"a function {a.LONGEST_FUNCTION} (a stage's `run` {a.LONGEST_RUN})" in text
 
 
 def test_one_test_command_is_told_and_continuous_integration_runs_it():
