@@ -1,7 +1,8 @@
 """Config, experiments and documents agree with each other and with the code.
 
-Every key is commented and used, every experiment resolves, and what the READMEs name (files,
-commands, keys, the tree) is there.
+Every key is commented and used, every experiment resolves, and what the pages name (files, links,
+keys, numbers, the tree) is there. Their commands are tried in `documents_commands_test.py`, what they
+quote of errors is looked for in `documents_errors_test.py`.
 """
 
 import ast
@@ -15,7 +16,8 @@ import pytest
 
 from aster_jax import config, config_check
 from aster_jax import mesh as meshes
-from tests import source_tree
+from docs import configuration
+from tests import architecture_test, documents, source_tree
 
 ROOT = source_tree.ROOT
 
@@ -118,37 +120,82 @@ def test_the_launch_page_counts_devices_right():
     assert _devices(named[1]) == math.prod(c.mesh.values())
 
 
-# Folders with a dot are of tools: pytest leaves a README.md in its cache.
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README.md"))]
+TEXTS = {page: (ROOT / page).read_text("utf-8") for page in documents.PAGES}
+each_page = pytest.mark.parametrize("page", documents.PAGES, ids=lambda p: p.as_posix())
 
 
-def _blocks(text: str) -> list[str]:
-    return re.findall(r"^```[^\n]*\n(.*?)^```", text, re.M | re.S)
-
-
-def _missing_paths(text: str, folder: pathlib.Path) -> list[str]:
-    """Files that commands and links of a document name and that are not there."""
-    blocks = "\n".join(b for b in _blocks(text) if not _is_tree(b))
-    code = blocks + "\n" + "\n".join(re.findall(r"`([^`\n]+)`", text))
+def _missing_paths(page: pathlib.Path) -> list[str]:
+    """Files that commands, code and links of a page name and that are not there."""
+    text, places = TEXTS[page], (ROOT, ROOT / "aster_jax", (ROOT / page).parent)
+    made = [b for b in documents.blocks(text) if not _is_tree(b.text)]
+    code = "\n".join([b.text for b in made] + re.findall(r"`([^`\n]+)`", documents.prose(text)))
     names = set(re.findall(r"(?<![\w./:$~-])((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|ipynb|md|txt))", code))
-    names = {n for n in names if "NAME" not in n}
-    missing = [n for n in names if not ((ROOT / n).exists() or (folder / n).exists())]
-    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-        if "://" not in target and not (folder / target).exists():
-            missing.append(target)
-    for module in set(re.findall(r"python -m (aster_jax[\w.]*)", code)):
+    names = {n for n in names if "NAME" not in n and not n.startswith(LEFT_BEHIND)}
+    missing = [n for n in names if not any((place / n).exists() for place in places)]
+    for module in set(re.findall(r"python -m ((?:aster_jax|experiments|launch|docs)[\w.]*)", code)):
         parts = pathlib.Path(*module.split("."))
         if not (ROOT / parts.with_suffix(".py")).exists() and not (ROOT / parts).is_dir():
             missing.append(module)
     known = set(config.keys(config.default()))
     return missing + [
-        f"--config.{k}" for k in re.findall(r"--config\.([\w.]+)=", code) if k not in known
+        f"--config.{k}" for k in re.findall(r"--config\.([\w.]+)=", code)
+        if k not in known and not k.isupper()
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_commands_and_links_name_what_exists(path):
-    source_tree.check(_missing_paths(path.read_text("utf-8"), path.parent))
+# What runs and studies leave in their workdirs, by the beginning of a path.
+LEFT_BEHIND = ("demos/curation", "runs/")
+
+
+@each_page
+def test_commands_and_code_name_what_exists(page):
+    source_tree.check(_missing_paths(page))
+
+
+@each_page
+def test_links_lead_to_files_and_headings_that_are_there(page):
+    wrong = []
+    for target in documents.links(TEXTS[page]):
+        name, _, anchor = target.partition("#")
+        path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        if not path.exists():
+            wrong.append(f"{target}: no such file")
+        elif anchor and path.suffix == ".md":
+            found = documents.anchors(path.read_text("utf-8"))
+            if anchor not in found:
+                wrong.append(f"{target}: there are {', '.join(sorted(found))}")
+    source_tree.check(wrong)
+
+
+def test_every_page_of_the_documents_can_be_found_from_the_readme():
+    seen, left = set(), [ROOT / "README.md"]
+    while left:
+        page = left.pop()
+        if page not in seen and page.suffix == ".md" and page.exists():
+            seen.add(page)
+            text = page.read_text("utf-8")
+            left += [(page.parent / t.partition("#")[0]).resolve() for t in documents.links(text)]
+    source_tree.check([f"{p} is linked from nowhere" for p in documents.PAGES if ROOT / p not in seen])
+
+
+def test_the_page_of_keys_is_the_one_that_the_code_makes():
+    made = configuration.page()
+    assert made == (ROOT / "docs" / "configuration.md").read_text("utf-8"), (
+        "make it anew: python -m docs.configuration > docs/configuration.md"
+    )
+    named = set(re.findall(r"^\| `([\w.]+)` \|", made, re.M))
+    shared = {f"{s}.{k}" for s in ("rl1", "rl2") for k in config.default().rl}
+    twice = {f"rl2.{k}" for k in config.default().rl2}
+    assert named == set(config.keys(config.default())) - shared - twice
+
+
+def test_the_recipe_says_the_numbers_of_the_papers_run():
+    c = _experiment(ROOT / "experiments" / "aster_4b.py").get_config()
+    said = re.findall(r"`([a-z]\w*\.\w+)=([^`]+)`", TEXTS[pathlib.Path("docs/recipe.md")])
+    assert len(said) > 40
+    for key, value in said:
+        section, _, name = key.partition(".")
+        assert c[section][name] == ast.literal_eval(value), key
 
 
 def _is_tree(block: str) -> bool:
@@ -173,7 +220,7 @@ def _named_in_tree(block: str) -> list[pathlib.Path]:
 
 
 def test_the_tree_in_the_readmes_is_true():
-    trees = [b for p in DOCUMENTS for b in _blocks(p.read_text("utf-8")) if _is_tree(b)]
+    trees = [b.text for t in TEXTS.values() for b in documents.blocks(t) if _is_tree(b.text)]
     everything = [p for b in trees for p in _named_in_tree(b)]
     source_tree.check([f"{p} is not there" for p in everything if not (ROOT / p).exists()])
     named = {p.parts[:2] for p in everything if len(p.parts) > 1}
@@ -183,7 +230,14 @@ def test_the_tree_in_the_readmes_is_true():
     source_tree.check(sorted("/".join(p) for p in parts - named - hidden))
 
 
-def test_the_readme_tells_the_one_test_command_and_continuous_integration_runs_it():
+def test_the_sizes_that_contributors_are_told_are_those_that_are_held():
+    text = TEXTS[pathlib.Path("CONTRIBUTING.md")]
+    a = architecture_test
+    assert f"A file has {a.LONGEST_FILE} lines at most" in text
+    assert f"a function {a.LONGEST_FUNCTION} (a stage's `run` {a.LONGEST_RUN})" in text
+
+
+def test_one_test_command_is_told_and_continuous_integration_runs_it():
     command = "python -m pytest -n 2\n"
-    assert command in (ROOT / "README.md").read_text("utf-8")
+    assert command in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     assert command.removeprefix("python ") in (ROOT / ".ci" / "run").read_text("utf-8")
