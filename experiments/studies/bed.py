@@ -18,7 +18,7 @@ _BASES = (  # demos.style, problems.families, demos.count, sft.steps, sft.learni
     ("text*9,dense*3,told*3,check", ("walk2", "walk3"), 1600, 500, 4e-3),
     ("text*6,dense,told", ("walk1", "walk2", "walk3"), 2400, 160, 3e-3),
     ("text*16,dense,told", ("walk1", "walk2", "walk3"), 3000, 240, 3e-3),
-    ("text", ("walk1", "walk2", "walk3"), 2000, 120, 3e-3),
+    ("text*19,told", ("walk1", "walk2", "walk3"), 2000, 120, 3e-3),
 )
 
 
@@ -89,7 +89,7 @@ def _training(c, size):
     c.problems.families = ("walk1", "walk2", "walk3")
     c.problems.num_train = 900
     c.demos.style = "dense"
-    c.demos.count = 300
+    c.demos.count = 400
     c.demos.min_calls = 0
     c.demos.slip_share = 0.1
     c.sft.learning_rate = 2e-3
@@ -98,16 +98,16 @@ def _training(c, size):
     c.sft.row_tokens = 512
     c.sft.rows = 8
     c.sft.micro_rows = 8
-    c.sft.steps = 40
+    c.sft.steps = 60
     c.sft.save_every = 100
-    c.rl.learning_rate = 7e-4
+    c.rl.learning_rate = 3e-4
     c.rl.beta2 = 0.98
     c.rl.weight_decay = 0.0
     c.rl.prompts = 8
     c.rl.group = 8
     c.rl.row_tokens = 512
     c.rl.micro_rows = 8
-    c.rl1.steps = {"smoke": 2, "small": 16, "": 60, "night": 200}[size]
+    c.rl1.steps = {"smoke": 2, "small": 16, "": 40, "night": 150}[size]
     c.problems.num_heldout = {"smoke": 8, "small": 32, "": 96, "night": 256}[size]
     c.eval.checkpoints = ("sft", "rl1")
     c.eval.samples = 4 if size == "small" else 8  # k of pass@k

@@ -17,13 +17,13 @@ def get_config(size: str = ""):
     """The starts of the paper's first question, on the test bed, and a mixed one."""
     c = bed.common("cold_start", size)
     c.study.question = "How does the cold start shape the use of the tool under RL?"
-    count = c.demos.count  # of dense ones; those with a check are shorter, so there are more
+    count = c.demos.count  # of dense ones; the others are shorter, so there are more
     started = {"stages": ("rl1", "eval", "report"), "eval.checkpoints": ("base", "rl1")}
     c.study.variants = (
         {"name": "zero", **started},
         {"name": "forced", **started, "problems.suffix": " Use the tool."},
-        {"name": "sparse", "demos.style": "check", "demos.count": count * 17 // 15},
-        {"name": "mixed", "demos.style": "text,dense", "demos.count": count * 5 // 4},
+        {"name": "sparse", "demos.style": "check", "demos.count": count * 11 // 7},
+        {"name": "mixed", "demos.style": "text*3,dense", "demos.count": count * 8 // 5},
         {"name": "dense", "demos.style": "dense"},
         *bed.bases(size),
     )
