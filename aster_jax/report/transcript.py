@@ -1,15 +1,21 @@
 """One episode as HTML, for a notebook: what was given, what the model wrote, what the tool
-answered. And the way of any text into a page that Python writes.
+answered; and its tokens, shaded. And the way of any text into a page that Python writes.
 
 All of it is hostile: model and tool can print anything. `escape` is the only way from a
 record into the HTML.
 """
 
+import base64
 import html
+from collections.abc import Sequence
+
+import numpy as np
 
 from aster_jax import types
 from aster_jax.data import visible
+from aster_jax.errors import InputError
 from aster_jax.report import collapse, plots
+from aster_jax.rollout import record as packed
 
 LONGEST = 20_000  # characters of one text that are shown, head and tail
 # How it looks.
@@ -94,6 +100,32 @@ def to_html(record: dict, is_open: bool) -> str:
         f'<span class="question">{escape(_first_line(record["question"]))}</span></summary>\n'
         f'<p class="facts">{escape(facts)}</p>\n{_spans(record)}</details>\n'
     )
+
+
+def shaded(record: dict, values: Sequence[float]) -> str:
+    """The episode's tokens one after the other, each with its value as the colour behind it.
+
+    Blue is above 0 and red below, the darker the further away, in shares of the largest
+    distance there is; the number shows under the pointer. `values` has one per token: its
+    loss mask, log-prob, advantage. Raises InputError for a record without tokens, or with
+    another number of them.
+    """
+    if "chars" not in record:
+        raise InputError(f"the record of problem {record['problem_id']} holds no tokens to shade")
+    lengths = np.frombuffer(base64.b64decode(record["chars"]), packed.CHARS).tolist()
+    values = [float(v) for v in values]
+    if len(values) != len(lengths):
+        raise InputError(f"{len(values)} values for {len(lengths)} tokens; give one for each")
+    text = "".join(span["text"] for span in record["spans"])
+    largest = max(map(abs, values), default=0.0) or 1.0
+    at, pieces = 0, []
+    for length, value in zip(lengths, values, strict=True):
+        rgb = "47,116,192" if value > 0 else "200,69,59"
+        shade = f"background:rgba({rgb},{0.55 * abs(value) / largest:.2f})"
+        pieces.append(f'<span style="{shade}" title="{value:.4g}">{escape(text[at : at + length])}</span>')
+        at += length
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px;line-height:1.5"
+    return f'<pre style="{style}">{"".join(pieces)}</pre>'
 
 
 def _spans(record) -> str:
