@@ -42,7 +42,7 @@ CSS = """
 .episode section.model header { color: #2f74c0; }
 .episode section.tool { background: #fdf6e7; border-color: #e08a1e; margin-left: 28px; }
 .episode section.tool header { color: #a4610b; }
-.episode pre { margin: 4px 0 0; white-space: pre-wrap;
+.episode pre { margin: 4px 0 0; white-space: pre-wrap; background: none; color: inherit;
   overflow-wrap: anywhere; max-height: 480px; overflow-y: auto;
   font: 13.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas,
   "DejaVu Sans Mono", monospace; }
@@ -51,6 +51,10 @@ CSS = """
 .episode pre.after { color: #7d8794; }
 .episode pre:empty { display: none; }
 """
+_SHADED = (
+    "white-space:pre-wrap;overflow-wrap:anywhere;background:#ffffff;color:#24292f;padding:6px 10px;"
+    "font:13px/1.6 ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+)
 _LABELS = {"prompt": "given", "model": "model", "tool": "tool"}
 
 
@@ -103,7 +107,8 @@ def to_html(record: dict, is_open: bool) -> str:
 
 
 def shaded(record: dict, values: Sequence[float]) -> str:
-    """The episode's tokens one after the other, each with its value as the colour behind it.
+    """The episode's tokens one after the other, each with its value as the colour behind it; a
+    newline is shown as one sign, so that they run on.
 
     Blue is above 0 and red below, the darker the further away, in shares of the largest
     distance there is; the number shows under the pointer. `values` has one per token: its
@@ -122,10 +127,10 @@ def shaded(record: dict, values: Sequence[float]) -> str:
     for length, value in zip(lengths, values, strict=True):
         rgb = "47,116,192" if value > 0 else "200,69,59"
         shade = f"background:rgba({rgb},{0.55 * abs(value) / largest:.2f})"
-        pieces.append(f'<span style="{shade}" title="{value:.4g}">{escape(text[at : at + length])}</span>')
+        shown = escape(text[at : at + length].replace("\n", "\u21b5"))
+        pieces.append(f'<span style="{shade}" title="{value:.4g}">{shown}</span>')
         at += length
-    style = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px;line-height:1.5"
-    return f'<pre style="{style}">{"".join(pieces)}</pre>'
+    return f'<pre style="{_SHADED}">{"".join(pieces)}</pre>'
 
 
 def _spans(record) -> str:
