@@ -6,16 +6,21 @@ runs notebooks of experiments/colabs/ with their own parameters in a kernel, as 
 and writes what came out into them (needs `pip install nbclient ipykernel`).
 """
 
+import base64
+import io
 import json
 import os
 import pathlib
 import re
 import sys
 
+import PIL.Image
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "colabs"
 NAMES = ("quickstart", "1_trajectory", "2_sandbox", "3_collapse", "4_plan")
 LONGEST_RUN_S = 3600
+WIDEST, COLOURS = 1100, 64  # of a picture that is kept, in pixels and entries of its palette
 
 
 def cells(name: str) -> list[dict]:
@@ -63,8 +68,18 @@ def in_kernel(name: str, parameters: dict) -> dict:
     return book
 
 
+def small(png: str) -> str:
+    """A picture, base64, in fewer pixels and colours: a checkout carries it for ever."""
+    picture = PIL.Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.thumbnail((WIDEST, WIDEST), PIL.Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.quantize(COLOURS).save(out, "png", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
 def tidy(book: dict) -> dict:
-    """Without what is of this machine or differs from run to run: paths, ids, versions."""
+    """Without what is of this machine or differs from run to run: paths, ids, versions; pictures
+    small."""
     book["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -75,6 +90,8 @@ def tidy(book: dict) -> dict:
                 shown = {"image/png", "text/html", "text/markdown"} & set(output["data"])
                 kept = {k: v for k, v in output["data"].items() if not shown or k in shown}
                 output["data"] = kept
+                if "image/png" in kept:
+                    kept["image/png"] = small(kept["image/png"])
             if "text" in output:
                 output["text"] = re.sub(re.escape(str(ROOT)) + "/?", "", "".join(output["text"]))
     return book

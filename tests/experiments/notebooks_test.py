@@ -93,7 +93,7 @@ def test_the_sandbox_shows_every_kind_of_end(displayed, capsys):
 def test_collapse_reads_a_finished_study(displayed, tmp_path, capsys):
     c = experiment.read("experiments/studies/cold_start.py:small")
     made = {}
-    for member in [m for m in plan.members(c) if m.variant in ("sparse", "dense")]:
+    for member in [m for m in plan.members(c) if m.variant in ("mixed", "dense")]:
         path = made_run.write(tmp_path / member.path, rl_steps=3, problems=4)
         demos = {"trained_tokens_mean": 90.0, "demos": 8, "calls_mean": 5.0}
         made_run.put(path / "demos" / "DONE.json", json.dumps(demos))
