@@ -89,9 +89,9 @@ def tidy(book: dict) -> dict:
             if "data" in output:  # what a page shows; beside it stands the object's address
                 shown = {"image/png", "text/html", "text/markdown"} & set(output["data"])
                 kept = {k: v for k, v in output["data"].items() if not shown or k in shown}
-                output["data"] = kept
                 if "image/png" in kept:
                     kept["image/png"] = small(kept["image/png"])
+                output["data"] = kept
             if "text" in output:
                 output["text"] = re.sub(re.escape(str(ROOT)) + "/?", "", "".join(output["text"]))
     return book
