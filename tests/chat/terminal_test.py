@@ -1,15 +1,12 @@
 """The chat as a person has it: in a terminal of its own, with keys, a paste, Ctrl-C and Ctrl-D."""
 
-import fcntl
 import json
 import os
 import pathlib
-import pty
 import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
@@ -26,26 +23,30 @@ class Terminal:
     """A command behind a pseudo terminal: what it has shown, and a keyboard."""
 
     def __init__(self, *command: str):
-        self._fd, its = pty.openpty()
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TERM": "xterm", "LANG": "C.UTF-8"}
+        # Its own small process: a session with a terminal cannot be made between threads. What
+        # runs in the background ignores SIGINT, and so would its children.
+        spawn = (
+            "import os, pty, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+            "sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+        )
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its,
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            [sys.executable, "-c", spawn, *command], cwd=ROOT, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
-        os.close(its)
         self.shown = ""
 
     def type(self, text: str) -> None:
         """Keys."""
-        os.write(self._fd, text.encode())
+        os.write(self.process.stdin.fileno(), text.encode())
 
     def wait(self, text: str, limit_s: float = 120.0) -> str:
         """Until the text comes; what came up to there, which is then forgotten."""
-        deadline = time.monotonic() + limit_s
+        deadline, out = time.monotonic() + limit_s, self.process.stdout.fileno()
         while text not in self.shown:
             left_s = deadline - time.monotonic()
-            assert left_s > 0 and select.select([self._fd], [], [], left_s)[0], self.shown[-2000:]
-            self.shown += os.read(self._fd, 1 << 16).decode("utf-8", "replace")
+            assert left_s > 0 and select.select([out], [], [], left_s)[0], self.shown
+            self.shown += os.read(out, 1 << 16).decode("utf-8", "replace")
         before, _, self.shown = self.shown.partition(text)
         return before
 
@@ -53,8 +54,7 @@ class Terminal:
         """End it, however it is."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        os.close(self._fd)
+        self.process.communicate()
 
 
 @pytest.fixture(scope="module")
