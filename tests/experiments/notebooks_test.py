@@ -136,8 +136,9 @@ def test_the_whole_notebook_in_a_kernel(name, tmp_path):
     workdir = {"WORKDIR": str(tmp_path / "run")} if "WORKDIR" in _parameters(name) else {}
     model = {"MODEL": str(tmp_path / "run")} if name == "1_trajectory" else {}
     book = notebook.in_kernel(name, SMALLEST[name] | workdir | model)
-    assert all(cell["outputs"] or "setup" in notebook.tags(cell) or "parameters" in
-               notebook.tags(cell) for cell in book.cells[:-1] if cell.cell_type == "code")  # fmt: skip
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    # Silent are the set-up, the parameters and those that took their place.
+    assert sum(not cell.outputs for cell in code) <= 3 and code[-1].outputs
 
 
 def _parameters(name):
