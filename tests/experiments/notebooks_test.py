@@ -130,7 +130,8 @@ SMALLEST = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", notebook.NAMES)
-def test_the_whole_notebook_in_a_kernel(name, tmp_path):
+def test_the_whole_notebook_in_a_kernel(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # not the tests' own devices
     for package in ("nbclient", "ipykernel"):
         pytest.importorskip(package, reason="pip install nbclient ipykernel")
     workdir = {"WORKDIR": str(tmp_path / "run")} if "WORKDIR" in _parameters(name) else {}
