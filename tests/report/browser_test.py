@@ -226,3 +226,27 @@ def test_a_small_window_shows_list_or_episode(page, window):
         assert window.value("document.documentElement.scrollWidth") <= 400
     finally:
         window.resize(1300, 900)
+
+
+def test_on_paper_nothing_is_cut_and_colours_stay(page, window):
+    """At the width of a sheet, in a dark room: tables break their cells, a group is all there."""
+    wider = "[...document.querySelectorAll('.card, .column')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    window.resize(690, 900)
+    try:
+        window.call("Emulation.setEmulatedMedia", media="print", features=dark)
+        window.open(page)
+        assert window.value(f"{wider}.length") == 0
+        style = "getComputedStyle(document.querySelector('.card'))"
+        assert window.value(f"{style}.printColorAdjust") == "exact"
+        assert window.value(f"{style}.overflow") == "visible"
+        assert window.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert window.value("getComputedStyle(document.querySelector('h2')).breakAfter") == "avoid-page"
+        window.open(page, "#episodes&e=rl2/12/prod-17/4&view=group")
+        opened(window, "group", "rl2/12/prod-17/4")
+        columns = "[...document.querySelectorAll('.column')]"
+        window.wait(f"{columns}.every((e) => e.querySelector('section'))")
+        assert window.value(f"{columns}.length") == 8 and window.value(f"{wider}.length") == 0
+    finally:
+        window.call("Emulation.setEmulatedMedia", media="", features=[])
+        window.resize(1300, 900)

@@ -4,6 +4,7 @@ import html.parser
 
 import hypothesis
 import hypothesis.strategies as st
+import pytest
 
 from aster_jax.report import transcript
 from tests.report import made_run
@@ -99,3 +100,27 @@ def test_an_episode_of_another_evaluation_says_so():
 
 def test_its_style_loads_nothing_and_ends_no_element():
     assert "<" not in transcript.CSS and "url(" not in transcript.CSS and "@" not in transcript.CSS
+
+
+def test_tokens_are_shaded_by_their_values():
+    """The largest distance from 0 has the full shade, half of it half; 0 has none."""
+    record = made_run.with_tokens(made_run.episode())
+    n = record["num_tokens"]
+    page = _read(transcript.shaded(record, [-2.0, 1.0, *[0.0] * (n - 2)]))
+    shades = [attrs["style"] for tag, attrs in page.tags if tag == "span"]
+    text = "".join(s["text"] for s in record["spans"])
+    assert len(shades) == n and "".join(page.text).replace("\u21b5", "\n") == text
+    assert shades[:3] == [f"background:rgba({rgb})" for rgb in
+                          ("200,69,59,0.55", "47,116,192,0.28", "200,69,59,0.00")]  # fmt: skip
+    with pytest.raises(ValueError, match="give one for each"):
+        transcript.shaded(record, [0.0])
+    with pytest.raises(ValueError, match="no tokens"):
+        transcript.shaded(made_run.episode(), [0.0])
+
+
+@hypothesis.given(st.text(max_size=40))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_shaded_tokens_stay_text(text):
+    record = made_run.with_tokens({**made_run.episode(), "spans": [{"kind": "model", "text": text + HOSTILE}]})
+    page = _read(transcript.shaded(record, [1.0] * record["num_tokens"]))
+    assert {tag for tag, _ in page.tags} == {"pre", "span"}

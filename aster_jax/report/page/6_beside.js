@@ -35,7 +35,9 @@ function chosenOf(row) {
   return chosen.slice(0, MOST_BESIDE);
 }
 
-// A column for each episode; its text comes when it is scrolled into sight.
+// A column for each episode. A group has its text at once, so that it can be printed; where
+// there are many, it comes when a column is scrolled into sight.
+const MOST_AT_ONCE = 16;
 function columns(rows, open, shade) {
   const box = el("div", { class: "columns" });
   const seen = new IntersectionObserver((entries) => {
@@ -58,7 +60,9 @@ function columns(rows, open, shade) {
       el("div", { class: "turns soft" }, STORE.isHere(row) ? "…" : "not in this page"),
     );
     box.append(column);
-    if (STORE.isHere(row)) seen.observe(column);
+    if (!STORE.isHere(row)) return;
+    if (rows.length <= MOST_AT_ONCE) fillColumn(column, row, shade);
+    else seen.observe(column);
   });
   return box;
 }
