@@ -126,7 +126,7 @@ def _placed(shape, dtype, mesh, spec):
 
 
 def _rollout(c, cfg, mesh) -> list[Program]:
-    """The engine's: weights as decoded with, every prefill, and the largest decode."""
+    """The engine's: weights as decoded with, prefills of most rows, and the largest decode."""
     sizes, trains_on = settings.engine_sizes(c.rollout), mesh
     mesh = meshes.for_rollouts(mesh)
     shards = meshes.batch_shards(mesh)
@@ -137,17 +137,12 @@ def _rollout(c, cfg, mesh) -> list[Program]:
     trained = step.abstract_params(cfg, trains_on)
     params, moments = state_bytes(c, cfg, trains_on)
     weights = jax.eval_shape(made.adopt, trained)
-    slots, key = jax.eval_shape(made.empty), jax.eval_shape(lambda: jax.random.key(0))
-    P, W = max(1, sizes.prefill_rows // shards) * shards, sizes.row_pages
-    arm = engine.Arm(
-        row_P=_ints(P), on_P=jax.ShapeDtypeStruct((P,), bool), length_P=_ints(P),
-        pending_P=_ints(P), left_P=_ints(P), sample_P=_ints(P),
-        problem_P=jax.ShapeDtypeStruct((P,), jnp.uint32),
-    )  # fmt: skip
+    slots = jax.eval_shape(made.empty)
+    P, W = sizes.write_rows(shards)[-1] * shards, sizes.row_pages
     state = params + moments
     found = [Program("adopt weights", "rollout", lambda: made.adopt.trace(trained), moments)]
     for C in sizes.prefill_buckets:
-        args = (weights, slots, _ints(P, C), _ints(P), _ints(P), _ints(P, W), arm, key)
+        args = (weights, slots.cache, _ints(P, C), _ints(P), _ints(P), _ints(P, W))
         trace = functools.partial(made.prefill.trace, *args)
         found.append(Program(f"prefill {C}", "rollout", trace, state))
     rows = sizes.decode_rows(shards)[-1] * shards
