@@ -81,8 +81,8 @@ def _training(c, cfg, mesh) -> list[Program]:
         trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
         parts = [(("rl", shape), "step", trace, 0)]
         if keys.minibatches * keys.updates > 1 or keys.kl_coef:
-            score = functools.partial(_score, c, cfg, mesh, shape[1:])
-            parts.append((("old", shape[1:]), "old log-probs", score, moments))
+            score = functools.partial(_score, c, cfg, mesh, shape)
+            parts.append((("old", shape), "old log-probs", score, moments))
         for key, name, trace, beside in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
             made[key] = [f"{before}{stage} {name}", trace, beside]
@@ -112,13 +112,11 @@ def _dtype_of(name):
 
 
 def _score(c, cfg, mesh, shape):
-    rows = jax.sharding.PartitionSpec(meshes.BATCH_AXES)
-    ints = _placed(shape, jnp.int32, mesh, rows)
+    ints = _placed(shape, jnp.int32, mesh, jax.sharding.PartitionSpec(None, meshes.BATCH_AXES))
+    count = _placed((), jnp.int32, mesh, jax.sharding.PartitionSpec())
     cfg = meshes.lay_out(cfg, mesh)
-    params = step.abstract_params(cfg, mesh)
-    return logprobs.score.trace(
-        params, ints, ints, ints, cfg=cfg, temperature=c.rollout.temperature
-    )
+    score = logprobs.batch_scorer(cfg, c.rollout.temperature, ints.sharding)
+    return score.trace(step.abstract_params(cfg, mesh), ints, ints, ints, count)
 
 
 def _placed(shape, dtype, mesh, spec):
