@@ -349,8 +349,7 @@ def programs(
         partial, whole = held
         by_hand = jax.shard_map(
             program, mesh=mesh, in_specs=(*params, partial, *inputs),
-            out_specs=(partial, rows),
-            axis_names=set(meshes.BATCH_AXES), check_vma=False,
+            out_specs=(partial, rows), axis_names=set(meshes.BATCH_AXES), check_vma=False,
         )  # fmt: skip
         return jax.jit(
             by_hand,
@@ -362,11 +361,10 @@ def programs(
     sample = functools.partial(
         decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch
     )
-    write = functools.partial(prefill, cfg=cfg)
     return Programs(
         empty=jax.jit(empty, out_shardings=named(slots[1])),
         adopt=jax.jit(functools.partial(adopt, dtype=engine_cfg.dtype), out_shardings=handed),
-        prefill=split(write, (everywhere,), cache, (rows,) * 4),
+        prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), cache, (rows,) * 4),
         share=split(share, (), cache, (rows,) * 2),
         arm=split(arming.arm, (), [layout(None)] * 2, (rows, everywhere)),
         decode=split(sample, (everywhere,), slots, (rows,) * 2),
