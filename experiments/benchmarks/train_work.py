@@ -24,7 +24,7 @@ import numpy as np
 
 from aster_jax import pools, settings, tools, types, weights
 from aster_jax.data import packing
-from aster_jax.demos import collect, curate
+from aster_jax.demos import collect, render
 from aster_jax.model import logprobs
 from experiments import smollm2_135m
 
@@ -39,7 +39,7 @@ def demonstrations(count: int) -> list[types.Demo]:
             config.seed,
         )  # fmt: skip
     limit = config.rollout.tool_result_tokens
-    return [curate.render(t, tokenizer, config.model.style, None, limit) for t in made]
+    return [render.render(t, tokenizer, config.model.style, None, limit) for t in made]
 
 
 def advantages(demos) -> np.ndarray:
