@@ -264,3 +264,25 @@ def _hits(cfg, at, size, targets_R):
 def score(params, tokens_BT, positions_BT, segments_BT, *, cfg, temperature=1.0):
     """`token_logprobs` compiled without gradients; shardings follow the arguments'."""
     return token_logprobs(params, cfg, tokens_BT, positions_BT, segments_BT, temperature)
+
+
+@functools.lru_cache(maxsize=8)
+def batch_scorer(cfg: config.ModelConfig, temperature: float, sharding: jax.sharding.Sharding):
+    """The log-probs of a whole batch in one program, one microbatch at a time.
+
+    (params, tokens, positions, segments, used) -> logprobs [M, B, T], laid out by `sharding`:
+    those of the first `used` (traced) of M microbatches, zeros in the others.
+    """
+
+    def run(params, tokens_MBT, positions_MBT, segments_MBT, used):
+        def add(i, found_MBT):
+            arrays = (
+                jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+                for x in (tokens_MBT, positions_MBT, segments_MBT)
+            )
+            logp_BT, _ = token_logprobs(params, cfg, *arrays, temperature)
+            return jax.lax.dynamic_update_index_in_dim(found_MBT, logp_BT, i, axis=0)
+
+        return jax.lax.fori_loop(0, used, add, jnp.zeros(tokens_MBT.shape, jnp.float32))
+
+    return jax.jit(run, out_shardings=sharding)

@@ -7,8 +7,10 @@ rooms of its own: `play.py`, the trajectories of a step; `update.py`, what one r
 stage stands and how it goes on.
 """
 
+import concurrent.futures
 import functools
 import time
+from collections.abc import Callable
 
 from aster_jax import config as configs
 from aster_jax import policy as policies
@@ -58,10 +60,11 @@ def run(run: workdir.Run, stage: str) -> None:
             except Leaving:
                 progress.leave(saved, state, at)
                 raise
-            # Before the update: when that fails, they are what there is to look at.
-            write_s, tool_use = _write_episodes(episodes, played.drawn, policy, pool, where)
-            state, values, why_not = update.make(
-                run, policy, state, played.scored, train_step, c, now, reference
+            (state, values, why_not), tool_use, write_s = _while_writing(
+                functools.partial(_write_episodes, episodes, played.drawn, policy, pool, where),
+                functools.partial(
+                    update.make, run, policy, state, played.scored, train_step, c, now, reference
+                ),
             )
             values["rl/prompts_drawn"] = played.prompts
             summary = record.summary(played.drawn, played.stats)
@@ -106,20 +109,29 @@ def _prompts(run, stage, c, found: int) -> int:
     return prompts
 
 
-def _write_episodes(episodes, scored, policy, pool, where) -> tuple[float, dict[str, float]]:
-    """All trajectories of a step in one file, in order; the seconds it took, and the metrics
-    of what they do with the tool."""
-    began = time.monotonic()
+def _while_writing(write: Callable, make: Callable) -> tuple:
+    """(what `make` gives, what `write` gives, seconds it was waited for): episodes are written
+    while the update runs. When that fails, they are what there is to look at."""
+    with concurrent.futures.ThreadPoolExecutor(1, "aster-write") as beside:
+        writing = beside.submit(write)
+        made = make()
+        began = time.monotonic()
+        written = writing.result()
+        return made, written, time.monotonic() - began
+
+
+def _write_episodes(episodes, scored, policy, pool, where) -> dict[str, float]:
+    """All trajectories of a step in one file, in order; the metrics of what they do with the
+    tool."""
     if not together.is_first():
-        return 0.0, {}
+        return {}
     by_id = {p.id: p for p in pool}
     records = [
         record.to_record(s, by_id[s.trajectory.problem_id], policy.tokenizer, where)
         for s in scored
     ]
     episodes.seal(records)
-    measured = collapse.summarise([collapse.measure(r) for r in records])
-    return time.monotonic() - began, collapse.metrics(measured)
+    return collapse.metrics(collapse.summarise([collapse.measure(r) for r in records]))
 
 
 def _watch(run, stage, calls: list[float], values) -> None:

@@ -7,6 +7,7 @@ test stands inside `train.step`). Both are counted and said, and neither ends th
 
 import time
 
+import jax
 import numpy as np
 
 from aster_jax import mesh as meshes
@@ -38,13 +39,15 @@ def make(
     values = _groups(scored, group_ids, kept, kept_ids, advantages, rules)
     why_not = _why_not(scored, kept, c, rules)
     built = [] if why_not else _minibatches(kept, kept_ids, advantages, c, rules, len(scored))
+    built = [(meshes.put_rows(batch, run.mesh), used) for batch, used in built]
     old_s = 0.0
     if c.minibatches * c.updates > 1 or c.kl_coef:
         built = [(_with_logprobs(run, policy, state, c, reference, *b), b[1]) for b in built]
+        jax.block_until_ready(built)
         old_s = time.monotonic() - began
     measured = []
     for batch, used in c.updates * built:
-        state, numbers = train_step(state, meshes.put_rows(batch, run.mesh), used)
+        state, numbers = train_step(state, batch, used)
         measured.append(_per_token(step.fetch(numbers, "rl", at)))
     values |= _over_minibatches(measured)
     skipped = sum(int(m["rl/skipped_nonfinite"]) for m in measured)
@@ -55,7 +58,7 @@ def make(
     if not built:
         values |= {"rl/clip_frac": 0.0, "rl/dual_clip_frac": 0.0, "rl/ppo_kl": 0.0}
         if kept:
-            values |= _mismatch(run, policy, state, kept, kept_ids, c, rules)
+            values |= _mismatch(run, policy, state, kept, kept_ids, c, rules, len(scored))
     values["rl/steps_without_update"] = int(not values["rl/updates"])
     values["rl/unusable"] = int(bool(why_not))
     values |= {"old_logprobs_s": old_s, "update_s": time.monotonic() - began - old_s}
@@ -131,17 +134,18 @@ def _minibatches(kept, kept_ids, advantages, c, rules, total):
     return built
 
 
-def _mismatch(run, policy, state, kept, kept_ids, c, rules) -> dict:
+def _mismatch(run, policy, state, kept, kept_ids, c, rules, total) -> dict:
     """How far rollout and trainer log-probs are apart in a step that makes no update.
 
     Over all its trajectories; an update measures the ones that it trains on.
     """
     weights = batches.token_weights(kept, kept_ids, rules)
-    max_micro = -(-len(kept) // c.micro_rows)
+    max_micro = -(-total // c.micro_rows)  # whatever is kept, as it sizes a program
     batch, used = batches.build(
         kept, np.ones(len(kept)), weights, c.row_tokens, c.micro_rows, max_micro
     )
-    old = _scored_by(run, policy, state.params, batch, used)
+    put = meshes.put_rows(batch, run.mesh)
+    old = together.gather(_scored_by(run, policy, state.params, put, used))
     counts = (batch.weights_BT > 0).astype(np.float32)
     apart = grpo.logp_diff(old, batch.rollout_logprobs_BT, counts)
     found = {f"rl/{name}": float(x) for name, x in apart.items()}
@@ -177,15 +181,12 @@ def _with_logprobs(run, policy, state, c, reference, batch, used) -> types.RlBat
     return batch
 
 
-def _scored_by(run, policy, params, batch, used) -> np.ndarray:
-    """The log-probs of a batch's tokens under `params`, as the trainer computes them."""
-    logps = np.zeros_like(batch.old_logprobs_BT)
-    cfg = meshes.lay_out(policy.cfg, run.mesh)
-    for i in range(used):
-        micro = meshes.put_rows(
-            (batch.tokens_BT[i], batch.positions_BT[i], batch.segments_BT[i]), run.mesh, axis=0
-        )
-        temperature = run.config.rollout.temperature
-        logp, _ = logprobs.score(params, *micro, cfg=cfg, temperature=temperature)
-        logps[i] = together.gather(logp)
-    return logps
+def _scored_by(run, policy, params, batch, used) -> jax.Array:
+    """The log-probs of a batch's tokens under `params`, as the trainer computes them: one
+    program for all microbatches, and where the batch is, there they stay."""
+    arrays = batch.tokens_BT, batch.positions_BT, batch.segments_BT
+    score = logprobs.batch_scorer(
+        meshes.lay_out(policy.cfg, run.mesh), run.config.rollout.temperature,
+        batch.tokens_BT.sharding,
+    )  # fmt: skip
+    return score(params, *arrays, used)

@@ -14,7 +14,7 @@ import numpy as np
 from aster_jax import mesh as meshes
 from aster_jax.model import cache as kv
 from aster_jax.model import config
-from aster_jax.rollout import engine, pages, sampling, scheduler
+from aster_jax.rollout import arming, engine, pages, sampling, scheduler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,10 @@ class Device:
         """Compile every program now, so that a later compile can only be a mistake."""
         self._take(params, jax.random.key(0))
         for bucket in self.config.prefill_buckets:
-            self.prefill(scheduler.Round(bucket, ()), {})
-        self._share([], {})
+            for rows in self._write_rows:
+                self._write(scheduler.Round(bucket, ()), rows)
+        self._share([])
+        self._arm([])
         for rows in self.config.decode_rows(self.shards):
             self._decode([], rows)
         self._programs_at_first = self._compiled()
@@ -132,27 +134,31 @@ class Device:
     def prefill(self, plan: scheduler.Round, starts: dict[int, Start]) -> jax.Array:
         """Write one round of chunks; rows whose chunk is the last one can decode then.
 
-        The answer is a marker: an array that is there when this has run.
+        The smallest program runs that takes all chunks, so which one depends on their number
+        alone. The answer is a marker: an array that is there when this has run.
         """
-        at = self._places([c.slot for c in plan.chunks], self.prefill_rows)
-        P = self.prefill_rows * self.shards
+        slots = [c.slot for c in plan.chunks]
+        marker = self._write(plan, self._fewest(slots, self._write_rows))
+        last = [(c.slot, c.start + len(c.tokens), starts[c.slot]) for c in plan.chunks if c.last]
+        if last:
+            self._arm(last)
+        return marker
+
+    def _write(self, plan, rows):
+        """One call of the prefill program of that many rows per shard."""
+        slots = [c.slot for c in plan.chunks]
+        at, P = self._places(slots, rows), rows * self.shards
         tokens_PC = np.zeros((P, plan.bucket), np.int32)
-        offsets_P, counts_P = np.zeros(P, np.int32), np.zeros(P, np.int32)
+        offsets_P, counts_P = np.zeros((2, P), np.int32)
         for i, chunk in zip(at, plan.chunks, strict=True):
             tokens_PC[i, : len(chunk.tokens)] = chunk.tokens
             offsets_P[i], counts_P[i] = chunk.start, len(chunk.tokens)
-        arm = self._arm(
-            at,
-            [
-                (c.slot, c.start + len(c.tokens), starts[c.slot] if c.last else None)
-                for c in plan.chunks
-            ],
-        )
-        table_PW = self._table(at, [c.slot for c in plan.chunks], P)
-        self._slots, marker = self._programs.prefill(
-            self._weights, self._slots,
-            *self._by_row((tokens_PC, offsets_P, counts_P, table_PW, arm)), self._run_key,
+        table_PW = self._table(at, slots, P)
+        cache, marker = self._programs.prefill(
+            self._weights, self._slots.cache,
+            *self._by_row((tokens_PC, offsets_P, counts_P, table_PW)),
         )  # fmt: skip
+        self._slots = self._slots.replace(cache=cache)
         return marker
 
     def share(self, forks: list[Fork], starts: dict[int, Start]) -> list[jax.Array]:
@@ -168,21 +174,27 @@ class Device:
                 if seen[shard] < self.prefill_rows:
                     now.append(fork)
                 seen[shard] += 1
-            markers.append(self._share(now, starts))
+            self._share(now)
+            markers.append(self._arm([(f.slot, f.length, starts[f.slot]) for f in now]))
             waiting = [fork for fork in waiting if fork not in now]
         return markers
 
-    def _share(self, forks, starts):
+    def _share(self, forks):
         P = self.prefill_rows * self.shards
         at = self._places([f.slot for f in forks], self.prefill_rows)
         sources_P, targets_P = np.full((2, P), self.pages.per_shard, np.int32)
         for i, fork in zip(at, forks, strict=True):
             for source, target in fork.copies:
                 sources_P[i], targets_P[i] = source, target
-        arm = self._arm(at, [(f.slot, f.length, starts[f.slot]) for f in forks])
-        self._slots, marker = self._programs.share(
-            self._slots, *self._by_row((sources_P, targets_P, arm)), self._run_key
-        )
+        cache, _ = self._programs.share(self._slots.cache, *self._by_row((sources_P, targets_P)))
+        self._slots = self._slots.replace(cache=cache)
+
+    def _arm(self, rows: list[tuple[int, int, Start]]) -> jax.Array:
+        """Make rows ready to decode: slots, lengths in the cache, and how they start."""
+        at = self._places([slot for slot, _, _ in rows], self.prefill_rows)
+        arm = self._by_row(self._arms(at, rows))
+        slots, marker = self._programs.arm(self._slots.replace(cache=None), arm, self._run_key)
+        self._slots = slots.replace(cache=self._slots.cache)
         return marker
 
     def decode(self, slots: list[int]) -> tuple[engine.Drained, dict[int, int]]:
@@ -193,8 +205,7 @@ class Device:
         side: attention goes through a group of rows as far as its longest.
         """
         slots = sorted(slots, key=lambda slot: len(self.pages.held(slot)))
-        most = max(collections.Counter(map(self.pages.shard, slots)).values())
-        return self._decode(slots, min(n for n in self._decode_rows if n >= most))
+        return self._decode(slots, self._fewest(slots, self._decode_rows))
 
     def _decode(self, slots, rows):
         at = self._places(slots, rows)
@@ -220,12 +231,21 @@ class Device:
 
     @property
     def prefill_rows(self) -> int:
-        """Rows of one prefill call per shard."""
-        return max(1, self.config.prefill_rows // self.shards)
+        """Rows of one prefill call per shard, at most."""
+        return self._write_rows[-1]
+
+    @property
+    def _write_rows(self):
+        return self.config.write_rows(self.shards)
 
     @property
     def _decode_rows(self):
         return self.config.decode_rows(self.shards)
+
+    def _fewest(self, slots: list[int], programs: tuple[int, ...]) -> int:
+        """Rows per shard of the smallest program that takes all these slots."""
+        most = max(collections.Counter(map(self.pages.shard, slots)).values())
+        return min(rows for rows in programs if rows >= most)
 
     def _places(self, slots: list[int], rows: int) -> list[int]:
         """The row of each slot in arguments that have `rows` rows per shard."""
@@ -243,22 +263,18 @@ class Device:
             table[i, : len(held)] = held
         return table
 
-    def _arm(self, places: list[int], rows: list[tuple[int, int, Start | None]]) -> engine.Arm:
+    def _arms(self, places: list[int], rows: list[tuple[int, int, Start]]) -> arming.Arm:
         P = self.prefill_rows * self.shards
-        names = [f.name for f in dataclasses.fields(engine.Arm) if f.name != "how_P"]
+        names = [f.name for f in dataclasses.fields(arming.Arm) if f.name != "how_P"]
         columns = {name: np.zeros(P, np.int32) for name in names}
         columns["row_P"][:] = self._per_shard
         columns["problem_P"] = np.zeros(P, np.uint32)
         for i, (slot, length, start) in zip(places, rows, strict=True):
             columns["row_P"][i] = slot % self._per_shard
-            if start is None:
-                continue
-            columns["on_P"][i] = 1
             columns["length_P"][i], columns["pending_P"][i] = length, start.pending
             columns["left_P"][i] = start.left
             columns["problem_P"][i], columns["sample_P"][i] = start.problem_uid, start.sample
-        columns["on_P"] = columns["on_P"].astype(bool)
-        return engine.Arm(**columns, how_P=self._ways(places, rows) if self._is_mixed else None)
+        return arming.Arm(**columns, how_P=self._ways(places, rows) if self._is_mixed else None)
 
     def _ways(self, places, rows) -> sampling.Rows:
         """How each row samples, where that is its own."""
@@ -266,7 +282,6 @@ class Device:
         heat_P, top_p_P = np.ones((2, P), np.float32)
         top_k_P = np.zeros(P, np.int32)
         for i, (_, _, start) in zip(places, rows, strict=True):
-            if start is not None:
-                how = start.how
-                heat_P[i], top_p_P[i], top_k_P[i] = how.temperature, how.top_p, how.top_k
+            how = start.how
+            heat_P[i], top_p_P[i], top_k_P[i] = how.temperature, how.top_p, how.top_k
         return sampling.Rows(heat_P, top_p_P, top_k_P)

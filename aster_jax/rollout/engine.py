@@ -1,10 +1,10 @@
-"""The device side of rollouts: four compiled programs over one donated state.
+"""The device side of rollouts: five compiled programs over one donated state.
 
 `prefill` writes given tokens (prompts, tool results) into rows, `share` gives a prompt to
-the rest of its group, `decode` samples up to K tokens for each of some rows, and `adopt`
-turns training parameters into the form decoding reads. Which row does what next
-(`scheduler`) and on which pages (`pages`) is decided on the host and comes in with each
-call; tools and text never appear here.
+the rest of its group, `arm` makes rows ready to decode, `decode` samples up to K tokens for
+each of some rows, and `adopt` turns training parameters into the form decoding reads.
+Which row does what next (`scheduler`) and on which pages (`pages`) is decided on the host
+and comes in with each call; tools and text never appear here.
 
 Slots and pages are split over the data axes of the mesh. Each device runs its own part
 and numbers its slots and pages from 0, so decoding needs no collective there.
@@ -26,10 +26,12 @@ from aster_jax import mesh as meshes
 from aster_jax.errors import InputError
 from aster_jax.model import cache as kv
 from aster_jax.model import config, kernels, transformer
-from aster_jax.rollout import sampling
+from aster_jax.rollout import arming, sampling
 
 # Decoding fewer rows than this is hardly faster: reading the weights is what it costs.
 FEWEST_ROWS = 8
+# From one prefill program to the next smaller one. Halves would be twice as many to compile.
+FEWER_ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class EngineConfig:
 
     slots: rows under way at once. capacity: tokens a row can hold. page_tokens: tokens per
     page of the cache. pool_tokens: tokens that all pages hold. steps_per_dispatch: K,
-    tokens per row between two looks of the host. prefill_rows: rows per prefill call.
+    tokens per row between two looks of the host. prefill_rows: rows per prefill call, at most.
     prefill_buckets: chunk lengths, ascending, in tokens. dtype: of weights and cache.
     attention: what decodes, as in `kernels.choose`.
     """
@@ -79,6 +81,13 @@ class EngineConfig:
             sizes.append(sizes[-1] // 2)
         return tuple(reversed(sizes))
 
+    def write_rows(self, shards: int) -> tuple[int, ...]:
+        """Rows per device of the prefill programs, ascending: all, a quarter, ... down to 1 to 3."""
+        sizes = [max(1, self.prefill_rows // shards)]
+        while sizes[-1] >= FEWER_ROWS:
+            sizes.append(sizes[-1] // FEWER_ROWS)
+        return tuple(reversed(sizes))
+
 
 @flax.struct.dataclass
 class Slots:
@@ -101,24 +110,6 @@ class Slots:
     active_B: jax.Array
     key_B: jax.Array
     how_B: sampling.Rows | None = None
-
-
-@flax.struct.dataclass
-class Arm:
-    """What makes P rows ready to decode: the pending token and the row's identity.
-
-    `row_P` equal to the number of slots marks padding. `on_P` is false for a chunk that
-    is followed by another chunk of the same row.
-    """
-
-    row_P: jax.Array
-    on_P: jax.Array
-    length_P: jax.Array
-    pending_P: jax.Array
-    left_P: jax.Array
-    problem_P: jax.Array
-    sample_P: jax.Array
-    how_P: sampling.Rows | None = None
 
 
 @flax.struct.dataclass
@@ -145,52 +136,32 @@ class Programs:
     adopt: callable
     prefill: callable
     share: callable
+    arm: callable
     decode: callable
 
 
-def _arm(slots: Slots, arm: Arm, run_key: jax.Array) -> Slots:
-    def fold(problem, sample):
-        return jax.random.fold_in(jax.random.fold_in(run_key, problem), sample)
-
-    rows_P = jnp.where(arm.on_P, arm.row_P, slots.length_B.shape[0])
-    keys_P = jax.vmap(fold)(arm.problem_P, arm.sample_P)
-
-    def put(old_B, new_P):
-        return old_B.at[rows_P].set(new_P, mode="drop")
-
-    return slots.replace(
-        length_B=put(slots.length_B, arm.length_P),
-        pending_B=put(slots.pending_B, arm.pending_P),
-        left_B=put(slots.left_B, arm.left_P),
-        active_B=put(slots.active_B, jnp.ones_like(arm.on_P)),
-        key_B=put(slots.key_B, keys_P),
-        how_B=jax.tree.map(put, slots.how_B, arm.how_P),
-    )
-
-
-def prefill(params, slots, tokens_PC, starts_P, counts_P, table_PW, arm, run_key, *, cfg):
-    """Write `counts_P` tokens of P rows at positions `starts_P`.., then arm those rows.
+def prefill(params, cache, tokens_PC, starts_P, counts_P, table_PW, *, cfg):
+    """Write `counts_P` tokens of P rows at positions `starts_P`...
 
     Offsets are traced, so one program serves prompts and tool results at any position.
-    Returns the new slots, and the number of tokens written as a sign that it has run.
+    Returns the new cache, and the number of tokens written as a sign that it has run.
     """
-    beyond = table_PW.shape[1] * slots.cache.page_tokens
+    beyond = table_PW.shape[1] * cache.page_tokens
     order_1C = jnp.arange(tokens_PC.shape[1])[None]
     valid_PC = order_1C < counts_P[:, None]
     positions_PC = jnp.where(valid_PC, starts_P[:, None] + order_1C, beyond)
     _, cache = transformer.forward(
-        params, cfg, tokens_PC, positions_PC, cache=slots.cache, table_BW=table_PW
+        params, cfg, tokens_PC, positions_PC, cache=cache, table_BW=table_PW
     )
-    return _arm(slots.replace(cache=cache), arm, run_key), jnp.sum(counts_P)[None]
+    return cache, jnp.sum(counts_P)[None]
 
 
-def share(slots, sources_P, targets_P, arm, run_key):
-    """Copy pages `sources_P` to pages `targets_P` and arm the rows that hold the copies.
+def share(cache, sources_P, targets_P):
+    """Copy pages `sources_P` to pages `targets_P`.
 
-    Returns the new slots, and the number of rows armed as a sign that it has run.
+    Returns the new cache, and the number of pages copied as a sign that it has run.
     """
-    cache = kv.copy(slots.cache, sources_P, targets_P)
-    return _arm(slots.replace(cache=cache), arm, run_key), jnp.sum(arm.on_P)[None]
+    return kv.copy(cache, sources_P, targets_P), jnp.sum(targets_P < cache.pages)[None]
 
 
 def decode(params, slots, rows_A, table_AW, *, cfg, how, stop_ids, steps):
@@ -363,22 +334,22 @@ def programs(
     def layout(cached):
         return jax.tree.map(lambda _: rows, abstract).replace(cache=cached)
 
-    # Partial: the axes that are split by hand. Whole: what each array's layout is.
-    partial = layout(kv.specs(abstract.cache, meshes.BATCH_AXES))
+    # Of each array, the axes that are split by hand, and its whole layout.
     heads = meshes.kv_heads_axis(cfg, mesh)
-    whole = layout(kv.specs(abstract.cache, meshes.BATCH_AXES, heads))
+    cache = [kv.specs(abstract.cache, meshes.BATCH_AXES, axis) for axis in (None, heads)]
+    slots = [layout(specs) for specs in cache]
     weights = meshes.rollout_shardings(cfg, mesh)
     handed = weights if mesh is trained else meshes.rollout_shardings(cfg, trained)
 
     def named(specs):
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
-    def split(program, params, inputs):
-        """Run `program` on every device of the data axes with its part of the slots."""
+    def split(program, params, held, inputs):
+        """Run `program` on every device of the data axes with its part of what is held."""
+        partial, whole = held
         by_hand = jax.shard_map(
             program, mesh=mesh, in_specs=(*params, partial, *inputs),
-            out_specs=(partial, rows),
-            axis_names=set(meshes.BATCH_AXES), check_vma=False,
+            out_specs=(partial, rows), axis_names=set(meshes.BATCH_AXES), check_vma=False,
         )  # fmt: skip
         return jax.jit(
             by_hand,
@@ -391,9 +362,10 @@ def programs(
         decode, cfg=cfg, how=how, stop_ids=stop_ids, steps=engine_cfg.steps_per_dispatch
     )
     return Programs(
-        empty=jax.jit(empty, out_shardings=named(whole)),
+        empty=jax.jit(empty, out_shardings=named(slots[1])),
         adopt=jax.jit(functools.partial(adopt, dtype=engine_cfg.dtype), out_shardings=handed),
-        prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), (rows,) * 5 + (everywhere,)),
-        share=split(share, (), (rows,) * 3 + (everywhere,)),
-        decode=split(sample, (everywhere,), (rows,) * 2),
+        prefill=split(functools.partial(prefill, cfg=cfg), (everywhere,), cache, (rows,) * 4),
+        share=split(share, (), cache, (rows,) * 2),
+        arm=split(arming.arm, (), [layout(None)] * 2, (rows, everywhere)),
+        decode=split(sample, (everywhere,), slots, (rows,) * 2),
     )

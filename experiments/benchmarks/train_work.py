@@ -8,6 +8,7 @@ one has the advantage 1, the rest -1. Peers read it as an .npz:
     mask     float32 [tokens]    1 where the token is trained on
     lengths  int32 [sequences]
     advantages  float32 [sequences]
+    old      float32 [tokens]    log-probs before the update, of our forward; for the policy loss
 
 A peer is a process that takes an update for every line it reads and answers with a line of
 JSON: seconds, CPU seconds (cpu_s), loss and grad_norm.
@@ -18,11 +19,13 @@ import os
 import pathlib
 import subprocess
 
+import jax
 import numpy as np
 
 from aster_jax import pools, settings, tools, types, weights
 from aster_jax.data import packing
-from aster_jax.demos import collect, curate
+from aster_jax.demos import collect, render
+from aster_jax.model import logprobs
 from experiments import smollm2_135m
 
 
@@ -36,7 +39,7 @@ def demonstrations(count: int) -> list[types.Demo]:
             config.seed,
         )  # fmt: skip
     limit = config.rollout.tool_result_tokens
-    return [curate.render(t, tokenizer, config.model.style, None, limit) for t in made]
+    return [render.render(t, tokenizer, config.model.style, None, limit) for t in made]
 
 
 def advantages(demos) -> np.ndarray:
@@ -44,7 +47,28 @@ def advantages(demos) -> np.ndarray:
     return np.where(np.arange(len(demos)) % 2, -1.0, 1.0).astype(np.float32)
 
 
-def save(path: pathlib.Path, demos) -> None:
+def flat(demos) -> list[np.ndarray]:
+    """The place of every token among all of them, by sequence."""
+    cuts = np.cumsum([len(d.tokens) for d in demos])
+    return np.split(np.arange(cuts[-1]), cuts[:-1])
+
+
+def old_logprobs(model, demos, row_tokens: int) -> np.ndarray:
+    """float32 [tokens]: what the model makes of every token; 0 for the first of a sequence."""
+    sequences = [{"tokens": d.tokens, "places": p} for d, p in zip(demos, flat(demos), strict=True)]
+    packed = packing.pack([len(d.tokens) for d in demos], row_tokens)
+    rows = packing.layout(sequences, packed, row_tokens)
+    arrays, used = packing.microbatches(rows, 1, len(packed))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    score = logprobs.batch_scorer(model.config, 1.0, here)
+    logp = score(model.params, arrays["tokens"], arrays["positions"], arrays["segments"], used)
+    there = arrays["segments"] > 0
+    old = np.zeros(sum(len(d.tokens) for d in demos), np.float32)
+    old[arrays["places"][there].astype(int)] = np.asarray(logp)[there]
+    return old
+
+
+def save(path: pathlib.Path, demos, old: np.ndarray) -> None:
     """The .npz that peers read."""
     np.savez(
         path,
@@ -52,27 +76,28 @@ def save(path: pathlib.Path, demos) -> None:
         mask=np.concatenate([d.loss_mask for d in demos]).astype(np.float32),
         lengths=np.array([len(d.tokens) for d in demos], np.int32),
         advantages=advantages(demos),
+        old=old,
     )
 
 
-def batch(kind: str, demos, row_tokens: int, micro_rows: int):
-    """(batch of the train step, microbatches in use) for `kind` "sft" or "grpo"."""
+def batch(kind: str, demos, old: np.ndarray, row_tokens: int, micro_rows: int):
+    """(batch of the train step, microbatches in use) for `kind` "sft" or "grpo"; `old` as in
+    the .npz, which only "grpo" reads."""
     trained = sum(sum(d.loss_mask) for d in demos)
     sequences = [
-        {"tokens": d.tokens, "mask": d.loss_mask, "advantages": np.full(len(d.tokens), a)}
-        for d, a in zip(demos, advantages(demos), strict=True)
+        {"tokens": d.tokens, "mask": d.loss_mask, "advantages": np.full(len(d.tokens), a), "old": old[p]}
+        for d, a, p in zip(demos, advantages(demos), flat(demos), strict=True)
     ]
     lengths = [len(d.tokens) for d in demos]
     rows = packing.layout(sequences, packing.pack(lengths, row_tokens), row_tokens)
     if kind == "sft":
         return packing.sft_batch(rows, micro_rows)
     arrays, used = packing.microbatches(rows, micro_rows, -(-len(rows["tokens"]) // micro_rows))
-    nothing = np.zeros_like(arrays["mask"])  # the loss is on-policy: they are not read
     return types.RlBatch(
         tokens_BT=arrays["tokens"], positions_BT=arrays["positions"],
         segments_BT=arrays["segments"], weights_BT=arrays["mask"] / np.float32(trained),
-        advantages_BT=arrays["advantages"], old_logprobs_BT=nothing,
-        rollout_logprobs_BT=nothing,
+        advantages_BT=arrays["advantages"], old_logprobs_BT=arrays["old"],
+        rollout_logprobs_BT=arrays["old"],
     ), used  # fmt: skip
 
 

@@ -81,8 +81,8 @@ def _training(c, cfg, mesh) -> list[Program]:
         trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
         parts = [(("rl", shape), "step", trace, 0)]
         if keys.minibatches * keys.updates > 1 or keys.kl_coef:
-            score = functools.partial(_score, c, cfg, mesh, shape[1:])
-            parts.append((("old", shape[1:]), "old log-probs", score, moments))
+            score = functools.partial(_score, c, cfg, mesh, shape)
+            parts.append((("old", shape), "old log-probs", score, moments))
         for key, name, trace, beside in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
             made[key] = [f"{before}{stage} {name}", trace, beside]
@@ -112,13 +112,11 @@ def _dtype_of(name):
 
 
 def _score(c, cfg, mesh, shape):
-    rows = jax.sharding.PartitionSpec(meshes.BATCH_AXES)
-    ints = _placed(shape, jnp.int32, mesh, rows)
+    ints = _placed(shape, jnp.int32, mesh, jax.sharding.PartitionSpec(None, meshes.BATCH_AXES))
+    count = _placed((), jnp.int32, mesh, jax.sharding.PartitionSpec())
     cfg = meshes.lay_out(cfg, mesh)
-    params = step.abstract_params(cfg, mesh)
-    return logprobs.score.trace(
-        params, ints, ints, ints, cfg=cfg, temperature=c.rollout.temperature
-    )
+    score = logprobs.batch_scorer(cfg, c.rollout.temperature, ints.sharding)
+    return score.trace(step.abstract_params(cfg, mesh), ints, ints, ints, count)
 
 
 def _placed(shape, dtype, mesh, spec):
@@ -126,7 +124,7 @@ def _placed(shape, dtype, mesh, spec):
 
 
 def _rollout(c, cfg, mesh) -> list[Program]:
-    """The engine's: weights as decoded with, every prefill, and the largest decode."""
+    """The engine's: weights as decoded with, prefills of most rows, and the largest decode."""
     sizes, trains_on = settings.engine_sizes(c.rollout), mesh
     mesh = meshes.for_rollouts(mesh)
     shards = meshes.batch_shards(mesh)
@@ -137,17 +135,12 @@ def _rollout(c, cfg, mesh) -> list[Program]:
     trained = step.abstract_params(cfg, trains_on)
     params, moments = state_bytes(c, cfg, trains_on)
     weights = jax.eval_shape(made.adopt, trained)
-    slots, key = jax.eval_shape(made.empty), jax.eval_shape(lambda: jax.random.key(0))
-    P, W = max(1, sizes.prefill_rows // shards) * shards, sizes.row_pages
-    arm = engine.Arm(
-        row_P=_ints(P), on_P=jax.ShapeDtypeStruct((P,), bool), length_P=_ints(P),
-        pending_P=_ints(P), left_P=_ints(P), sample_P=_ints(P),
-        problem_P=jax.ShapeDtypeStruct((P,), jnp.uint32),
-    )  # fmt: skip
+    slots = jax.eval_shape(made.empty)
+    P, W = sizes.write_rows(shards)[-1] * shards, sizes.row_pages
     state = params + moments
     found = [Program("adopt weights", "rollout", lambda: made.adopt.trace(trained), moments)]
     for C in sizes.prefill_buckets:
-        args = (weights, slots, _ints(P, C), _ints(P), _ints(P), _ints(P, W), arm, key)
+        args = (weights, slots.cache, _ints(P, C), _ints(P), _ints(P), _ints(P, W))
         trace = functools.partial(made.prefill.trace, *args)
         found.append(Program(f"prefill {C}", "rollout", trace, state))
     rows = sizes.decode_rows(shards)[-1] * shards

@@ -244,3 +244,22 @@ def test_score_is_the_same_compiled(tiny, params):
     got, _ = logprobs.score(params, TOKENS, POSITIONS, SEGMENTS, cfg=tiny, temperature=0.7)
     expected, _ = logprobs.token_logprobs(params, tiny, TOKENS, POSITIONS, SEGMENTS, 0.7)
     np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_a_batch_is_scored_as_its_microbatches_are(tiny, params, one_device, eight_devices):
+    """One program; what is not in use stands as zeros, and devices make no difference."""
+    arrays = [np.stack([np.tile(x, (4, 1))] * 3) for x in (TOKENS, POSITIONS, SEGMENTS)]
+    arrays[0][1] = (arrays[0][1] + 5) % 48
+    for mesh in (one_device, eight_devices):
+        cfg = meshes.lay_out(tiny, mesh)
+        placed = jax.device_put(params, meshes.shardings(params, mesh))
+        put = meshes.put_rows(arrays, mesh)
+        score = logprobs.batch_scorer(cfg, 0.7, put[0].sharding)
+        got = score(placed, *put, 2)
+        assert got.sharding == put[0].sharding
+        for i in range(2):
+            expected, _ = logprobs.score(params, *(x[i] for x in arrays), cfg=tiny, temperature=0.7)
+            np.testing.assert_allclose(got[i], expected, atol=2e-5)
+        assert not np.asarray(got[2]).any() and np.abs(got[0] - got[1]).max() > 0.1
+        score(placed, *put, 3)
+        assert score._cache_size() == 1

@@ -1,5 +1,7 @@
 """The loop's own decisions: how many problems a step has, and which pool it draws from."""
 
+import threading
+
 import pytest
 
 from aster_jax import config, types
@@ -40,3 +42,36 @@ def test_a_pool_that_is_no_step_at_all_is_an_error_with_a_remedy(monkeypatch, tm
     run.has_ended = lambda stage: False
     with pytest.raises(InputError, match="rl2 has 1 problems, .*filter.min_kept"):
         rl._pool(run, None, "rl2", config.rl_stage(c, "rl2"), [])
+
+
+def test_episodes_are_written_while_the_update_runs():
+    updating, written = threading.Event(), threading.Event()
+
+    def write():
+        assert updating.wait(60)
+        written.set()
+        return {"calls": 2.0}
+
+    def make():
+        updating.set()
+        assert written.wait(60)
+        return "state"
+
+    made, told, waited_s = rl._while_writing(write, make)
+    assert made == "state" and told == {"calls": 2.0} and 0 <= waited_s < 60
+
+
+def test_episodes_are_there_when_an_update_fails():
+    failing, there = threading.Event(), []
+
+    def make():
+        failing.set()
+        raise ZeroDivisionError
+
+    def write():
+        assert failing.wait(60)
+        there.append("episodes")
+
+    with pytest.raises(ZeroDivisionError):
+        rl._while_writing(write, make)
+    assert there == ["episodes"]

@@ -36,7 +36,7 @@ from jax.experimental import topologies  # noqa: E402
 
 from aster_jax import mesh as meshes  # noqa: E402
 from aster_jax.model import config, transformer  # noqa: E402
-from aster_jax.rollout import engine, sampling  # noqa: E402
+from aster_jax.rollout import arming, engine, sampling  # noqa: E402
 from launch.plan.absent import H100  # noqa: E402
 
 KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
@@ -99,10 +99,10 @@ def compile_all(case: dict) -> dict:
     how, stops = sampling.Sampling(1.0, 1.0, 0), (151_645,)
     programs = engine.programs(cfg, engine_cfg, how, stops, mesh)
     shards = meshes.batch_shards(mesh)
-    P = max(1, engine_cfg.prefill_rows // shards) * shards
-    arm = engine.Arm(
-        row_P=ints(P), on_P=jax.ShapeDtypeStruct((P,), bool), length_P=ints(P), pending_P=ints(P),
-        left_P=ints(P), problem_P=jax.ShapeDtypeStruct((P,), jnp.uint32), sample_P=ints(P),
+    P = engine_cfg.write_rows(shards)[-1] * shards
+    arm = arming.Arm(
+        row_P=ints(P), length_P=ints(P), pending_P=ints(P), left_P=ints(P),
+        problem_P=jax.ShapeDtypeStruct((P,), jnp.uint32), sample_P=ints(P),
     )  # fmt: skip
     stacked = transformer.abstract_params(cfg)
     trained = jax.tree.map(
@@ -116,11 +116,14 @@ def compile_all(case: dict) -> dict:
     lowered = {
         "adopt": programs.adopt.lower(trained),
         "empty": programs.empty.lower(),
-        "share": programs.share.lower(slots, ints(P), ints(P), arm, key),
+        "share": programs.share.lower(slots.cache, ints(P), ints(P)),
+        "arm": programs.arm.lower(slots.replace(cache=None), arm, key),
     }
     for C in engine_cfg.prefill_buckets:
-        args = (ints(P, C), ints(P), ints(P), ints(P, W), arm, key)
-        lowered[f"prefill {C}"] = programs.prefill.lower(weights, slots, *args)
+        for rows in engine_cfg.write_rows(shards):
+            N = rows * shards
+            args = (ints(N, C), ints(N), ints(N), ints(N, W))
+            lowered[f"prefill {rows} x {C}"] = programs.prefill.lower(weights, slots.cache, *args)
     for rows in engine_cfg.decode_rows(shards):
         A = rows * shards
         lowered[f"decode {rows}"] = programs.decode.lower(weights, slots, ints(A), ints(A, W))

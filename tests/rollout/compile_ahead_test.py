@@ -75,13 +75,13 @@ def finish(process):
 def check(given, found):
     layers, tensor = given["layers"], given["mesh"][2]
     assert found["attention"] == given["engine"]["attention"]
-    names = {"adopt", "empty", "share"}
-    names |= {f"prefill {c}" for c in given["engine"]["prefill_buckets"]}
+    names = {"adopt", "empty", "share", "arm"}
+    names |= {f"prefill {p} x {c}" for p in (1, 4) for c in given["engine"]["prefill_buckets"]}
     decoding = {n for n in found["programs"] if n.startswith("decode ")}
     assert found["programs"].keys() == names | decoding and len(decoding) > 0
     for name, of in found["programs"].items():
         print(given["topology"], given["mesh"], given["preset"], layers, name, of)
-        if name not in ("adopt", "empty"):
+        if name not in ("adopt", "empty", "arm"):
             # Donated, and no second one: neither anywhere in the text nor in the memory.
             assert of["alias"] >= found["cache"]
             assert of["temp"] < found["cache"] / 8

@@ -298,6 +298,41 @@ def test_in_bfloat16_the_scales_stay_the_trainers(tiny, params, one_device):
     assert moved.logprobs != plain.logprobs
 
 
+def test_a_call_takes_the_fewest_rows_that_hold_its_writes():
+    assert sizes(16, 8).write_rows(1) == (3,)
+    for rows, shards, programs in ((16, 1, (1, 4, 16)), (8, 1, (2, 8)), (64, 2, (2, 8, 32)), (2, 8, (1,))):
+        assert dataclasses.replace(sizes(16, 8), prefill_rows=rows).write_rows(shards) == programs
+
+
+@pytest.fixture(scope="module")
+def broad(tiny, one_device):
+    """Prefill programs of 1, 4 and 16 rows; a row may be long."""
+    cfg = dataclasses.replace(sizes(16, 8), prefill_rows=16, prefill_buckets=(8,))
+    return device.Device(tiny, cfg, GREEDY, (), one_device)
+
+
+@pytest.mark.parametrize("count, rows", [(1, 1), (2, 4), (4, 4), (5, 16)])
+def test_what_a_row_holds_does_not_depend_on_the_rows_of_its_call(broad, params, count, rows):
+    """Prompt and result written with `count` - 1 others, and with 15: the same keys and values,
+    but for the rounding of sums in another order (1.4e-6 of keys around 1)."""
+    prompt, result = drive.prompts([20, 7], 48, seed=4)
+    held = []
+    for together in (count, 16):
+        broad.begin(params, KEY)
+        starts = {slot: device.Start(0, 2, 1, slot) for slot in range(together)}
+        taken = broad._fewest(list(starts), broad._write_rows)
+        assert taken == (rows if together == count else 16)
+        drive.write(broad, [(slot, 0, prompt) for slot in range(together)], starts)
+        drive.write(broad, [(slot, 20, result) for slot in range(together)], starts)
+        layers = jax.device_get(broad._slots.cache.layers)
+        pages = broad.pages.held(0)
+        held.append([x.keys[pages] for x in layers] + [x.values[pages] for x in layers])
+        broad.end()
+    assert max(np.abs(x).max() for x in held[0]) > 0.1
+    for few, many in zip(*held, strict=True):
+        np.testing.assert_allclose(few, many, atol=1e-5)
+
+
 def test_nothing_compiles_after_the_warm_up(tiny, params, one_device):
     """Every length, row count and turn runs in the programs that were compiled at first."""
     fresh = device.Device(tiny, sizes(5, 4), SAMPLED, (47,), one_device)
