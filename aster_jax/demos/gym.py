@@ -20,6 +20,7 @@ from aster_jax import types
 from aster_jax.errors import InputError
 from aster_jax.reward import gym
 
+PREFIX = gym.PREFIX
 EXTRA = "reasoning_gym"
 FIRST = 64  # problems that a family is first asked for; then as many again as there are
 LIMIT_S = 600.0  # of one request, in seconds
@@ -28,7 +29,7 @@ _START = "import sys; sys.path[:] = {path!r}; from aster_jax.reward import gym; 
 
 def is_own(family: str) -> bool:
     """Whether a family is one of reasoning-gym's, by its name."""
-    return family.startswith(gym.PREFIX)
+    return family.startswith(PREFIX)
 
 
 def version() -> str:
@@ -51,11 +52,21 @@ class Drawn:
     def problem(self, number: int) -> types.Problem:
         """Problem `number`. Raises InputError where the family cannot be used."""
         while number >= len(self._made):
-            numbers = range(self._asked, self._asked + max(FIRST, self._asked))
-            found = _make(self._family, [self._at(n) for n in numbers])
-            self._made += [_problem(self._family, *values) for values in found]
-            self._asked = numbers.stop
+            self.add(_make({self._family: self.next()})[self._family])
         return self._made[number]
+
+    def is_new(self) -> bool:
+        """Whether nothing is made yet."""
+        return not self._asked
+
+    def next(self) -> list[tuple[int, int]]:
+        """(seed, index) of the problems to be made next."""
+        return [self._at(self._asked + i) for i in range(self._asked or FIRST)]
+
+    def add(self, found: list[list[str]]) -> None:
+        """Take the problems that were made of `next()`."""
+        self._asked += self._asked or FIRST
+        self._made += [_problem(self._family, *values) for values in found]
 
     def _at(self, number: int) -> tuple[int, int]:
         """(the library's seed, index) of the problem that is drawn as number `number`."""
@@ -68,6 +79,14 @@ class Drawn:
 def drawn(family: str, seed: int) -> Drawn:
     """The problems of a family: one object for all splits, so that each is made once."""
     return Drawn(family, seed)
+
+
+def prepare(families: list[str], seed: int) -> None:
+    """Make the first problems of all of these at once, which costs the start of one process."""
+    new = {family: drawn(family, seed) for family in families if drawn(family, seed).is_new()}
+    if new:
+        for family, found in _make({family: each.next() for family, each in new.items()}).items():
+            new[family].add(found)
 
 
 def check(family: str) -> None:
@@ -90,9 +109,11 @@ def check(family: str) -> None:
         raise InputError(f"family {family!r} must not set {min(fixed)}, which follows from `seed`")
 
 
-def _make(family: str, seeds: list[tuple[int, int]]) -> list[list[str]]:
-    check(family)
-    asked = json.dumps({"family": family, "seeds": seeds})
+def _make(wanted: dict[str, list[tuple[int, int]]]) -> dict[str, list[list[str]]]:
+    """What `reward/gym.py` makes of each family's seeds, by a process of its own."""
+    for family in wanted:
+        check(family)
+    asked, names = json.dumps(wanted), ", ".join(map(repr, wanted))
     environment = {**os.environ, "PYTHONHASHSEED": "0"}  # as the verifier's processes have it
     try:
         done = subprocess.run(
@@ -101,19 +122,20 @@ def _make(family: str, seeds: list[tuple[int, int]]) -> list[list[str]]:
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            f"family {family!r} did not make {len(seeds)} problems in {LIMIT_S:.0f} s; choose "
-            "another, or easier options"
+            f"{sum(map(len, wanted.values()))} problems of {names} are not made after {LIMIT_S:.0f} s; "
+            "choose other families, or easier options"
         ) from error
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
-        raise InputError(f"family {family!r} cannot be made (exit code {done.returncode}): {last}")
+        raise InputError(f"no problems of {names} are made (exit code {done.returncode}): {last}")
     said = json.loads(done.stdout.rpartition("\n")[2])
     if "fault" in said:
-        raise InputError(_reason(family, said))
-    return said["made"]
+        raise InputError(_reason(said))
+    return said
 
 
-def _reason(family: str, said: dict) -> str:
+def _reason(said: dict) -> str:
+    family = said["family"]
     if said["fault"] == "unknown":
         name = gym.options(family)[0]
         near = difflib.get_close_matches(name, said["near"], n=3, cutoff=0.5)

@@ -156,13 +156,17 @@ def make(family: str, seeds: list[tuple[int, int]]) -> list[tuple[str, str, str]
 
 def main() -> None:
     """Answers the one request of `demos/gym.py` on stdin, on stdout."""
-    asked = json.loads(sys.stdin.read())
-    try:
-        said = {"made": make(asked["family"], asked["seeds"])}
-    except Unusable as error:
-        said = {"fault": error.kind, "why": str(error), "near": error.near}
-    except Exception as error:  # the library's own, while it makes a problem
-        said = {"fault": "family", "why": f"{type(error).__name__}: {error}", "near": ()}
+    said = {}
+    for family, seeds in json.loads(sys.stdin.read()).items():
+        try:
+            said[family] = make(family, seeds)
+        except Unusable as error:
+            said = {"family": family, "fault": error.kind, "why": str(error), "near": error.near}
+            break
+        except Exception as error:  # the library's own, while it makes a problem
+            why = f"{type(error).__name__}: {error}"
+            said = {"family": family, "fault": "family", "why": why, "near": ()}
+            break
     sys.__stdout__.write("\n" + json.dumps(said))
 
 
