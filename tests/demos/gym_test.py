@@ -1,6 +1,8 @@
 """Families of reasoning-gym beside ours: splits, the same problems always, clear refusals."""
 
+import collections
 import importlib.util
+import json
 
 import pytest
 
@@ -8,6 +10,7 @@ from aster_jax import config, pools
 from aster_jax.demos import families, gym
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes
+from tests import smoke_run
 
 REASON = "reasoning-gym is an optional extra and not installed"
 NAMES = ("rg:chain_sum", "prod", "rg:ransom_note")  # the last follows the order of a set
@@ -92,3 +95,30 @@ def test_another_version_of_the_library_is_another_experiment(monkeypatch):
     for stage in ("demos", "rl1", "rl2"):
         assert changes.determining(c, stage)["problems.reasoning_gym"] == "0.1.25"
     assert "problems.reasoning_gym" not in changes.determining(c, "sft")
+
+
+@pytest.mark.slow
+def test_a_run_from_demonstrations_to_its_report_on_these_families(library, tmp_path):
+    """The expert states answers, as it has no script; RL and evaluation are judged by the library."""
+    sums = "rg:chain_sum?min_terms=2&max_terms=2&max_digits=1"
+    keys = {
+        "problems.families": (sums, "rg:gcd?max_value=20"), "demos.style": "direct",
+        "demos.min_calls": 0, "problems.num_heldout": 8, "problems.suffix": " Box the answer.",
+    }  # fmt: skip
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    code, out, err, _ = smoke_run.launch(tmp_path / "run", *flags, limit_s=1800)
+    assert code == 0, f"{out}\n{err}"
+    episodes = [
+        json.loads(line) for path in sorted((tmp_path / "run").glob("rl?/episodes/*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]  # fmt: skip
+    assert {e["family"] for e in episodes} == set(keys["problems.families"])
+    verdicts = collections.Counter(e["verdict"] for e in episodes)
+    print(verdicts, smoke_run.metrics(tmp_path / "run")[-1])
+    assert verdicts["exact"] > 0 and verdicts["wrong"] > 0
+    assert not [v for v in verdicts if v.startswith("verifier_")]
+    assert all(e["reward"] == (e["verdict"] in ("exact", "equivalent")) for e in episodes)
+    assert any(m["stage"] == "rl1" and m["rl/updates"] for m in smoke_run.metrics(tmp_path / "run"))
+    # The version of the library is part of what the run is: another one would change it.
+    began = json.loads((tmp_path / "run" / "rl1" / "began.json").read_text())
+    assert began["keys"]["problems.reasoning_gym"] == gym.version() != ""
