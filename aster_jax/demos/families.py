@@ -86,7 +86,8 @@ def problems(
         raise InputError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if not families or len(set(families)) != len(families):
         raise InputError(f"families={families!r} must name each family once, and at least one")
-    gym.prepare([family for family in families[:count] if gym.is_own(family)], seed)
+    likely = 16 * count // (SPLITS[split] * len(families)) + gym.FIRST
+    gym.prepare([family for family in families[:count] if gym.is_own(family)], seed, likely)
     found, seen = [], set()
     drawn = dict.fromkeys(families, 0)
     for i in range(count):

@@ -22,8 +22,8 @@ from aster_jax.reward import gym
 
 PREFIX = gym.PREFIX
 EXTRA = "reasoning_gym"
-FIRST = 64  # problems that a family is first asked for; then as many again as there are
-LIMIT_S = 600.0  # of one request, in seconds
+FIRST = 64  # problems that a family is asked for at least; then as many again as there are
+START_S, EACH_S = 120.0, 2.0  # limits of a request, in seconds: for its start, and each problem
 _START = "import sys; sys.path[:] = {path!r}; from aster_jax.reward import gym; gym.main()"
 
 
@@ -52,20 +52,17 @@ class Drawn:
     def problem(self, number: int) -> types.Problem:
         """Problem `number`. Raises InputError where the family cannot be used."""
         while number >= len(self._made):
-            self.add(_make({self._family: self.next()})[self._family])
+            seeds = self.until(max(FIRST, 2 * self._asked))
+            self.add(seeds, _make({self._family: seeds})[self._family])
         return self._made[number]
 
-    def is_new(self) -> bool:
-        """Whether nothing is made yet."""
-        return not self._asked
+    def until(self, number: int) -> list[tuple[int, int]]:
+        """(seed, index) of the problems below `number` that have not been asked for."""
+        return [self._at(n) for n in range(self._asked, number)]
 
-    def next(self) -> list[tuple[int, int]]:
-        """(seed, index) of the problems to be made next."""
-        return [self._at(self._asked + i) for i in range(self._asked or FIRST)]
-
-    def add(self, found: list[list[str]]) -> None:
-        """Take the problems that were made of `next()`."""
-        self._asked += self._asked or FIRST
+    def add(self, seeds: list[tuple[int, int]], found: list[list[str]]) -> None:
+        """Take the problems that were made of the next seeds."""
+        self._asked += len(seeds)
         self._made += [_problem(self._family, *values) for values in found]
 
     def _at(self, number: int) -> tuple[int, int]:
@@ -81,12 +78,14 @@ def drawn(family: str, seed: int) -> Drawn:
     return Drawn(family, seed)
 
 
-def prepare(families: list[str], seed: int) -> None:
-    """Make the first problems of all of these at once, which costs the start of one process."""
-    new = {family: drawn(family, seed) for family in families if drawn(family, seed).is_new()}
-    if new:
-        for family, found in _make({family: each.next() for family, each in new.items()}).items():
-            new[family].add(found)
+def prepare(families: list[str], seed: int, number: int) -> None:
+    """Make the first `number` problems of all of these at once, where they are not made yet:
+    it costs the start of one process."""
+    wanted = {family: drawn(family, seed).until(number) for family in families}
+    wanted = {family: seeds for family, seeds in wanted.items() if seeds}
+    if wanted:
+        for family, found in _make(wanted).items():
+            drawn(family, seed).add(wanted[family], found)
 
 
 def check(family: str) -> None:
@@ -114,16 +113,17 @@ def _make(wanted: dict[str, list[tuple[int, int]]]) -> dict[str, list[list[str]]
     for family in wanted:
         check(family)
     asked, names = json.dumps(wanted), ", ".join(map(repr, wanted))
+    count = sum(map(len, wanted.values()))
     environment = {**os.environ, "PYTHONHASHSEED": "0"}  # as the verifier's processes have it
     try:
         done = subprocess.run(
             [sys.executable, "-c", _START.format(path=sys.path)], input=asked, env=environment,
-            capture_output=True, text=True, timeout=LIMIT_S,
+            capture_output=True, text=True, timeout=START_S + EACH_S * count,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            f"{sum(map(len, wanted.values()))} problems of {names} are not made after {LIMIT_S:.0f} s; "
-            "choose other families, or easier options"
+            f"{count} problems of {names} are not made after {error.timeout:.0f} s; choose other "
+            "families, or easier options"
         ) from error
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]

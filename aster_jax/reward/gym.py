@@ -92,8 +92,8 @@ def undressed(answer: str) -> str:
 
 @contextlib.contextmanager
 def only_expressions() -> Iterator[None]:
-    """In here `eval` and `exec` take plain expressions, and raise ValueError for others; what is
-    printed is lost, where a verdict would be looked for."""
+    """In here `eval` and `exec` take plain expressions, and raise ValueError for others; nothing
+    is printed."""
     evaluate, execute = builtins.eval, builtins.exec
 
     def checked_eval(source, *names):
@@ -108,7 +108,7 @@ def only_expressions() -> Iterator[None]:
 
     builtins.eval, builtins.exec = checked_eval, checked_exec
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _quiet():
             yield
     finally:
         builtins.eval, builtins.exec = evaluate, execute
@@ -179,7 +179,8 @@ def _dataset(family: str, seed: int):
     if name not in factory.DATASETS:
         raise Unusable("unknown", f"reasoning-gym has no {name!r}", tuple(sorted(factory.DATASETS)))
     try:
-        return reasoning_gym.create_dataset(name, **own, seed=seed, size=SIZE)
+        with _quiet():
+            return reasoning_gym.create_dataset(name, **own, seed=seed, size=SIZE)
     except (TypeError, ValueError, AssertionError) as error:
         fields = sorted(set(factory.DATASETS[name][1].__dataclass_fields__) - {"seed", "size"})
         raise Unusable("options", f"{type(error).__name__}: {error}", tuple(fields)) from error
@@ -188,7 +189,13 @@ def _dataset(family: str, seed: int):
 def _entry(family: str, seed: int, index: int) -> dict:
     dataset = _dataset(family, seed)
     random.seed(f"{family}/{seed}/{index}")  # a few draw from the global state
-    return dataset[index]
+    with _quiet():
+        return dataset[index]
+
+
+def _quiet():
+    """What is printed in here is lost: where it would stand, verdicts are looked for."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _again(scorer: str):

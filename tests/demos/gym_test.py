@@ -103,7 +103,7 @@ def test_a_run_from_demonstrations_to_its_report_on_these_families(library, tmp_
     sums = "rg:chain_sum?min_terms=2&max_terms=2&max_digits=1"
     keys = {
         "problems.families": (sums, "rg:gcd?max_value=20"), "demos.style": "direct",
-        "demos.min_calls": 0, "problems.num_heldout": 8, "problems.suffix": " Box the answer.",
+        "demos.min_calls": 0, "sft.rows": 8, "problems.num_heldout": 8, "problems.suffix": " Box the answer.",
     }  # fmt: skip
     flags = [f"--config.{key}={value}" for key, value in keys.items()]
     code, out, err, _ = smoke_run.launch(tmp_path / "run", *flags, limit_s=1800)
