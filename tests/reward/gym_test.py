@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from aster_jax import tools
 from aster_jax.demos import gym as sources
 from aster_jax.reward import gym, verify
 
@@ -127,6 +128,13 @@ def test_another_problem_than_was_asked_is_never_judged(made, verifier):
     for scorer in (f"{family} {seed} {int(index) + 1} {digest}", f"{family} {int(seed) + 1} {index} {digest}"):
         found = verifier.score([(f"\\boxed{{{problem.answer}}}", problem.answer, scorer)])
         assert found == [(0.0, "verifier_error")]
+
+
+def test_the_models_own_tool_does_not_see_the_library(made):
+    """It knows the answers, so it is in the verifier's processes and in no other."""
+    with tools.Executor(tools.ToolConfig(preload=())) as executor:
+        code = "from reasoning_gym import create_dataset"
+        assert executor.submit(executor.open(0), code).result(60).status == "error"
 
 
 def test_every_family_that_is_offered_judges_its_own_answers():
