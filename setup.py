@@ -40,6 +40,7 @@ setup(
         "tpu": [f"jax[tpu]=={LOCK['jax']}"],
         "hub": ["huggingface_hub>=0.30"],
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+        "reasoning_gym": ["reasoning-gym>=0.1.25"],  # problems of its own, and their scorers
         "wandb": ["wandb>=0.19"],
         "trackio": ["trackio>=0.2"],
         "plan": ["libtpu==0.0.52"],

@@ -78,7 +78,7 @@ def _problems():
     c = ConfigDict()
     c.source = "generated"  # or a .jsonl, .json or .parquet file of training problems
     c.heldout = "generated"  # or a file of evaluation problems, never trained on
-    c.families = ("prod", "mod", "lcm", "count")  # generated kinds
+    c.families = ("prod", "mod", "lcm", "count")  # generated kinds; or rg:NAME, of reasoning-gym
     c.digits = 2  # size of the numbers in generated problems
     c.num_train = 512  # generated training problems for RL
     c.num_heldout = 256  # problems evaluated, at most; 0 = all of a file

@@ -10,7 +10,7 @@ import hashlib
 
 from aster_jax import types
 from aster_jax.data import problems
-from aster_jax.demos import families
+from aster_jax.demos import families, teacher
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes
 
@@ -71,14 +71,15 @@ def validation(config, held: list[str], count: int) -> list[types.Problem]:
 
 
 def demos(config, count: int) -> list[types.Problem]:
-    """Problems for the scripted expert. Raises InputError for those of a file: it has no
-    script for them."""
+    """Problems for the scripted expert. Raises InputError for those of a file, or of families
+    that it has no script for."""
     if config.problems.source != "generated":
         raise InputError(
             f"demos.source='expert' solves generated problems, not those of problems.source="
             f"{config.problems.source!r}; give another demos.source (a file, run:WORKDIR, endpoint), or make "
             "them first with problems.source=generated and change it when they are there"
         )
+    teacher.check(config.demos.style, config.problems.families)
     return _generated(config, "demos", count)
 
 

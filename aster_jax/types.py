@@ -25,13 +25,16 @@ class Problem:
     """A question with a checkable answer; where every stage starts.
 
     `id` is unique and stable across runs: curriculum filters, sampling keys and logs
-    refer to it. `family` groups problems of one kind in reports.
+    refer to it. `family` groups problems of one kind in reports. `scorer`, if any, names the
+    problem to the library that it comes from, whose own rules judge answers (`reward/gym.py`);
+    `answer` is then an example of a right one.
     """
 
     id: str
     question: str
     answer: str
     family: str
+    scorer: str = ""
 
 
 SpanKind = Literal["prompt", "model", "tool"]

@@ -28,6 +28,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Test files that look at the same run of the smoke experiment (tests/smoke_run.py).
 ONE_SMOKE_RUN = {
     "pipeline_smoke_test", "resume_test", "one_workdir_test", "several_processes_test",
+    "served_teacher_test",
 }  # fmt: skip
 
 

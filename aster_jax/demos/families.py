@@ -7,18 +7,22 @@ values, so guessing does not pay. `digits` sets the size of the numbers.
 
 Splits are disjoint by construction: a hash of the question decides which split it
 belongs to, whatever seed or count it was drawn with.
+
+Beside these, `gym.py` brings the kinds of reasoning-gym, as "rg:NAME": they have no solution
+here, and `digits` says nothing about them.
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aster_jax import types
-from aster_jax.demos import walks
+from aster_jax.demos import gym, walks
 from aster_jax.errors import InputError
 
 # Share of the space of questions that each split owns, in sixteenths.
@@ -76,18 +80,20 @@ def problems(
     another, for any seed and count.
 
     Raises ValueError for unknown names, or when the split has too few questions of this
-    size (tens of thousands at the smallest).
+    size (of ours tens of thousands at the smallest).
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if not families or len(set(families)) != len(families):
         raise InputError(f"families={families!r} must name each family once, and at least one")
+    likely = 16 * count // (SPLITS[split] * len(families)) + gym.FIRST
+    gym.prepare([family for family in families[:count] if gym.is_own(family)], seed, likely)
     found, seen = [], set()
     drawn = dict.fromkeys(families, 0)
     for i in range(count):
         family = families[i % len(families)]
         for _ in range(TRIES_PER_PROBLEM):
-            problem = generate(family, seed * 1_000_003 + drawn[family], digits)
+            problem = _drawn(family, seed, drawn[family], digits)
             drawn[family] += 1
             if problem.id not in seen and split_of(problem.question) == split:
                 break
@@ -95,6 +101,9 @@ def problems(
             raise InputError(
                 f"family {family!r} has no more than {i // len(families)} questions with "
                 f"digits={digits} in split {split!r}; raise problems.digits or ask for fewer"
+                if not gym.is_own(family) else
+                f"family {family!r} has no more than {i // len(families)} different questions in "
+                f"split {split!r}; give it options with more, or ask for fewer"
             )
         seen.add(problem.id)
         found.append(problem)
@@ -125,9 +134,36 @@ def numbers(problem: types.Problem) -> tuple[int, ...]:
     return tuple(int(match[name]) for name in _holes(problem.family))
 
 
+def version(families: Iterable[str]) -> str:
+    """The version of the library that some of these come from, or "": another one makes other
+    problems."""
+    return gym.version() if any(map(gym.is_own, families)) else ""
+
+
+def _drawn(family: str, seed: int, number: int, digits: int) -> types.Problem:
+    """A family's problem `number` from 0, of whatever split."""
+    if gym.is_own(family):
+        return gym.drawn(family, seed).problem(number)
+    return generate(family, seed * 1_000_003 + number, digits)
+
+
+def check_solved(families: Iterable[str]) -> None:
+    """Raise InputError for families whose solution is not written down here, or unknown ones."""
+    for family in families:
+        _family(family)
+
+
 def _family(name: str) -> Family:
+    if gym.is_own(name):
+        raise InputError(
+            f"family {name!r} has no solution written down; let a teacher solve it (demos.source="
+            "endpoint or run:WORKDIR), or give the expert a demos.style that needs none (direct)"
+        )
     if name not in FAMILIES:
-        raise InputError(f"family {name!r} is unknown; choose from {', '.join(FAMILIES)}")
+        near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? There are" if near else "choose from"
+        more = f", or {gym.PREFIX}NAME for one of reasoning-gym"
+        raise InputError(f"family {name!r} is unknown; {hint} {', '.join(FAMILIES)}{more}")
     return FAMILIES[name]
 
 

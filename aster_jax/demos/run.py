@@ -79,8 +79,9 @@ def _judged(c, transcripts):
         return transcripts
     how = verify.VerifyConfig(min_tier=c.tools.min_tier, allow_unsafe=c.tools.allow_unsafe)
     with verify.Verifier(how) as verifier:
-        pairs = [(transcripts[i].final_text, transcripts[i].problem.answer) for i in asked]
-        verdicts = dict(zip(asked, (v for _, v in verifier.score(pairs)), strict=True))
+        said = [(transcripts[i].final_text, transcripts[i].problem) for i in asked]
+        items = [(text, problem.answer, problem.scorer) for text, problem in said]
+        verdicts = dict(zip(asked, (v for _, v in verifier.score(items)), strict=True))
     return [
         dataclasses.replace(t, verdict=verdicts[i]) if i in verdicts else t
         for i, t in enumerate(transcripts)

@@ -59,6 +59,12 @@ def read_styles(text: str) -> list[tuple[str, int]]:
     return found
 
 
+def check(style: str, names: Sequence[str]) -> None:
+    """Raise InputError where a family has no solution that a style could be written from."""
+    if {name for name, _ in read_styles(style)} - {"direct"}:
+        families.check_solved(names)
+
+
 def plan(
     problem: types.Problem, style: str, slip_share: float, seed: int, think: bool = False
 ) -> Plan:

@@ -21,6 +21,7 @@ import json
 from aster_jax import policy as policies
 from aster_jax import settings, types, workdir
 from aster_jax.data import digest
+from aster_jax.demos import families
 from aster_jax.rollout import live, phase, sampling
 
 NAMES = ("main", "no_tool", "think")
@@ -137,7 +138,8 @@ def _origin(run, checkpoint) -> tuple[str, int]:
 def _asked(config, section, heldout) -> dict:
     """What determines an evaluation's episodes beside the checkpoint, as JSON values."""
     if heldout == "generated":
-        held = [list(config.problems.families), config.problems.digits]
+        named = config.problems.families
+        held = [list(named), config.problems.digits, *filter(None, [families.version(named)])]
     else:
         held = digest.of(heldout)
     asked = [heldout, held, *filter(None, [config.problems.suffix])]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from aster_jax import config as configs
 from aster_jax.data import digest
+from aster_jax.demos import families
 from aster_jax.errors import InputError
 
 TRAINING = ("sft", "rl1", "rl2")  # each starts from what the one before it ended with
@@ -66,6 +67,8 @@ def determining(c: ConfigDict, stage: str) -> dict:
     found.pop(f"{stage}.hand_on", None)  # determines the next stage, not this one
     if c.problems.source == "generated":
         found.pop("problems.num_validation", None)
+        if "problems.families" in found and (version := families.version(c.problems.families)):
+            found["problems.reasoning_gym"] = version
     return json.loads(json.dumps(found))
 
 

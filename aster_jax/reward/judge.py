@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from aster_jax.reward import compare, limits, prose, read, readings
+from aster_jax.reward import compare, gym, limits, prose, read, readings
 
 HARMLESS = "1"  # an answer that costs nothing
 FAILED = "failed"  # an error of the reader itself, on this gold answer
@@ -23,7 +23,7 @@ def run(jobs: Sequence[tuple], job_s: float, process_s: int) -> None:
     """Writes a line for each job as soon as it is done: its number, what it came to as JSON.
 
     Jobs: ("answer", gold, answer, decimals), ("prose", gold, answer, targets), ("gold",
-    gold, decimals). `job_s`: seconds of processor time of each; `process_s`: of the process
+    gold, decimals), ("gym", scorer, answer), ("gym_gold", scorer). `job_s`: seconds of processor time of each; `process_s`: of the process
     in all its life, at which the kernel kills it.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (process_s, process_s))
@@ -64,4 +64,7 @@ def judge_gold(gold: str, decimals: int) -> str:
     return "" if verdict == compare.EQUIVALENT else "it is not found equal to itself"
 
 
-KINDS = {"answer": judge_answer, "prose": prose.compare, "gold": judge_gold}
+KINDS = {
+    "answer": judge_answer, "prose": prose.compare, "gold": judge_gold,
+    "gym": gym.judge, "gym_gold": gym.judge_gold,
+}  # fmt: skip

@@ -10,11 +10,15 @@ answer that no comparison ends on, and must not be excused for it; a busy host m
 it anything. So processor time decides, which the kernel counts and limits for the
 comparison alone, never the clock on the wall, and the gold answer must be comparable under
 the same limits before the answer is blamed.
+
+A problem that brings its own scorer (`reward/gym.py`) is judged by that alone, spelling
+included, in processes of the same kind that nothing else is compared in.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
+import importlib.util
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -41,6 +45,7 @@ PRELOAD = (
     "sympy.sets.handlers.functions", "sympy.sets.handlers.issubset", "sympy.tensor.tensor",
     "sympy.physics.units", "aster_jax.reward.warm",
 )  # fmt: skip
+GYM_PRELOAD = ("sympy", "reasoning_gym", "aster_jax.reward.judge")
 HARMLESS = "\\boxed{1}"  # an answer that costs nothing: what is costly beside it is the gold
 COSTLY_REASON = "comparing it exceeds a limit"
 REMEMBERED = 20_000  # verdicts: a group of answers to one problem says the same few things
@@ -83,6 +88,10 @@ class Verifier:
             lambda: tools.Executor(_tool_config(config)),
             config.cpu_limit_s, config.timeout_s, config.max_running,
         )  # fmt: skip
+        self._gym = pool.Pool(
+            lambda: tools.Executor(_gym_config(config)),
+            config.cpu_limit_s, config.timeout_s, config.max_running,
+        )  # fmt: skip
         self._known: collections.OrderedDict = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -95,30 +104,38 @@ class Verifier:
     def close(self) -> None:
         """End the processes; a later comparison starts new ones."""
         self._pool.close()
+        self._gym.close()
 
     @property
     def troubles(self) -> list[str]:
         """What went wrong with the infrastructure of late, in words."""
-        return list(self._pool.troubles)
+        return [*self._pool.troubles, *self._gym.troubles]
 
-    def score(self, items: Sequence[tuple[str, str]]) -> list[tuple[float, Verdict]]:
-        """(reward, verdict) for each (text of the final assistant turn, gold answer).
+    def score(self, items: Sequence[tuple[str, ...]]) -> list[tuple[float, Verdict]]:
+        """(reward, verdict) for each (text of the final assistant turn, gold answer), with the
+        scorer of the problem as a third where it has one.
 
         Rewards of the verdicts in `INFRASTRUCTURE` are 0.0 and mean nothing: the caller has
         to mask them. Raises nothing but InputError for an empty gold answer.
         """
-        futures = [self.submit(text, gold) for text, gold in items]
+        futures = [self.submit(*item) for item in items]
         return [future.result() for future in futures]
 
-    def submit(self, text: str, gold: str) -> "concurrent.futures.Future[tuple[float, Verdict]]":
-        """Like `score` for one pair, without waiting."""
+    def submit(
+        self, text: str, gold: str, scorer: str = ""
+    ) -> "concurrent.futures.Future[tuple[float, Verdict]]":
+        """Like `score` for one item, without waiting."""
         verdict = quick_verdict(text, gold)
+        if scorer and verdict not in ("no_answer", "answer_too_costly"):
+            found = answer.extract(text)
+            return _then(self._decide(("gym", scorer, found)), lambda v: _scored(_spelled(v, verdict)))
         if verdict is None and not self._config.symbolic:
             verdict = "wrong"
         if verdict is not None:
             return _done(_scored(verdict))
         found = answer.extract(text)
-        return _then(self._decide(gold, found), _scored)
+        job = ("answer", gold, found, self._config.decimals)
+        return _then(self._decide(job), _scored)
 
     def compare(
         self, pairs: Sequence[tuple[str, str]], targets: Sequence[str] = ("latex", "expr")
@@ -128,7 +145,7 @@ class Verifier:
         For prose, where an answer has to be found first; `score` never does this.
         """
         jobs = [("prose", gold, text, tuple(targets)) for gold, text in pairs]
-        futures = [self._blamed(job, job[1]) for job in jobs]
+        futures = [self._blamed(job) for job in jobs]
         return [future.result() for future in futures]
 
     def check_gold(self, gold: str) -> "concurrent.futures.Future[str]":
@@ -139,39 +156,42 @@ class Verifier:
             return _done("")
         return _then(self._pool.submit(("gold", gold, self._config.decimals)), _reason)
 
-    def _decide(self, gold: str, found: str) -> "concurrent.futures.Future[Verdict]":
-        """The verdict of a comparison, remembered unless it is ours."""
-        key = (gold, found)
-        if len(found) > pool.PLAIN_LENGTH:
-            return self._blamed(("answer", gold, found, self._config.decimals), gold)
+    def _decide(self, job: tuple) -> "concurrent.futures.Future[Verdict]":
+        """The verdict of a job (kind, gold or scorer, answer, ...), remembered unless it is ours."""
+        if len(job[2]) > pool.PLAIN_LENGTH:
+            return self._blamed(job)
         with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-            future = self._blamed(("answer", gold, found, self._config.decimals), gold)
-            self._known[key] = future
+            if job in self._known:
+                self._known.move_to_end(job)
+                return self._known[job]
+            future = self._blamed(job)
+            self._known[job] = future
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-        future.add_done_callback(lambda done: self._forget(key, done))
+        future.add_done_callback(lambda done: self._forget(job, done))
         return future
 
-    def _forget(self, key: tuple, done: concurrent.futures.Future) -> None:
+    def _forget(self, job: tuple, done: concurrent.futures.Future) -> None:
         if done.result() in INFRASTRUCTURE:
             with self._lock:
-                self._known.pop(key, None)
+                self._known.pop(job, None)
 
-    def _blamed(self, job: tuple, gold: str) -> "concurrent.futures.Future[Verdict]":
+    def _blamed(self, job: tuple) -> "concurrent.futures.Future[Verdict]":
         """The verdict of a job; where it was too costly, the gold answer is tried alone."""
         made: concurrent.futures.Future = concurrent.futures.Future()
+        kind, gold = job[:2]
+        place = self._gym if kind == "gym" else self._pool
 
         def judged(first):
             if first.result() != pool.COSTLY:
                 made.set_result(_verdict(first.result()))
                 return
             alone = ("gold", gold, self._config.decimals)
-            if job[0] == "prose":
+            if kind == "prose":
                 alone = ("prose", gold, HARMLESS, job[3])
-            self._pool.submit(alone).add_done_callback(tried)
+            if kind == "gym":
+                alone = ("gym_gold", gold)
+            place.submit(alone).add_done_callback(tried)
 
         def tried(second):
             said = second.result()
@@ -181,7 +201,7 @@ class Verifier:
             else:
                 made.set_result("verifier_error" if ours else "answer_too_costly")
 
-        self._pool.submit(job).add_done_callback(judged)
+        place.submit(job).add_done_callback(judged)
         return made
 
 
@@ -221,6 +241,11 @@ def quick_verdict(text: str, gold: str) -> Verdict | None:
 
 def _scored(verdict: Verdict) -> tuple[float, Verdict]:
     return float(verdict in ("exact", "equivalent")), verdict
+
+
+def _spelled(verdict: Verdict, compared: Verdict | None) -> Verdict:
+    """A scorer's verdict; a right answer spelled like the example is "exact"."""
+    return "exact" if (verdict, compared) == ("equivalent", "exact") else verdict
 
 
 def _verdict(said: str) -> Verdict:
@@ -264,3 +289,12 @@ def _tool_config(config: VerifyConfig) -> tools.ToolConfig:
         preload=PRELOAD,
         extra_paths=(ROOT,),
     )
+
+
+def _gym_config(config: VerifyConfig) -> tools.ToolConfig:
+    """The same with the library of scorers, which the model's own tool does not see."""
+    found = importlib.util.find_spec("reasoning_gym")
+    if found is None:
+        raise RuntimeError("reasoning-gym is not installed any more")
+    site = str(pathlib.Path(found.origin).resolve().parents[1])
+    return dataclasses.replace(_tool_config(config), preload=GYM_PRELOAD, extra_paths=(ROOT, site))

@@ -295,7 +295,7 @@ class _Judging:
     def _judge(self, i, made) -> types.Scored:
         reward, verdict = 0.0, "no_answer"
         for _ in range(1 + self._run.config.rollout.retries):
-            reward, verdict = self._score(made.final_text, self._asked[i].problem.answer)
+            reward, verdict = self._score(made.final_text, self._asked[i].problem)
             if not verdict.startswith("verifier_"):
                 break
         scored = types.Scored(made, reward, verdict)
@@ -308,9 +308,9 @@ class _Judging:
             self.count, self.reward = self.count + 1, self.reward + reward
         return scored
 
-    def _score(self, text, gold):
+    def _score(self, text, problem):
         try:
-            return self._verifier.score([(text, gold)])[0]
+            return self._verifier.score([(text, problem.answer, problem.scorer)])[0]
         except Exception as e:  # whatever it is, it is not the answer's fault, and no reason to end
             where = self._run.keep_traceback("verifier")
             self._run.say("reward", f"the verifier failed ({e!r:.80}); see {where}")

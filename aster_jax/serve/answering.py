@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import re
 import secrets
 from collections.abc import AsyncIterator
 
@@ -61,13 +62,24 @@ def _prompt_ids(asked, engine) -> list[tuple[int, ...]]:
     if asked.messages:
         tools = list(asked.tools) or None
         return [tuple(chat.render(asked.messages, tools, words, style, True)[0])]
-    made = [tuple(words.encode(p)) if isinstance(p, str) else p for p in asked.prompts]
+    made = [text_ids(p, words) if isinstance(p, str) else p for p in asked.prompts]
     for ids in made:
         if wrong := [i for i in ids if not 0 <= i < words.vocab_size]:
             raise InputError(f"{wrong[0]} is none of the {words.vocab_size} token ids")
         if not ids:
             raise InputError("a prompt has no tokens")
     return made
+
+
+def text_ids(prompt: str, words) -> tuple[int, ...]:
+    """Ids of a raw prompt: the name of a control token in it is that token, as clients expect
+    that write the markup themselves (`chat.raw_prompt` breaks those of ordinary text)."""
+    names = "|".join(map(re.escape, sorted(words.control, key=len, reverse=True)))
+    made: list[int] = []
+    for part in re.split(f"({names})", prompt):
+        if part:
+            made += [words.control[part]] if part in words.control else words.encode(part)
+    return tuple(made)
 
 
 @dataclasses.dataclass

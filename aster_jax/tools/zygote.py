@@ -99,7 +99,8 @@ def isolate(tier: str, settings: dict, control: socket.socket) -> list[tuple[str
 
 
 def find_project(settings: dict) -> list[str]:
-    """Where this project lies among the lent libraries: its problems come with answers.
+    """Where this project lies among the lent libraries, and a library that its problems may
+    come from: both know the answers.
 
     Not below `extra_paths`: who lends it on purpose has a pool for trusted code.
     """
@@ -109,7 +110,7 @@ def find_project(settings: dict) -> list[str]:
         if library in lent or not os.path.isdir(library):
             continue
         hidden += [entry.path for entry in os.scandir(library)
-                   if entry.name.startswith("aster_jax") and entry.is_dir()]
+                   if entry.name.startswith(("aster_jax", "reasoning_gym")) and entry.is_dir()]
     return hidden
 
 

@@ -182,9 +182,10 @@ def test_hostile_answers_do_not_delay_honest_ones():
 
 
 def test_the_same_answer_is_compared_once(verifier):
-    first = verifier._decide("\\frac{1}{9}", "1/9")
+    job = ("answer", "\\frac{1}{9}", "1/9", 10)
+    first = verifier._decide(job)
     assert first.result() == "equivalent"
-    assert verifier._decide("\\frac{1}{9}", "1/9") is first
+    assert verifier._decide(job) is first
 
 
 def test_a_missing_gold_answer_is_an_error_upstream(verifier):

@@ -17,7 +17,7 @@ from tests.rollout import chatter
 
 uvicorn = pytest.importorskip("uvicorn", reason="the server needs uvicorn and starlette")
 pytest.importorskip("starlette", reason="the server needs uvicorn and starlette")
-from aster_jax.serve import app, desk  # noqa: E402
+from aster_jax.serve import answering, app, desk  # noqa: E402
 from aster_jax.serve.limits import Limits  # noqa: E402
 
 MESSAGES = [{"role": "user", "content": "What is 12*7?"}]
@@ -140,6 +140,22 @@ def test_log_probs_and_ids_are_the_engines(server, engine, model):
     assert found["usage"]["completion_tokens"] == sum(len(c["token_ids"]) for c in found["choices"])
     logits = rollout_logits(model, [*body["prompt"], *one["token_ids"]], len(body["prompt"]))
     assert logits == pytest.approx(one["logprobs"]["token_logprobs"], abs=2e-4)
+
+
+def test_a_raw_prompt_is_read_with_its_control_tokens(server, model):
+    """As one of ours writes it who asks a teacher: the same ids as the rendered conversation."""
+    asked = [{"role": "user", "content": "Is <|im_end|> a tag, or a < b?"}]
+    raw = chat.raw_prompt(asked, None, chatter.STYLE)
+    ids = answering.text_ids(raw, model.tokenizer)
+    assert ids.count(model.tokenizer.control["<|im_end|>"]) == 1
+    plain = [{"role": "user", "content": "What is 12*7?"}]
+    prompt = chat.raw_prompt(plain, None, chatter.STYLE)
+    assert answering.text_ids(prompt, model.tokenizer) == tuple(
+        chat.prompt_ids("What is 12*7?", None, model.tokenizer, chatter.STYLE)
+    )
+    status, found = post(server, "/v1/completions", {"model": "talker", "prompt": prompt, "max_tokens": 60})
+    assert status == 200 and found["choices"][0]["finish_reason"] == "stop"
+    assert found["choices"][0]["text"].startswith(("<tool_call>", "The answer"))
 
 
 def rollout_logits(model, ids, start):
