@@ -3,10 +3,10 @@
 A number is replaced by (b*x+c) mod m until it ends in a given digit. One wording, three
 sizes. `walk1` adds 1, 2 or 3 a few times, which a small model can learn to do in its head;
 `walk2` adds any digit and goes on for longer, so that the head often slips; `walk3` multiplies
-modulo a large number a dozen times, which it cannot. With the tool all three are
-one procedure: define the step, apply it, look whether to go on. When to stop is only known
-by looking, so the number of calls follows from what was seen: the thought after a call spells
-out what is looked for and the digits that came.
+modulo a number a dozen times, which it cannot (numbers are below 100 there, so about a tenth of
+them is guessed). With the tool all three are one procedure: define the step, apply it, look
+whether to go on. When to stop is only known by looking, so the number of calls follows from what
+was seen: the thought after a call spells out what is looked for and the digits that came.
 
 `per_call` cuts the same solution more or less finely: so many applications in a cell, all
 of whose values are shown and have to be looked through. Nothing else differs.

@@ -2,8 +2,8 @@
 
 A 2-layer model from scratch and problems of graded difficulty (`aster_jax/demos/walks.py`). The
 base that every member starts from is trained on solutions written in text and, at first, on
-traces of the tool: it answers about half of the easy walks in text and none of the hard ones, so
-that at first it is text that earns, while only the tool can earn on the hard ones later. Imported
+traces of the tool: it answers most of the easy walks in text and the hard ones no better than a
+guess, so that at first it is text that earns, while on the hard ones only the tool can. Imported
 by the studies; it is no experiment of its own.
 """
 
