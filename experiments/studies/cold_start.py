@@ -4,8 +4,8 @@
 
 Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default for 100, `:night` for a
 night. One base, five starts: none; none, with every question asking for the tool; and three of
-about as many demonstration tokens: reasoning in text with one check at the end, text or dense
-interaction by turns, and dense interaction.
+about as many demonstration tokens: reasoning in text with one check at the end, text with every
+fourth dense, and dense interaction.
 """
 
 from aster_jax import experiment
