@@ -53,12 +53,12 @@ def said(grouped: Grouped) -> list[str]:
         before, after = scalar(by_seed, "accuracy_before"), scalar(by_seed, "accuracy_after")
         if not _known(after):
             continue
-        change = intervals.difference(after, before)
+        first, last = scalar(by_seed, "calls_first"), scalar(by_seed, "calls_last")
         sentences.append(
             f"**{variant}** ({_seeds(by_seed)}): accuracy {_mean(before)} before RL, "
-            f"{_mean(after)} after ({_judged(change, 'it rose', 'it fell', 'a change is not shown')}); "
-            f"calls per trajectory {_mean(scalar(by_seed, 'calls_first'), 2)} in the first RL steps, "
-            f"{_mean(scalar(by_seed, 'calls_last'), 2)} in the last; {_collapses(by_seed)}."
+            f"{_mean(after)} after ({_changed(after, before, 'it')}); calls per trajectory "
+            f"{_mean(first, 2)} in the first RL steps, {_mean(last, 2)} in the last "
+            f"({_changed(last, first, 'they')}); {_collapses(by_seed)}."
         )
     for variant, by_seed in list(grouped.items())[1:]:
         against = intervals.difference(
@@ -81,6 +81,11 @@ def _known(values) -> list[float]:
 def _mean(values, digits=3) -> str:
     known = _known(values)
     return f"{sum(known) / len(known):.{digits}f}" if known else "-"
+
+
+def _changed(after, before, what: str) -> str:
+    change = intervals.difference(after, before)
+    return _judged(change, f"{what} rose", f"{what} fell", "a change is not shown")
 
 
 def _judged(change, up: str, down: str, neither: str) -> str:

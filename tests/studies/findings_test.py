@@ -52,3 +52,11 @@ def test_a_matrix_appears_with_a_second_evaluation():
     )
     assert plots.figure(budgets).startswith(b"\x89PNG")
     assert plots.figure(budgets) == plots.figure(budgets)
+
+
+def test_a_fall_of_calls_is_said_with_its_interval():
+    # Falls of 4 and of 6: mean 5, deviation sqrt(2), 5 +- 12.706 sqrt(2) / sqrt(2).
+    told = findings.said({"mixed": {0: made(0.4, (5.0, 1.0)), 1: made(0.5, (6.0, 0.0))}})[0]
+    assert "(a change is not shown, -5.000 [-17.706, +7.706])" in told
+    surely = findings.said({"mixed": {s: made(0.4, (5.0 + s, 1.0 + s)) for s in (0, 1)}})[0]
+    assert "(they fell, -4.000 [-4.000, -4.000])" in surely
