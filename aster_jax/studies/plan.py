@@ -53,6 +53,8 @@ def members(c: ConfigDict) -> list[Member]:
 
     Raises InputError for a study without seeds, and for variants that cannot be told apart.
     """
+    if c.study.at_once < 1:
+        raise InputError(f"study.at_once={c.study.at_once} must be at least 1")
     if not c.study.seeds or len(set(c.study.seeds)) != len(c.study.seeds):
         raise InputError(f"study.seeds={c.study.seeds} must hold each seed once, and at least one")
     return [

@@ -236,6 +236,18 @@ def show(names: list[str], cells: list[Cell], memory: int, bandwidth: float) -> 
     return made
 
 
+def each(values, measure) -> None:
+    """`measure(value)` for every whole number, no program of one left for the next; then what
+    it was measured with."""
+    before = os.getloadavg()
+    for value in map(int, values):
+        measure(value)
+        jax.clear_caches()
+        engine.programs.cache_clear()
+    print(f"jax {jax.__version__}; {len(os.sched_getaffinity(0))} threads; load before {before}, "
+          f"after {os.getloadavg()}")  # fmt: skip
+
+
 def main(argv) -> None:
     """Measures the bandwidth, then every combination that fits."""
     del argv

@@ -153,13 +153,7 @@ def main(argv) -> None:
     del argv
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {RECORDED}"
     cfg = weights.describe(SOURCE).config
-    before = os.getloadavg()
-    for batch in map(int, ROWS.value):
-        show(cfg, batch)
-        jax.clear_caches()
-        engine.programs.cache_clear()
-    print(f"jax {jax.__version__}; {len(os.sched_getaffinity(0))} threads; load before {before}, "
-          f"after {os.getloadavg()}")  # fmt: skip
+    decode.each(ROWS.value, lambda batch: show(cfg, batch))
 
 
 if __name__ == "__main__":

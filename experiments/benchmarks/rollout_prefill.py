@@ -11,7 +11,6 @@ one of 16" is a single result in the program of 16 rows, which was the only one 
 """
 
 import dataclasses
-import os
 import statistics
 import time
 
@@ -81,22 +80,21 @@ def measure(cfg, context: int, repeats: int) -> dict[str, float]:
     return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}
 
 
+def show(cfg, context: int) -> None:
+    """One line: what was done, in milliseconds, and what one result costs beside the rest."""
+    found = measure(cfg, context, decode.REPEATS.value)
+    told = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in found.items())
+    print(f"{context} tokens, {cfg.num_layers} layers: {told}; one result costs "
+          f"{found['1 in 1'] / found['16 in 16']:.2f} of sixteen, "
+          f"{found['1 in 1'] / found['decode']:.2f} of decoding", flush=True)  # fmt: skip
+
+
 def main(argv) -> None:
     """Every context."""
     del argv
-    before = os.getloadavg()
     cfg = weights.describe(SOURCE).config
     cfg = dataclasses.replace(cfg, num_layers=LAYERS.value or cfg.num_layers)
-    for context in map(int, decode.CONTEXTS.value):
-        found = measure(cfg, context, decode.REPEATS.value)
-        told = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in found.items())
-        print(f"{context} tokens, {cfg.num_layers} layers: {told}; one result costs "
-              f"{found['1 in 1'] / found['16 in 16']:.2f} of sixteen, "
-              f"{found['1 in 1'] / found['decode']:.2f} of decoding", flush=True)  # fmt: skip
-        jax.clear_caches()
-        engine.programs.cache_clear()
-    print(f"jax {jax.__version__}; {len(os.sched_getaffinity(0))} threads; load before {before}, "
-          f"after {os.getloadavg()}")  # fmt: skip
+    decode.each(decode.CONTEXTS.value, lambda context: show(cfg, context))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_a_member_differs_in_what_its_variant_says():
 
 @pytest.mark.parametrize("changes, says", [
     ({"seeds": ()}, "study.seeds"),
+    ({"at_once": 0}, "study.at_once=0"),
     ({"seeds": (1, 1)}, "each seed once"),
     ({"base": ("start", "nobody")}, "nobody"),
     ({"variants": ({"rl1.steps": 1},)}, "name"),
