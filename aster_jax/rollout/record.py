@@ -78,8 +78,10 @@ def _signals(t: types.Trajectory, tokenizer) -> dict[str, list[list[float]]]:
     for s in turns:
         at = chat.call_opening(t.tokens[s.start : s.stop], tokenizer)
         opened += [] if at is None else [s.start + at]
+    # As the record keeps them: one that is read and written again is the same.
+    entropies = np.asarray(t.entropies, PACKED["entropies"]).tolist()
     return {
-        name: [[round(t.logprobs[i], 4), round(t.entropies[i], 4)] for i in places]
+        name: [[round(t.logprobs[i], 4), round(entropies[i], 4)] for i in places]
         for name, places in (("openings", opened), ("endings", ended))
     }
 
