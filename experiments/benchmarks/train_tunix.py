@@ -9,6 +9,7 @@ that of the others; its rotary base is 1e6 whatever the checkpoint says.
 """
 
 import json
+import pathlib
 import sys
 import time
 from importlib import metadata
@@ -17,8 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rollout_tunix
 from tunix.sft import peft_trainer
+
+# Last, so that this folder's tools.py stands in for no other module.
+sys.path.append(str(pathlib.Path(__file__).parent))
+import rollout_tunix  # noqa: E402
 
 
 def microbatches(work: str, tokens: int) -> list[dict]:
