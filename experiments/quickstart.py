@@ -55,6 +55,7 @@ def get_config():
     c.rl.row_tokens = 256
     c.rl.micro_rows = 8
 
+    c.tools.preload = ("math",)  # all that this model's code ever wants
     c.rollout.slots = 64
     c.rollout.steps_per_dispatch = 8  # turns are about 10 tokens long
     c.rollout.capacity = 256

@@ -32,6 +32,7 @@ def get_config():
     c.rl.row_tokens = 256
     c.rl.learning_rate = 1e-3
     c.rl.save_every = 1
+    c.tools.preload = ("math",)  # all that this model's code ever wants
     c.rollout.slots = 32
     c.rollout.capacity = 256
     c.rollout.pool_tokens = 6_144  # 32 rows of 192

@@ -4,6 +4,7 @@ One of the two files of the model that import linen. The modules hold no state b
 `params`; stock `linen.Embed`/`Dense` are avoided because they accept no output sharding.
 """
 
+import functools
 import math
 import re
 
@@ -82,11 +83,36 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (self.size,), jnp.dtype(self.param_dtype))
-        x32 = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-        normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
         scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (self.size,))
-        return (normed * scale).astype(x.dtype)
+        return normalise(self.eps, x.astype(jnp.float32), scale).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def normalise(eps: float, x: jax.Array, scale: jax.Array) -> jax.Array:
+    """x / rms(x) * scale over the last axis; all but the last of `scale` are of length 1.
+
+    The gradient is written out because the sum that it needs is a matmul on a CPU
+    (`matmul.inner`): the gradient of a norm takes a quarter of the time.
+    """
+    return _normalise(eps, x, scale)[0]
+
+
+def _normalise(eps, x, scale):
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(mean_square + eps)
+    return x * inverse * scale, (x, inverse, scale)
+
+
+def _normalise_backward(eps, residuals, cotangent):
+    x, inverse, scale = residuals
+    wanted = cotangent * scale
+    shared = matmul.inner(wanted, x)[..., None] / x.shape[-1]
+    dx = inverse * (wanted - x * (inverse**2 * shared))
+    dscale = jnp.sum(cotangent * (x * inverse), axis=range(x.ndim - 1), keepdims=True)
+    return dx, dscale
+
+
+normalise.defvjp(_normalise, _normalise_backward)
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: config.ModelConfig) -> jax.Array:

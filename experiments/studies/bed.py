@@ -72,6 +72,7 @@ def _shrink(c):
 
 def _model(c):
     c.model.update(experiment.read("quickstart").model)
+    c.tools.preload = ("math",)  # all that this model's code ever wants
     c.rollout.slots = 64
     c.rollout.steps_per_dispatch = 8
     c.rollout.capacity = 512

@@ -33,6 +33,31 @@ def test_rms_norm_of_bfloat16_is_computed_in_float32():
     np.testing.assert_array_equal(np.asarray(got), np.asarray(exact.astype(jnp.bfloat16)))
 
 
+def test_gradient_of_the_norm_by_hand():
+    """x = (3, 4), scale = 1: dy = (1, 0) gives (1 - 9/25, -12/25) / rms, and x / rms of dscale."""
+    x, scale = jnp.asarray([[3.0, 4.0]]), jnp.ones((1, 2))
+    y, back = jax.vjp(lambda x, scale: layers.normalise(0.0, x, scale), x, scale)
+    dx, dscale = back(jnp.asarray([[1.0, 0.0]]))
+    rms = math.sqrt(12.5)
+    np.testing.assert_allclose(dx, [[16 / 25 / rms, -12 / 25 / rms]], rtol=1e-6)
+    np.testing.assert_allclose(dscale, [[3 / rms, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(y, x / rms, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 48), (2, 3, 4, 16)])
+def test_gradient_of_the_norm_is_what_jax_derives(shape):
+    def plain(x, scale):
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-3) * scale
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    x, dy = (jax.random.normal(key, shape) for key in keys[:2])
+    scale = 1 + jax.random.normal(keys[2], (1,) * (len(shape) - 1) + shape[-1:])
+    expected = jax.vjp(plain, x, scale)[1](dy)
+    found = jax.jit(lambda *a: jax.vjp(lambda x, s: layers.normalise(1e-3, x, s), *a)[1](dy))(x, scale)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 def rotated(x, positions, tiny, theta):
     cfg = dataclasses.replace(tiny, head_dim=len(x), rope_theta=theta)
     x_BTNH = jnp.broadcast_to(jnp.asarray(x, jnp.float32), (1, len(positions), 1, len(x)))

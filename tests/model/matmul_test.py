@@ -53,3 +53,11 @@ def test_gradients_are_those_of_einsum(equation, a, b):
     expected = grads(lambda a, b: jnp.einsum(equation, a, b))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_inner_by_hand():
+    """In float32, also of narrow operands: 256 + 1 is no bfloat16."""
+    a = jnp.asarray([[[16.0, 1.0], [2.0, 3.0]]], jnp.bfloat16)
+    found = matmul.inner(a, a)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, [[257.0, 13.0]])
