@@ -38,6 +38,16 @@ def test_every_member_is_run_with_cores_of_its_own(tmp_path):
         assert said["a/seed_0"].split(" ", 1)[1] != said["a/seed_1"].split(" ", 1)[1]
 
 
+@pytest.mark.parametrize(("own", "seen"), [(None, "glibc.malloc.hugetlb=1"), ("x.y=2", "x.y=2")])
+def test_members_are_given_huge_pages_unless_the_user_says_otherwise(tmp_path, monkeypatch, own, seen):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    body = "import os; print(os.environ['GLIBC_TUNABLES'])"
+    assert list(beside.play(["a"], 1, python(body), tmp_path, lambda: False)) == [("a", None)]
+    assert (tmp_path / "a.txt").read_text() == f"{seen}\n"
+
+
 def test_giving_up_is_a_result(tmp_path):
     body = f"import sys; print('aster_jax: too many', file=sys.stderr); sys.exit({errors.GAVE_UP})"
     ((place, gave_up),) = beside.play(["a/seed_0"], 1, python(body), tmp_path, lambda: False)
