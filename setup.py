@@ -42,7 +42,7 @@ setup(
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         "reasoning_gym": ["reasoning-gym>=0.1.25"],  # problems of its own, and their scorers
         "wandb": ["wandb>=0.19"],
-        "trackio": ["trackio>=0.2"],
+        "trackio": ["trackio>=0.43"],
         "plan": ["libtpu==0.0.52"],
         "peers": ["jupyter_client", "ipykernel", "transformers", "torch"],
         "test": TEST,
