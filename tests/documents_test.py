@@ -101,7 +101,7 @@ def _devices(slice_name: str) -> int:
 def test_what_the_launch_page_says_fits_a_slice_of_one_host_does(name, slice_name, micro_rows):
     c = _experiment(ROOT / "experiments" / f"{name}.py").get_config()
     if micro_rows:
-        c.sft.micro_rows = c.rl.micro_rows = micro_rows
+        c.sft.rows = c.sft.micro_rows = c.rl.micro_rows = micro_rows
     config_check.validate(c)
     devices = jax.devices()[: _devices(slice_name)]
     assert len(devices) == _devices(slice_name), "more devices than one host has"

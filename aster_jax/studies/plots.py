@@ -30,7 +30,8 @@ def figure(grouped: findings.Grouped) -> bytes:
             ax.set(title=title, ylabel=label, xlabel="RL step")
             ax.set_ylim(bottom=0)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.flat[0].legend(loc="best", fontsize=9)
+        handles, names = axes.flat[0].get_legend_handles_labels()
+        drawn.legend(handles, names, loc="outside upper left", ncols=len(names) or 1, fontsize=10)
         _bars(axes.flat[3], grouped, shades)
         if matrix:
             _matrix(axes.flat[4], matrix)

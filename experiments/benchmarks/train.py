@@ -11,13 +11,14 @@ gradient of the first update stand beside each, so that it is seen to be the sam
 matmul   GFLOP/s of the model's own products, forward and both gradients, in plain JAX: what
          "the machine" is below. An update needs 6 FLOPs per parameter and token; its share of
          the machine is those over its time.
-updates  the update, ours and the peers', each kind in turn; "grpo" is the clipped loss against
-         log-probs of before, which our forward computes once for all (not timed). `--ways` adds
-         "packed" to what transformers is given: rows as in "kept", with all scores
+updates  the update, ours (in rows of 1,024, which suit the peers best, and in the recipe's) and
+         the peers', each kind in turn; "grpo" is the clipped loss against log-probs of before,
+         which our forward computes once for all (not timed). `--ways` adds "packed" to what
+         transformers is given: rows as in "kept", with all scores
 rows     8 sequences of 512 tokens in rows of 512 and in one row of 4,096
 profile  where the time of an update goes, by part (see `train_profile.py`)
 
-With both peers and medians of 3 all parts take about a quarter of an hour on two idle cores.
+With both peers and medians of 3 all parts take about 20 minutes on two idle cores.
 Peers run in environments of their own (`rollout_peers.py` tells how to make them); those
 without an interpreter are left out.
 """
@@ -48,7 +49,9 @@ PARTS = flags.DEFINE_list("parts", "matmul,updates,rows", "what is measured")
 KINDS = flags.DEFINE_list("kinds", "sft,grpo", "updates that are measured")
 WAYS = flags.DEFINE_list("ways", "kept,padded", "how transformers gets its batch")
 SEQUENCES = flags.DEFINE_integer("sequences", 8, "demonstrations of the batch")
-ROW = flags.DEFINE_integer("row_tokens", smollm2_135m.get_config().sft.row_tokens, "of our rows")
+RECIPE = smollm2_135m.get_config().sft.row_tokens
+ROW = flags.DEFINE_integer("row_tokens", 1024, "of our rows, and of the peers' microbatches")
+OTHERS = flags.DEFINE_list("other_row_tokens", [str(RECIPE)], "of ours too, in turns with the rest")
 MICRO = flags.DEFINE_integer("micro_rows", 1, "rows of our microbatches")
 REPEATS = flags.DEFINE_integer("repeats", 3, "timed updates of each contender")
 REMAT = flags.DEFINE_enum("remat", "products", ("none", "all", "products"), "what is computed again")
@@ -154,8 +157,11 @@ def updates(model, demos, directory, rates: list[float]) -> None:
     if PEERS.value or TUNIX.value:
         weights.export(model.params, model.config, model.tokenizer, directory / "model")
     for kind in KINDS.value:
-        batch, used = train_work.batch(kind, demos, old, ROW.value, MICRO.value)
-        contenders = {"ours": Ours(model, kind, batch, used)}
+        contenders = {}
+        for row_tokens in (ROW.value, *map(int, OTHERS.value)):
+            batch, used = train_work.batch(kind, demos, old, row_tokens, MICRO.value)
+            name = f"ours, {row_tokens}" if contenders else "ours"
+            contenders[name] = Ours(model, kind, batch, used)
         for way in WAYS.value if PEERS.value else ():
             contenders[f"transformers, {way}"] = train_work.Peer(
                 PEERS.value, "train_transformers.py", directory / "model", work, kind, way,
