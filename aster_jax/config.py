@@ -13,6 +13,7 @@ STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 CHECKPOINTS = ("base", "sft", "rl1", "rl2")
 BUDGETS = ("turn_tokens", "response_tokens", "context_tokens")
 RL_SECTIONS = ("rl", "rl1", "rl2")
+LIBRARIES = ("numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx")
 
 
 def default() -> ConfigDict:
@@ -158,9 +159,9 @@ def _tools():
     c.max_running = 0  # cells running at once; 0 = twice the cores
     c.last_value = "str"  # how a final expression is shown: str, repr, none, aster
     c.niceness = 0  # scheduling priority given up by interpreters, 0 to 19
-    # Imported before interpreters are forked: quick to import then, but each fork takes longer
-    # (10 ms more on a busy machine for all of these). Code may import what is not named, too.
-    c.preload = ("numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx")
+    # Quick to import in a cell then, but each fork takes longer: 10 ms more on a busy machine for
+    # all of these. Code may import others too.
+    c.preload = LIBRARIES  # modules imported once, before interpreters are forked
     return c
 
 
