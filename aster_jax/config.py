@@ -9,11 +9,12 @@ what each part makes of them, `settings.py`.
 
 from ml_collections import ConfigDict, config_dict
 
+from aster_jax.tools.config import MATHS
+
 STAGES = ("demos", "sft", "rl1", "filter", "rl2", "eval", "report")
 CHECKPOINTS = ("base", "sft", "rl1", "rl2")
 BUDGETS = ("turn_tokens", "response_tokens", "context_tokens")
 RL_SECTIONS = ("rl", "rl1", "rl2")
-LIBRARIES = ("numpy", "scipy", "scipy.optimize", "scipy.special", "scipy.linalg", "sympy", "networkx")
 
 
 def default() -> ConfigDict:
@@ -161,7 +162,7 @@ def _tools():
     c.niceness = 0  # scheduling priority given up by interpreters, 0 to 19
     # Quick to import in a cell then, but each fork takes longer: 10 ms more on a busy machine for
     # all of these. Code may import others too.
-    c.preload = LIBRARIES  # modules imported once, before interpreters are forked
+    c.preload = MATHS  # modules imported once, before interpreters are forked
     return c
 
 
