@@ -5,7 +5,7 @@ import importlib.util
 import runpy
 import sys
 
-from aster_jax import experiment, usage
+from aster_jax import experiment, huge_pages, usage
 from aster_jax.errors import InputError
 
 # Modules that are commands, for `aster NAME ...` and `python -m aster_jax.NAME ...`.
@@ -20,6 +20,7 @@ BESIDE = {
 
 def main() -> None:
     """Entry point. Help is said without importing JAX."""
+    huge_pages.restart()
     arguments = sys.argv[1:]
     name = arguments[0] if arguments else ""
     if name in here():

@@ -14,6 +14,11 @@ import re
 import sys
 import time
 
+from aster_jax import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.restart()  # before seconds are spent on importing JAX
+
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags

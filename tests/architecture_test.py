@@ -21,7 +21,7 @@ LAYERS = (
     ("settings", "interchange"),
     ("config", "naming", "track", "pace"),
     ("config_check", "experiment"),
-    ("usage",),
+    ("usage", "huge_pages"),
     ("lifetime",),
     ("workdir",),
     ("pools",),

@@ -3,8 +3,8 @@
 Where in the flow: `run.py` calls this when `study.at_once` is above 1. A member's process is
 `python -m aster_jax.member` with the arguments of the study's own command and `--member`, so it
 is the run that the command alone would make of it. Processor cores are dealt out: a member has
-its own, and small models that cannot use many do not disturb each other. Its big arrays come on
-huge pages, else the kernel takes an eighth of the time for clearing small ones.
+its own, and small models that cannot use many do not disturb each other. Its memory is on huge
+pages (`huge_pages.py`).
 
 A member's process ends when this one does, however that ended. What it prints is in a file
 beside the members, `PLACE.txt`.
@@ -16,14 +16,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from aster_jax import errors
+from aster_jax import errors, huge_pages
 from aster_jax.errors import GaveUp, Leaving
 from aster_jax.lifetime import notice
 
 LOOK_S = 0.2
 TAIL = 2000  # characters of what a failed member printed last
-# Read by glibc as a process starts, by nothing else; no result depends on it.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def cores(at_once: int, present: Sequence[int]) -> list[set[int]]:
@@ -74,9 +72,8 @@ def _log(path: pathlib.Path, place: str) -> pathlib.Path:
 def _start(command: list[str], log: pathlib.Path, own: set[int]) -> subprocess.Popen:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
-        environment = HUGE_PAGES | os.environ  # what the user says goes first
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=huge_pages.environment()
         )
     os.sched_setaffinity(process.pid, own)  # before it has threads
     return process
