@@ -14,7 +14,10 @@ from aster_jax.errors import InputError
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Indices of sequences per row, first-fit by decreasing length; deterministic."""
+    """Indices of sequences per row, first-fit by decreasing length; deterministic.
+
+    Rows come in the order of their longest sequence, so those of one microbatch cost about alike.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rows: list[list[int]] = []
     free: list[int] = []
