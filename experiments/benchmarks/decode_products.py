@@ -1,6 +1,6 @@
 """How fast the products of a decode step can be on a CPU: forms of the weight, libraries of XLA.
 
-    python -m experiments.benchmarks.decode_products [--rows_at_once 8,32,64] [--repeats 7]
+    python -m experiments.benchmarks.decode_products [--step_rows 8,32,64] [--timed_calls 7]
 
 The four matmuls of each of SmolLM2-135M's 30 layers, random weights in float32, one program.
 `rows` is what the engine does (`layers.times_rows`: the weight first, [outputs, inputs]);
@@ -24,8 +24,8 @@ from absl import app, flags
 
 from aster_jax.model import layers
 
-ROWS = flags.DEFINE_list("rows_at_once", ["8", "32", "64"], "rows that decode together")
-REPEATS = flags.DEFINE_integer("repeats", 7, "timed calls", lower_bound=1)
+ROWS = flags.DEFINE_list("step_rows", ["8", "32", "64"], "rows that decode together")
+REPEATS = flags.DEFINE_integer("timed_calls", 7, "timed calls", lower_bound=1)
 ALONE = flags.DEFINE_bool("alone", False, "measure in this process, with its own XLA_FLAGS")
 LAYERS, MANY = 30, 512
 SHAPES = ((576, 960), (576, 576), (576, 3072), (1536, 576))  # inputs, outputs: qkv, o, gate+up, down
