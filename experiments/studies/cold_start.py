@@ -2,7 +2,7 @@
 
     python -m aster_jax.main --config experiments/studies/cold_start.py
 
-Hardware: 2 CPU cores. `:small` takes 7 to 8 minutes; the default took 40 with
+Hardware: 2 CPU cores. `:small` takes 8 minutes; the default took 40 with
 `--config.study.at_once=2`, beside other work; `:night` is made for a night. One base, five
 starts: none; none, with every question asking for the tool; and three of about as many
 demonstration tokens: reasoning in text with one check at the end, text with every fourth dense,
