@@ -47,7 +47,7 @@ def get_config():
     c.rollout.slots = 32
     c.rollout.capacity = 768
     c.rollout.pool_tokens = 16_384  # 32 rows of 512, 0.75 GB
-    c.rollout.steps_per_dispatch = 4  # with 16 a phase took 594 steps, with 4 459
+    c.rollout.steps_per_dispatch = 4  # 459 steps for a phase that took 594 with 16
     c.rollout.prefill_rows = 4
     c.rollout.prefill_buckets = (32, 64)
     for stage in ("rl1", "rl2", "eval"):

@@ -1,6 +1,7 @@
 """A command begins again with huge pages, once, where the kernel waits to be asked."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from aster_jax import huge_pages
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 SAYS = (
     "import os, sys\n"
     "print(os.getpid(), flush=True)\n"
@@ -20,7 +22,7 @@ SAYS = (
 def played(tmp_path, name: str, own: str | None = None) -> list[str]:
     script = tmp_path / name
     script.write_text(SAYS)
-    env = {k: v for k, v in os.environ.items() if k != huge_pages.NAME} | {"PYTHONPATH": os.getcwd()}
+    env = {k: v for k, v in os.environ.items() if k != huge_pages.NAME} | {"PYTHONPATH": str(ROOT)}
     env |= {huge_pages.NAME: own} if own else {}
     done = subprocess.run(
         [sys.executable, script, "--a=b c"], capture_output=True, text=True, env=env, check=True
