@@ -176,7 +176,7 @@ def _rollout():
     c.prefill_rows = 16  # rows per prefill call
     c.prefill_buckets = (64,)  # chunk lengths, in tokens
     c.dtype = "float32"  # weights and cache while sampling; bfloat16 on accelerators
-    c.attention = "auto"  # while decoding: xla, the gpu or tpu kernel, or auto: the platform's
+    c.attention = "auto"  # over the cache: xla, the gpu or tpu kernel, or auto: the platform's
     c.ahead = 0  # decode dispatches under way when the next one is made; 1 on accelerators
     c.lockstep = True  # fixed schedule: bit-exact runs; False: never wait for a slow tool
     c.temperature = 1.0  # of training rollouts

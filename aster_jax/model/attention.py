@@ -112,19 +112,19 @@ def attend_pages(
 ) -> jax.Array:
     """The same over pages: a query at position p sees the entries 0..p of its row's table.
 
-    `kernel` (as in `ModelConfig.attention`) computes single queries, of a cache whose heads
-    are first, and has its own sums; more of a row at once are always computed here.
+    `kernel` (as in `ModelConfig.attention`) other than "xla" computes all of it, of a cache
+    whose heads are first, and has its own sums.
 
-    One page of every row at a time, `ROWS_AT_ONCE` rows as far as the longest of them
+    Here it is one page of every row at a time, `ROWS_AT_ONCE` rows as far as the longest of them
     goes, with the softmax accumulated in float32. A page that a query may not see leaves
     its sums exactly as they were, so a row's result does not depend on how long its
     neighbours are. A query at a position outside the table (padding) sees nothing and
     gives zeros.
     """
-    B, T, N, H = q_BTNH.shape
-    if kernel != "xla" and T == 1:
-        args = (q_BTNH[:, 0], cached.keys, cached.values, table_BW, positions_BT[:, 0])
-        return kernels.decode(kernel, *args)[:, None].astype(q_BTNH.dtype)
+    B = q_BTNH.shape[0]
+    if kernel != "xla":
+        args = (q_BTNH, cached.keys, cached.values, table_BW, positions_BT)
+        return kernels.attend_pages(kernel, *args).astype(q_BTNH.dtype)
     rows = (q_BTNH, table_BW, positions_BT)
     if B <= ROWS_AT_ONCE or B % ROWS_AT_ONCE:
         return _attend_pages(accum_dtype, cached, *rows)

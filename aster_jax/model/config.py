@@ -21,7 +21,7 @@ class ModelConfig:
     `d_model`. `param_dtype` is what the optimiser holds, `compute_dtype` what matmuls
     run in; norms, softmax and log-softmax are always float32. `accum_dtype` is what the
     forward's matmuls add up in (`matmul.py`). `attention` is what
-    computes single queries over the cache's pages: "xla" (the reference), or the kernel
+    computes queries over the cache's pages: "xla" (the reference), or the kernel
     for "gpu" or "tpu". `training_attention` is what computes packed rows: likewise, or "auto"
     for what `mesh.lay_out` finds best for its devices ("xla" without a mesh), or "whole" for
     all scores at once, by which plans count. `remat` computes

@@ -1,8 +1,7 @@
-"""Decode attention over pages by Pallas kernels: ours on a GPU, the one of JAX on a TPU.
+"""Attention by Pallas kernels: which there are, what they cannot take, and the way to them.
 
-`attention.attend_pages` hands over to `decode` where the model's options name a kernel. One
-query per row; everything else about pages is as in the XLA reference there, which both
-kernels equal up to rounding.
+`attention.attend_pages` hands over to `attend_pages` where the model's options name a kernel,
+and `attention.attend_packed` to `train`. All equal the XLA references there up to rounding.
 """
 
 import math
@@ -19,11 +18,12 @@ from aster_jax.model import (
     gpu_attention,
     gpu_packed_attention,
     packed_attention,
+    tpu_attention,
     tpu_packed_attention,
 )
 
-# Keys that the TPU kernel loads at once: longer blocks hide the latency of fetching pages
-# one by one.
+# Keys that the TPU kernel of single queries loads at once: longer blocks hide the latency of
+# fetching pages one by one.
 TPU_BLOCK_TOKENS = 512
 # Rows of training are filled up with padding to a multiple of this, or of 128 if shorter.
 TRAINING_MULTIPLE = 256
@@ -34,39 +34,39 @@ GPU_LEAST_CAPABILITY = 8.0  # of Triton in XLA; earlier ones fail when they comp
 TPU_TABLE_BYTES = (1 << 20) - (1 << 14)
 
 
-def decode(
+def attend_pages(
     kernel: str,
-    q_BNH: jax.Array,
+    q_BTNH: jax.Array,
     k_KZSH: jax.Array,
     v_KZSH: jax.Array,
     table_BW: jax.Array,
-    positions_B: jax.Array,
+    positions_BT: jax.Array,
 ) -> jax.Array:
-    """softmax(q k / sqrt(H)) v of one query per row, by the kernel `kernel` ("gpu", "tpu").
+    """`attention.attend_pages` over heads-first pages by the kernel `kernel` ("gpu", "tpu").
 
-    Scores and sums are float32. A row at a position outside the table (padding) reads
+    Scores and sums are float32. A query at a position outside the table (padding) reads
     nothing and gives zeros. Inside a `shard_map` that leaves axes of the mesh to the
     compiler, the heads are split over those axes where they divide, else each device
     computes all of them: a kernel cannot be partitioned by the compiler.
     """
     K, Z, S, H = k_KZSH.shape
     W = table_BW.shape[1]
-    inside_B = (positions_B >= 0) & (positions_B < W * S)
-    lengths_B = jnp.where(inside_B, positions_B + 1, 0).astype(jnp.int32)
+    inside_BT = (positions_BT >= 0) & (positions_BT < W * S)
+    lengths_BT = jnp.where(inside_BT, positions_BT + 1, 0).astype(jnp.int32)
     run = {"gpu": gpu_attention.attend, "tpu": _tpu}[kernel]
-    # Empty entries are never seen, but the TPU kernel fetches whole blocks of pages.
+    # Empty entries are never seen, but the TPU kernels fetch whole blocks of pages.
     table_BW = jnp.minimum(table_BW, Z - 1)
-    q_BNH = (q_BNH * H**-0.5).astype(k_KZSH.dtype)
+    q_BTNH = (q_BTNH * H**-0.5).astype(k_KZSH.dtype)
     mesh = jax.sharding.get_abstract_mesh()
     free = tuple(axis for axis in mesh.axis_names if axis not in mesh.manual_axes)
     if free:
         heads = free if K % math.prod(mesh.shape[axis] for axis in free) == 0 else None
-        queries, pages = PartitionSpec(None, heads), PartitionSpec(heads)
+        queries, pages = PartitionSpec(None, None, heads), PartitionSpec(heads)
         run = jax.shard_map(
             run, in_specs=(queries, pages, pages, PartitionSpec(), PartitionSpec()),
             out_specs=queries, axis_names=set(free), check_vma=False,
         )  # fmt: skip
-    return run(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B)
+    return run(q_BTNH, k_KZSH, v_KZSH, table_BW, lengths_BT)
 
 
 def train(
@@ -107,12 +107,15 @@ def train(
     return out_BTNH[:, :T]
 
 
-def _tpu(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
+def _tpu(q_BTNH, k_KZSH, v_KZSH, table_BW, lengths_BT):
+    if q_BTNH.shape[1] > 1:
+        return tpu_attention.attend(q_BTNH, k_KZSH, v_KZSH, table_BW, lengths_BT)
     block = min(max(1, TPU_BLOCK_TOKENS // k_KZSH.shape[2]), table_BW.shape[1])
-    return tpu.paged_attention(
-        q_BNH, k_KZSH, v_KZSH, lengths_B, _widen(table_BW, block),
+    out_BNH = tpu.paged_attention(
+        q_BTNH[:, 0], k_KZSH, v_KZSH, lengths_BT[:, 0], _widen(table_BW, block),
         pages_per_compute_block=block,
     )  # fmt: skip
+    return out_BNH[:, None]
 
 
 def _widen(table_BW, multiple):
@@ -129,7 +132,7 @@ def choose(
     table: tuple[int, int],
     capability: str = "",
 ) -> tuple[str, str]:
-    """What decode attention runs on: a value for `ModelConfig.attention`, and why.
+    """What attention over pages runs on: a value for `ModelConfig.attention`, and why.
 
     Args:
       wanted: "auto" (the platform's kernel if it can serve, else "xla"), or a value.

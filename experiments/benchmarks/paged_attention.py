@@ -1,4 +1,4 @@
-"""Decode attention on a GPU by itself: our kernel beside the one that ships with JAX.
+"""Attention over pages on a GPU by itself: our kernel beside JAX's, and beside plain XLA.
 
     python -m experiments.benchmarks.paged_attention
 
@@ -6,7 +6,9 @@ Random bfloat16 pages of one layer with 8 key/value heads of 128 (Qwen3), tables
 hold 32,768 tokens. JAX's kernel runs with several numbers of splits, warps and pages per
 block, of which the fastest counts; ours runs as it is, and in other numbers of parts.
 Gigabytes per second are those of live keys and values. Ours is compared with the XLA
-reference, in float32 and for other pages too. Made for a GPU by hand.
+reference, in float32 and for other pages too. JAX's takes one query per row; chunks, as
+prompts and the tool's results are written in, are timed beside the reference, whose result
+they must have. Made for a GPU by hand.
 """
 
 import functools
@@ -32,6 +34,8 @@ SHAPES = (
     (1, 32_768, 4), (1, 1024, 4),
 )  # fmt: skip
 PARTS = (1, 4, 8, 32, 64)
+# Rows, tokens of each before the chunk, its tokens, and query heads per key/value head.
+CHUNKS = ((1, 8192, 64, 4), (16, 8192, 64, 4), (16, 30_000, 64, 4), (1, 0, 512, 4), (16, 0, 512, 2))
 TRIED = tuple(itertools.product((1, 4, 16, 64), (4, 8), (1, 2)))
 
 
@@ -56,6 +60,12 @@ def make(rows, tokens, groups, dtype="bfloat16", page=64):
     table_BW = order.at[first_B1 + column_1W].get(mode="clip")
     table_BW = jnp.where(column_1W < held_B[:, None], table_BW, pool - 1).astype(jnp.int32)
     return q_BNH, kv.Layer(k, v, heads_first=True), table_BW, lengths_B
+
+
+def ours(q_BNH, k_KZSH, v_KZSH, table_BW, lengths_B):
+    """Our kernel for one query per row."""
+    args = k_KZSH, v_KZSH, table_BW, lengths_B[:, None]
+    return gpu_attention.attend(q_BNH[:, None], *args)[:, 0]
 
 
 def difference(out_BNH, q_BNH, layer, table_BW, lengths_B) -> float:
@@ -99,24 +109,48 @@ def compare(rows, tokens, groups, bandwidth) -> None:
     """Prints one shape: ours, the shipped one at its best, ours in other numbers of parts."""
     args = make(rows, tokens, groups)
     live = int(args[3].sum()) * 2 * HEADS * SIZE * 2
-    off = difference(gpu_attention.attend(args[0], args[1].keys, args[1].values, *args[2:]), *args)
-    ours = measure(gpu_attention.attend, *args)
+    off = difference(ours(args[0], args[1].keys, args[1].values, *args[2:]), *args)
+    taken = measure(ours, *args)
     theirs = {how: measure(jax_kernel(*how), *args) for how in TRIED}
     best = min(theirs, key=theirs.get)
-    print(f"{rows:4d} {tokens!s:>7} {groups:6d} {1e6 * ours:9.1f} {live / ours / 1e9:7.0f} "
-          f"{live / ours / bandwidth:8.1%} {off:10.5f} {1e6 * theirs[best]:9.1f} "
-          f"{live / theirs[best] / 1e9:7.0f} {theirs[best] / ours:7.2f}  {best}", flush=True)  # fmt: skip
+    print(f"{rows:4d} {tokens!s:>7} {groups:6d} {1e6 * taken:9.1f} {live / taken / 1e9:7.0f} "
+          f"{live / taken / bandwidth:8.1%} {off:10.5f} {1e6 * theirs[best]:9.1f} "
+          f"{live / theirs[best] / 1e9:7.0f} {theirs[best] / taken:7.2f}  {best}", flush=True)  # fmt: skip
     plain = gpu_attention.BLOCKS, gpu_attention.MOST_PARTS
     in_parts = {}
     for parts in PARTS:
         gpu_attention.BLOCKS, gpu_attention.MOST_PARTS = rows * HEADS * parts, parts
-        in_parts[parts] = 1e6 * measure(gpu_attention.attend, *args)
+        in_parts[parts] = 1e6 * measure(ours, *args)
     gpu_attention.BLOCKS, gpu_attention.MOST_PARTS = plain
     print("     ours by parts: " + ", ".join(f"{p}: {t:.1f} us" for p, t in in_parts.items()))
 
 
+def chunk(rows, before, tokens, groups) -> None:
+    """Prints one chunk per row by our kernel and by the reference, and how far they differ."""
+    _, layer, table_BW, lengths_B = make(rows, before + tokens, groups)
+    q_BTNH = jax.random.normal(
+        jax.random.key(1), (rows, tokens, HEADS * groups, SIZE), layer.keys.dtype
+    )
+    last_BT = lengths_B[:, None] - tokens + jnp.arange(tokens)[None]
+
+    def way(kernel):
+        def attend(q_BTNH, keys, values, table_BW, last_BT):
+            pages = kv.Layer(keys, values, heads_first=True)
+            return attention.attend_pages(q_BTNH, pages, table_BW, last_BT, kernel)
+
+        return attend
+
+    args = q_BTNH, layer, table_BW, last_BT
+    both = {kernel: jax.jit(way(kernel)) for kernel in ("gpu", "xla")}
+    outs = [f(q_BTNH, layer.keys, layer.values, *args[2:]).astype(jnp.float32) for f in both.values()]
+    taken = {kernel: measure(way(kernel), *args) for kernel in both}
+    print(f"{rows:4d} {before:7d} {tokens:6d} {groups:6d} {1e6 * taken['gpu']:9.1f} "
+          f"{1e6 * taken['xla']:9.1f} {taken['xla'] / taken['gpu']:8.2f} "
+          f"{float(jnp.abs(outs[0] - outs[1]).max()):10.5f}", flush=True)  # fmt: skip
+
+
 def main(argv) -> None:
-    """Bandwidth, exactness for other pages and in float32, then every shape."""
+    """Bandwidth, exactness for other pages and in float32, then every shape and chunk."""
     del argv
     if jax.default_backend() != "gpu":
         raise app.UsageError(f"needs a GPU, this is {jax.default_backend()}")
@@ -124,12 +158,16 @@ def main(argv) -> None:
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, copies {bandwidth / 1e9:.0f} GB/s")
     for dtype, page in itertools.product(("float32", "bfloat16"), (16, 32, 64, 128)):
         args = make(5, "ragged", 3, dtype, page)
-        out = gpu_attention.attend(args[0], args[1].keys, args[1].values, *args[2:])
+        out = ours(args[0], args[1].keys, args[1].values, *args[2:])
         print(f"pages of {page}, {dtype}: |ours - xla| {difference(out, *args):.2g}", flush=True)
     print(f"{'rows':>4} {'tokens':>7} {'groups':>6} {'ours us':>9} {'GB/s':>7} {'of copy':>8} "
           f"{'|o - xla|':>10} {'JAX us':>9} {'GB/s':>7} {'JAX/ours':>7}  (splits, warps, block)")  # fmt: skip
     for shape in SHAPES:
         compare(*shape, bandwidth)
+    print(f"{'rows':>4} {'before':>7} {'tokens':>6} {'groups':>6} {'ours us':>9} {'XLA us':>9} "
+          f"{'XLA/ours':>8} {'|o - xla|':>10}")  # fmt: skip
+    for shape in CHUNKS:
+        chunk(*shape)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The decode kernels: equal to the XLA reference, and refused where they cannot be.
+"""The kernels over pages: equal to the XLA reference, and refused where they cannot be.
 
 No device here has them, so Pallas interprets them: the GPU kernel by its own argument, the
-TPU kernel (asynchronous copies and semaphores included) in JAX's TPU interpret mode.
+TPU kernels (asynchronous copies and semaphores included) in JAX's TPU interpret mode.
 """
 
 import contextlib
@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from aster_jax.model import attention, cache, config, gpu_attention, kernels, transformer
+from aster_jax.model import (
+    attention,
+    cache,
+    config,
+    gpu_attention,
+    kernels,
+    tpu_attention,
+    transformer,
+)
 
 W, S = 5, 8
 # Around page edges, a single token, and a full table; then padding.
@@ -100,15 +108,51 @@ def test_padding_rows_see_nothing_and_change_nobody(interpreted, kernel, padding
     check_close(out, attention.attend_pages(q, cached, table, positions))
 
 
-def test_several_queries_of_a_row_stay_with_the_reference():
-    q, cached, table, positions = rows(LENGTHS[2:], 2, "float32", size=16)
-    three = jnp.concatenate([q, q, q], axis=1), positions + jnp.arange(-2, 1)[None]
-    args = (three[0], cached, table, three[1])
-    # Neither kernel could run here: there is no GPU or TPU, and nothing is interpreted.
-    for kernel in ("gpu", "tpu"):
-        np.testing.assert_array_equal(
-            attention.attend_pages(*args, kernel), attention.attend_pages(*args)
+def chunks(starts, counts, T, groups, dtype):
+    """As `rows`, but with `counts` queries of each row from place `starts` on, then padding."""
+    lengths = [start + count for start, count in zip(starts, counts, strict=True)]
+    _, cached, table_BW, _ = rows(lengths, groups, dtype, seed=T)
+    q_BTNH = jax.random.normal(jax.random.key(T), (len(starts), T, 2 * groups, 128), dtype)
+    order_1T, counts_B1 = jnp.arange(T)[None], jnp.asarray(counts)[:, None]
+    positions_BT = jnp.where(order_1T < counts_B1, jnp.asarray(starts)[:, None] + order_1T, BEYOND)
+    return q_BTNH, cached, table_BW, positions_BT
+
+
+# Prompts from the beginning, results across page edges, up to a full table, and one row of nothing.
+CHUNKS = (((0, 3, 8, 39, 0), (2, 1, 2, 1, 0)), ((0, 5, 19, 33, 0), (19, 12, 21, 7, 0)))
+
+
+@pytest.mark.parametrize("groups", [1, 3, 4])
+@pytest.mark.parametrize("starts, counts", CHUNKS, ids=["short", "long"])
+@pytest.mark.parametrize("kernel, dtype", KINDS)
+def test_a_chunk_of_a_row_equals_the_reference(
+    interpreted, monkeypatch, kernel, dtype, starts, counts, groups
+):
+    """In several tiles of queries (one for the short) and several rounds of pages."""
+    monkeypatch.setattr(gpu_attention, "MOST_QUERIES", 32)
+    monkeypatch.setattr(tpu_attention, "MOST_QUERIES", 16)
+    monkeypatch.setattr(tpu_attention, "KEYS", 2 * S)
+    args = chunks(starts, counts, max(counts) + 1, groups, dtype)
+    with interpreted(kernel)():
+        out = attention.attend_pages(*args, kernel)
+    check_close(out, attention.attend_pages(*args))
+    assert not np.asarray(out, np.float32)[np.asarray(args[3]) == BEYOND].any()
+
+
+@pytest.mark.parametrize("kernel", ["gpu", "tpu"])
+def test_a_chunk_sees_no_page_that_is_not_its_own(interpreted, kernel):
+    """Whatever lies on pages behind a row's last one, and on all that no table names."""
+    q, cached, table, positions = chunks((0, 5), (9, 3), 12, 2, "bfloat16")
+    mine = jnp.isin(jnp.arange(cached.pages), table)[None, :, None, None]
+    assert not mine[:, -1].all()  # what an empty entry is fetched from
+    loud = cached.replace(
+        keys=jnp.where(mine, cached.keys, 1e4), values=jnp.where(mine, cached.values, -1e4)
+    )
+    with interpreted(kernel)():
+        found, expected = (
+            attention.attend_pages(q, pages, table, positions, kernel) for pages in (loud, cached)
         )
+    np.testing.assert_array_equal(np.asarray(found, np.float32), np.asarray(expected, np.float32))
 
 
 @pytest.mark.parametrize("heads", [2, 3])
@@ -228,11 +272,13 @@ def h100():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("page, heads", [(16, (9, 3, 64)), (32, (32, 8, 128)), (128, (4, 4, 16))])
-def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype):
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_the_gpu_kernel_lowers_to_triton(page, heads, dtype, tokens):
     """What is accepted gets past Pallas's checks for a GPU; compiling needs the GPU itself."""
     N, K, H = heads
     assert kernels.choose("gpu", "gpu", dataclasses.replace(QWEN, head_dim=H), dtype, page, (4, 7))
-    shapes = [((4, 1, N, H), dtype), ((K, 28, page, H), dtype), ((4, 7), int), ((4, 1), int)]
+    pool, at = ((K, 28, page, H), dtype), [((4, 7), int), ((4, tokens), int)]
+    shapes = [((4, tokens, N, H), dtype), pool, *at]
     q, keys, *rest = [jax.ShapeDtypeStruct(shape, jnp.dtype(d)) for shape, d in shapes]
     args = q, cache.Layer(keys, keys, heads_first=True), *rest
     attend = jax.jit(functools.partial(attention.attend_pages, kernel="gpu"))
