@@ -114,6 +114,13 @@ def cell(found: intervals.Estimate | None, digits: int) -> str:
     return text if found.low is None else f"{text} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
+def _signed(found: intervals.Estimate | None) -> str:
+    if found is None:
+        return "-"
+    text = f"{found.mean:+.3f}"
+    return text if found.low is None else f"{text} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
 def tables(grouped: Grouped) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, columns, rows) of every table that has something to show."""
     found = []
@@ -137,7 +144,27 @@ def tables(grouped: Grouped) -> list[tuple[str, list[str], list[list[str]]]]:
         rows = [[v, str(len(grouped[v])), *(cell(row.get(n), 3) for n in names)]
                 for v, row in matrix.items()]  # fmt: skip
         found.append(("Accuracy after RL by evaluation", ["variant", "n", *names], rows))
+        found += _matrix_differences(grouped, names)
     return found
+
+
+def _matrix_differences(grouped, names):
+    """What an evaluation costs a variant, and what a variant has over the first in each of them."""
+    variants, main, reference = list(grouped), names[0], next(iter(grouped))
+
+    def less(variant, name, other, base):
+        ours, theirs = (
+            {seed: m.matrix.get(n) for seed, m in grouped[v].items()}
+            for v, n in ((variant, name), (other, base))
+        )
+        return _signed(intervals.difference(ours, theirs))
+
+    return [
+        (f"The same, less that of `{main}`, paired by seed", ["variant", *names[1:]],
+         [[v, *(less(v, n, v, main) for n in names[1:])] for v in variants]),
+        (f"The same, less that of {reference}, paired by seed", ["variant", *names],
+         [[v, *(less(v, n, reference, n) for n in names)] for v in variants[1:]]),
+    ][: 1 + (len(variants) > 1)]  # fmt: skip
 
 
 def matrix_of(grouped: Grouped) -> dict[str, dict[str, intervals.Estimate]]:

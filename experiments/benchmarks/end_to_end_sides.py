@@ -68,12 +68,15 @@ class Ours:
         self._run = workdir.Run(config, directory, mesh.build(1, 1, 1, jax.devices()[:1]))
         self.policy = policies.describe(self._run)
         self._limits = settings.budgets(config, self._c)
-        tx = optim.build(settings.optimiser(self._c))
-        params = policies.base_params(self._run, self.policy)
-        self._state = step.fresh_state(params, tx, self._run.mesh)
+        self._tx = optim.build(settings.optimiser(self._c))
+        self._state = self._fresh()
         loss = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(config, self._c))
-        self._step = step.compile_step(self._state, self.policy.cfg, loss, tx, self._run.mesh)
+        self._step = step.compile_step(self._state, self.policy.cfg, loss, self._tx, self._run.mesh)
         self._pool, self._stack = pools.train(config, []), contextlib.ExitStack()
+
+    def _fresh(self):
+        params = policies.base_params(self._run, self.policy)
+        return step.fresh_state(params, self._tx, self._run.mesh)
 
     def __enter__(self):
         how = settings.sampled(self._config.rollout)
@@ -103,7 +106,8 @@ class Ours:
     def step(self, at: int, warm_up: bool = False) -> dict:
         """Step `at`, from 0: rollout with the tool, rewards, update.
 
-        A `warm_up` trains whatever the rewards are, so that all programs have been compiled.
+        A `warm_up` trains on made-up rewards first, so that all programs have been compiled
+        whatever the real ones are, and puts the weights back.
         """
         begun = time.perf_counter()
         asked = phase.requests(self.problems(at), self._c.group, self.policy)
@@ -114,19 +118,25 @@ class Ours:
         )  # fmt: skip
         rollout_s = time.perf_counter() - begun
         if warm_up:
-            scored = [
+            self._update(at, [
                 dataclasses.replace(s, reward=float(i % self._c.group == 0))
                 for i, s in enumerate(scored)
-            ]
-        self._state, values, why_not = update.make(
-            self._run, self.policy, self._state, scored, self._step, self._c, at + 1
-        )
-        jax.block_until_ready(self._state)
+            ])  # fmt: skip
+            self._state = self._fresh()
+        why_not = self._update(at, scored)
         step_s = time.perf_counter() - begun
         episodes.close()
         if not warm_up and stats["compiles_after_warmup"]:
             raise RuntimeError(f"step {at} compiled {stats['compiles_after_warmup']} programs")
         return found(scored, self._c.group, step_s, rollout_s) | {"why_not": why_not}
+
+
+    def _update(self, at, scored):
+        self._state, _, why_not = update.make(
+            self._run, self.policy, self._state, scored, self._step, self._c, at + 1
+        )
+        jax.block_until_ready(self._state)
+        return why_not
 
 
 def found(scored: list[types.Scored], group: int, step_s: float, rollout_s: float) -> dict:

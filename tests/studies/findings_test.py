@@ -50,8 +50,28 @@ def test_a_matrix_appears_with_a_second_evaluation():
     assert "| zero | 3 | 0.500 [0.500, 0.500] | 0.250 [0.250, 0.250] |" in findings.to_markdown(
         "s", "", budgets, {}
     )
+    # Of `zero` itself there is nothing to compare with the first variant: it is that.
+    titles = [title for title, _, _ in findings.tables(budgets)]
+    assert titles[-2:] == [
+        "The same, less that of `main`, paired by seed",
+        "The same, less that of zero, paired by seed",
+    ]
     assert plots.figure(budgets).startswith(b"\x89PNG")
     assert plots.figure(budgets) == plots.figure(budgets)
+
+
+def test_evaluations_are_compared_seed_by_seed():
+    """Seeds that lie far apart and lose the same 0.1: an interval without width."""
+    zero = {s: made(0.0, [1.0, 1.0], {"main": 0.2 + s / 5, "few": 0.1 + s / 5}) for s in range(3)}
+    dense = {s: made(0.0, [1.0, 1.0], {"main": 0.3 + s / 5, "few": 0.1 + s / 5}) for s in range(3)}
+    cost, gain = findings.tables({"zero": zero, "dense": dense})[-2:]
+    assert cost[1:] == (["variant", "few"], [
+        ["zero", "-0.100 [-0.100, -0.100]"], ["dense", "-0.200 [-0.200, -0.200]"],
+    ])  # fmt: skip
+    assert gain[1] == ["variant", "main", "few"]
+    assert gain[2][0][:2] == ["dense", "+0.100 [+0.100, +0.100]"]
+    assert [float(x) for x in gain[2][0][2].replace("[", "").replace("]", "").replace(",", "").split()] == [0] * 3
+    assert len(findings.tables({"zero": zero})) == len(findings.tables({"zero": zero, "d": dense})) - 1
 
 
 def test_a_fall_of_calls_is_said_with_its_interval():
