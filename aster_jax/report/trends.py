@@ -42,7 +42,8 @@ def ending_areas(steps: Sequence[dict]) -> bytes | None:
             plots.percent(ax)
             ax.set_xlim(0.5, plots.last_step(steps, offsets) + 0.5)
             plots.mark_stages(ax, offsets)
-            ax.legend(loc="lower left", fontsize=9, frameon=True, framealpha=0.9)
+            if names:  # no calls at all leave nothing to explain
+                ax.legend(loc="lower left", fontsize=9, frameon=True, framealpha=0.9)
         return plots.png(figure)
 
 

@@ -1,5 +1,7 @@
 """Figures over steps: they are drawn of what is there, and are none of nothing."""
 
+import pytest
+
 from aster_jax.report import collapse, trends
 from tests.report import made_run
 
@@ -24,3 +26,10 @@ def test_figures_of_few_numbers_are_drawn():
         trends.runs_curves({"a": LINES, "b": []}), trends.runs_accuracy({"a": [result], "b": []}),
     ):  # fmt: skip
         assert made.startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+def test_steps_without_any_call_are_drawn_without_a_word():
+    summary = collapse.summarise([collapse.measure(made_run.episode())]) | {"call_status": {}}
+    made = trends.ending_areas([{"stage": "rl1", "step": 1, **summary}])
+    assert made.startswith(b"\x89PNG")
