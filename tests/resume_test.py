@@ -76,21 +76,31 @@ def killed(path, place, *arguments):
     return out
 
 
+def terminated(path, place, *arguments):
+    code, out, err, seconds = smoke_run.launch(path, *arguments, kill_at=f"term-{place}")
+    assert code == 143, f"{place}: {code}\n{out}\n{err}"
+    assert "left on SIGTERM" in out and "Traceback" not in err
+    return out
+
+
 def done(path, *arguments):
     code, out, err, _ = smoke_run.launch(path, *arguments)
     assert code == 0, f"{out}\n{err}"
     return out
 
 
-def test_sft_killed_in_a_step_and_in_a_save(whole, tmp_path):
+def test_sft_killed_in_a_step_told_to_go_and_killed_in_a_save(whole, tmp_path):
     path = tmp_path / "run"
     smoke_run.begin_from(whole, path, "demos")
     only = "--config.stages=('demos','sft')"
     killed(path, "sft:18", only)  # the checkpoint of step 10 is written meanwhile
     assert not (path / "sft" / "DONE.json").exists()
     assert [r["step"] for r in smoke_run.metrics(path)] == list(range(1, 18))
-    out = killed(path, "save:50", only)
+    out = terminated(path, "sft:23", only)
     assert "resumed after step 10" in out
+    assert (path / "sft" / "checkpoints" / "23").exists()
+    out = killed(path, "save:50", only)
+    assert "resumed after step 23" in out
     out = done(path, only)
     assert "resumed after step 40" in out or "resumed after step 50" in out
     assert_same_state(whole, path, "sft")
@@ -157,13 +167,7 @@ def test_rl_killed_in_a_refill_draws_the_same_again(whole, tmp_path):
         assert len({r["problem_id"] for r in records(path / name)}) == prompts
 
 
-def terminated(path, place, *arguments):
-    code, out, err, seconds = smoke_run.launch(path, *arguments, kill_at=f"term-{place}")
-    assert code == 143, f"{place}: {code}\n{out}\n{err}"
-    assert "left on SIGTERM" in out and "Traceback" not in err
-    return out
-
-
+@pytest.mark.slow
 def test_sigterm_saves_the_last_whole_step_and_the_run_ends_with_the_same_bits(whole, tmp_path):
     """In SFT and in a rollout, far from any step that would be saved anyway."""
     path = tmp_path / "run"
