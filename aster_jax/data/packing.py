@@ -4,6 +4,8 @@ Pure host arithmetic. Sequences are never cut: one that does not fit a row is an
 here and a filter upstream (the paper drops over-long demonstrations, section 2).
 """
 
+import bisect
+import random
 from collections.abc import Sequence
 
 import grain
@@ -18,15 +20,11 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 
     Rows come in the order of their longest sequence, so those of one microbatch cost about alike.
     """
+    _check_fits(lengths, row_tokens)
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rows: list[list[int]] = []
     free: list[int] = []
     for i in order:
-        if lengths[i] > row_tokens:
-            raise InputError(
-                f"a sequence of {lengths[i]} tokens does not fit a row of {row_tokens}; "
-                "raise row_tokens or filter long sequences first"
-            )
         for row, space in enumerate(free):
             if lengths[i] <= space:
                 rows[row].append(i)
@@ -36,6 +34,37 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
             rows.append([i])
             free.append(row_tokens - lengths[i])
     return rows
+
+
+def pack_mixed(lengths: Sequence[int], row_tokens: int, seed: int) -> list[list[int]]:
+    """The same in an order drawn from `seed`, each into the fullest row that holds it.
+
+    For data of which a step takes a few rows: by length those would hold demonstrations of one
+    kind, as length goes with the kind, and each step would pull towards another one. Rows are
+    about as full (experiments/README.md, "Packed and alone").
+    """
+    _check_fits(lengths, row_tokens)
+    order = list(range(len(lengths)))
+    random.Random(f"rows/{seed}").shuffle(order)
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (space, row), ascending
+    for i in order:
+        at = bisect.bisect_left(free, (lengths[i], -1))
+        space, row = free.pop(at) if at < len(free) else (row_tokens, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(i)
+        bisect.insort(free, (space - lengths[i], row))
+    return rows
+
+
+def _check_fits(lengths, row_tokens):
+    longest = max(lengths, default=0)
+    if longest > row_tokens:
+        raise InputError(
+            f"a sequence of {longest} tokens does not fit a row of {row_tokens}; "
+            "raise row_tokens or filter long sequences first"
+        )
 
 
 def layout(
@@ -93,10 +122,13 @@ def sft_batch(rows: dict[str, np.ndarray], micro_rows: int) -> tuple[types.SftBa
     return batch, used
 
 
-def sft_rows(demos: Sequence[types.Demo], row_tokens: int) -> list[dict[str, np.ndarray]]:
+def sft_rows(
+    demos: Sequence[types.Demo], row_tokens: int, seed: int
+) -> list[dict[str, np.ndarray]]:
     """Packed demonstrations as a list of single rows (dicts of [row_tokens] arrays)."""
     sequences = [{"tokens": d.tokens, "mask": d.loss_mask} for d in demos]
-    packed = layout(sequences, pack([len(d.tokens) for d in demos], row_tokens), row_tokens)
+    rows = pack_mixed([len(d.tokens) for d in demos], row_tokens, seed)
+    packed = layout(sequences, rows, row_tokens)
     return [{k: v[r] for k, v in packed.items()} for r in range(packed["tokens"].shape[0])]
 
 

@@ -78,7 +78,7 @@ def run(run: workdir.Run) -> None:
 def _data(run, c):
     """The batches, and the number of steps that the config asks of them."""
     demos = render.load_demos(run.path / "demos" / "demos.jsonl")
-    rows = packing.sft_rows(demos, c.row_tokens)
+    rows = packing.sft_rows(demos, c.row_tokens, run.config.seed)
     if len(rows) < c.rows:
         raise InputError(
             f"{len(demos)} demonstrations fill {len(rows)} rows, a step needs sft.rows={c.rows}; "

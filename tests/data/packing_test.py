@@ -18,8 +18,9 @@ def test_first_fit_decreasing_by_hand():
 
 
 def test_a_sequence_that_does_not_fit_is_an_error():
-    with pytest.raises(ValueError, match="a sequence of 11 tokens does not fit a row of 10"):
-        packing.pack([3, 11], 10)
+    for pack in (packing.pack, lambda *args: packing.pack_mixed(*args, 0)):
+        with pytest.raises(ValueError, match="a sequence of 11 tokens does not fit a row of 10"):
+            pack([3, 11], 10)
 
 
 @settings(derandomize=True, max_examples=30, deadline=None)
@@ -31,6 +32,27 @@ def test_every_sequence_is_in_one_row_and_no_row_overflows(lengths):
     # First fit: two rows that would fit into one cannot both be there.
     sums = sorted(sum(lengths[i] for i in row) for row in rows)
     assert len(sums) < 2 or sums[0] + sums[1] > 16
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 16), max_size=30), st.integers(0, 3))
+def test_mixed_rows_hold_every_sequence_once_and_depend_on_the_seed_alone(lengths, seed):
+    rows = packing.pack_mixed(lengths, 16, seed)
+    assert rows == packing.pack_mixed(lengths, 16, seed)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[i] for i in row) <= 16 for row in rows)
+    sums = sorted(sum(lengths[i] for i in row) for row in rows)
+    assert len(sums) < 2 or sums[0] + sums[1] > 16
+
+
+def test_mixed_rows_hold_both_kinds_where_length_goes_with_the_kind():
+    """40 of 4 tokens and 40 of 5, in rows of 20: by length a row is of one kind, and not here."""
+    lengths = [4] * 40 + [5] * 40
+    by_length = packing.pack(lengths, 20)
+    assert [len({lengths[i] for i in row}) for row in by_length] == [1] * 18
+    mixed = packing.pack_mixed(lengths, 20, 0)
+    assert len(mixed) <= 20
+    assert sum(len({lengths[i] for i in row}) == 2 for row in mixed) > 10
 
 
 def test_layout_by_hand():
@@ -60,7 +82,7 @@ def demos():
 
 
 def test_sft_weights_add_up_to_one_over_the_whole_batch():
-    rows = packing.sft_rows(demos(), 8)
+    rows = packing.sft_rows(demos(), 8, seed=1)
     assert len(rows) == 3
     stacked = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
     batch, used = packing.sft_batch(stacked, 2)
