@@ -157,6 +157,7 @@ def test_an_export_that_cannot_be_is_one_sentence(whole, tmp_path, stage, workdi
     assert code == 1 and text in err and "Traceback" not in err and not out
 
 
+@pytest.mark.slow
 def test_a_finished_stage_whose_last_checkpoint_is_damaged_makes_it_again(whole, tmp_path):
     """Before anything has started from it; the parameters are the same bits."""
     path = tmp_path / "run"

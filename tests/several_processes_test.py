@@ -58,6 +58,7 @@ def ended_with(ended, dead: int, *words: str):
             assert all(word in said for word in words), said
 
 
+@pytest.mark.slow
 def test_demos_and_sft_of_two_processes_and_the_end_of_the_first(whole, tmp_path):
     path, only = tmp_path / "run", ("--config.stages=('demos','sft')", "--config.sft.steps=14")
     ended, _ = several(path, *only, at={0: "sft:13"})

@@ -210,6 +210,7 @@ def played(tiny):
     return {d: play(dataclasses.replace(cfg, compute_dtype=d)) for d in STEP}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel, dtype", KINDS)
 def test_whole_decoding_steps_agree(interpreted, tiny, played, kernel, dtype):
     cfg = dataclasses.replace(tiny, head_dim=128, compute_dtype=dtype, attention=kernel)
