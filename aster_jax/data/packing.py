@@ -41,7 +41,7 @@ def pack_mixed(lengths: Sequence[int], row_tokens: int, seed: int) -> list[list[
 
     For data of which a step takes a few rows: by length those would hold demonstrations of one
     kind, as length goes with the kind, and each step would pull towards another one. Rows are
-    about as full (experiments/README.md, "Packed and alone").
+    about as full (experiments/README.md, "What a row holds").
     """
     _check_fits(lengths, row_tokens)
     order = list(range(len(lengths)))

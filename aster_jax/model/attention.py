@@ -115,8 +115,8 @@ def attend_pages(
     `kernel` (as in `ModelConfig.attention`) other than "xla" computes all of it, of a cache
     whose heads are first, and has its own sums.
 
-    Here it is one page of every row at a time, `ROWS_AT_ONCE` rows as far as the longest of them
-    goes, with the softmax accumulated in float32. A page that a query may not see leaves
+    "xla" takes one page of every row at a time, `ROWS_AT_ONCE` rows as far as the longest
+    of them goes, with the softmax accumulated in float32. A page that a query may not see leaves
     its sums exactly as they were, so a row's result does not depend on how long its
     neighbours are. A query at a position outside the table (padding) sees nothing and
     gives zeros.

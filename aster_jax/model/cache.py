@@ -18,10 +18,10 @@ from aster_jax.model import config
 class Layer:
     """Keys and values of one layer, in one of two layouts.
 
-    Heads first: keys and values [K, Z, S, H], what the kernels over pages
-    read. Else pages first: keys [Z, K, H, S] and values [Z, K, S, H]. Where the
-    plain path decodes, a page is then one piece of memory to fetch, and XLA's CPU matmul
-    need not turn its keys for every token.
+    Heads first: keys and values [K, Z, S, H], what the kernels over pages read.
+    Else pages first: keys [Z, K, H, S] and values [Z, K, S, H]. Where the plain path
+    decodes, a page is then one piece of memory to fetch, and XLA's CPU matmul need not
+    turn its keys for every token.
     """
 
     keys: jax.Array

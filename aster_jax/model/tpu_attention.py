@@ -28,14 +28,7 @@ def attend(
     table_BW: jax.Array,
     lengths_BT: jax.Array,
 ) -> jax.Array:
-    """softmax(q k) v of T queries per row, each over its row's first `lengths_BT` positions.
-
-    Args:
-      q_BTNH: queries, already scaled.
-      k_KZSH, v_KZSH: pages of S positions for each of K heads; S a multiple of 8, H of 128.
-      table_BW: the pages of each row in order, all of them inside the pool.
-      lengths_BT: positions to read; 0 gives zeros.
-    """
+    """As `gpu_attention.attend`, for pages of a multiple of 8 positions and heads of one of 128."""
     B, T, N, H = q_BTNH.shape
     K, _, S, _ = k_KZSH.shape
     G = N // K

@@ -95,7 +95,7 @@ def _judged(change, up: str, down: str, neither: str) -> str:
     if change.low is None:
         return f"{change.mean:+.3f}, one seed: nothing is shown"
     which = up if change.is_above else down if change.is_below else neither
-    return f"{which}, {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+    return f"{which}, {cell(change, 3, '+')}"
 
 
 def _collapses(by_seed) -> str:
@@ -106,19 +106,13 @@ def _collapses(by_seed) -> str:
     return f"calls fell below half in {sum(known):.0f} of {len(known)}"
 
 
-def cell(found: intervals.Estimate | None, digits: int) -> str:
-    """A number with its interval, as a table shows it."""
+def cell(found: intervals.Estimate | None, digits: int, sign: str = "") -> str:
+    """A number with its interval, as a table shows it; with `sign` "+" a difference."""
     if found is None:
         return "-"
-    text = f"{found.mean:.{digits}f}"
-    return text if found.low is None else f"{text} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def _signed(found: intervals.Estimate | None) -> str:
-    if found is None:
-        return "-"
-    text = f"{found.mean:+.3f}"
-    return text if found.low is None else f"{text} [{found.low:+.3f}, {found.high:+.3f}]"
+    form = f"{sign}.{digits}f"
+    text = f"{found.mean:{form}}"
+    return text if found.low is None else f"{text} [{found.low:{form}}, {found.high:{form}}]"
 
 
 def tables(grouped: Grouped) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -150,21 +144,25 @@ def tables(grouped: Grouped) -> list[tuple[str, list[str], list[list[str]]]]:
 
 def _matrix_differences(grouped, names):
     """What an evaluation costs a variant, and what a variant has over the first in each of them."""
-    variants, main, reference = list(grouped), names[0], next(iter(grouped))
+    (reference, *others), (main, *rest) = grouped, names
 
     def less(variant, name, other, base):
         ours, theirs = (
             {seed: m.matrix.get(n) for seed, m in grouped[v].items()}
             for v, n in ((variant, name), (other, base))
         )
-        return _signed(intervals.difference(ours, theirs))
+        return cell(intervals.difference(ours, theirs), 3, "+")
 
-    return [
-        (f"The same, less that of `{main}`, paired by seed", ["variant", *names[1:]],
-         [[v, *(less(v, n, v, main) for n in names[1:])] for v in variants]),
-        (f"The same, less that of {reference}, paired by seed", ["variant", *names],
-         [[v, *(less(v, n, reference, n) for n in names)] for v in variants[1:]]),
-    ][: 1 + (len(variants) > 1)]  # fmt: skip
+    found = [(
+        f"The same, less that of `{main}`, paired by seed", ["variant", *rest],
+        [[v, *(less(v, n, v, main) for n in rest)] for v in grouped],
+    )]  # fmt: skip
+    if others:
+        found.append((
+            f"The same, less that of {reference}, paired by seed", ["variant", *names],
+            [[v, *(less(v, n, reference, n) for n in names)] for v in others],
+        ))  # fmt: skip
+    return found
 
 
 def matrix_of(grouped: Grouped) -> dict[str, dict[str, intervals.Estimate]]:

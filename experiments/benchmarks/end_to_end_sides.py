@@ -130,7 +130,6 @@ class Ours:
             raise RuntimeError(f"step {at} compiled {stats['compiles_after_warmup']} programs")
         return found(scored, self._c.group, step_s, rollout_s) | {"why_not": why_not}
 
-
     def _update(self, at, scored):
         self._state, _, why_not = update.make(
             self._run, self.policy, self._state, scored, self._step, self._c, at + 1
