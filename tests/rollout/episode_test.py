@@ -240,7 +240,8 @@ def test_neither_slots_nor_the_schedule_change_a_trajectory(
 @pytest.mark.parametrize("lockstep, ahead", [(True, 0), (False, 0), (True, 1)])
 def test_rows_that_are_set_aside_come_back_unchanged(made, play, lockstep, ahead):
     again, stats = play(16, lockstep, pool=288, ahead=ahead)
-    assert stats["rows_set_aside"] >= 3 and stats["pages_peak"] <= 18
+    # Out of lockstep, how many are set aside depends on when their results arrive.
+    assert stats["rows_set_aside"] >= (3 if lockstep else 1) and stats["pages_peak"] <= 18
     assert [t.tokens for t in again] == [t.tokens for t in made]
     assert [t.end for t in again] == [t.end for t in made]
     assert [[c.text for c in t.calls] for t in again] == [[c.text for c in t.calls] for t in made]
