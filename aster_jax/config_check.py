@@ -120,6 +120,13 @@ def _validate_shares(c):
         value = c[section][name]
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"{section}.{name}={value} is a share; give one between 0 and 1")
+    for stage in ("rl1", "rl2"):
+        keys = configs.rl_stage(c, stage)
+        if not keys.overlong_share and "soft" in (
+            keys.on_turn_budget, keys.on_token_budget, keys.on_context_budget
+        ):  # fmt: skip
+            name = _named(c, stage, "overlong_share")
+            raise InputError(f"{name}=0 leaves a budget that is soft nothing to act on; DAPO's is 0.2")
 
 
 def _validate_sizes(c):

@@ -115,13 +115,18 @@ class Scored:
     verdict: str
 
 
+def is_lost(end: str, verdict: str) -> bool:
+    """Whether the tool or the verifier failed, so that what came of an episode is not known."""
+    return end == "infrastructure" or (verdict.startswith("verifier_") and end != "deadline")
+
+
 def says_nothing(end: str, verdict: str) -> bool:
     """Whether an episode failed through our fault (its tool, our clock) or its verifier did.
 
     None of these says what the policy can do, so training and filtering leave it out. What
     an evaluation makes of one is its own rule.
     """
-    return end in ("infrastructure", "deadline") or verdict.startswith("verifier_")
+    return is_lost(end, verdict) or end == "deadline"
 
 
 def num_calls(statuses: Iterable[str]) -> int:

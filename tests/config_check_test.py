@@ -116,3 +116,12 @@ def test_rows_are_cut_only_where_they_are_trained_on():
         config_check.validate(c)
     c.stages = ("sft", "rl1", "eval")
     config_check.validate(c)
+
+
+def test_a_soft_budget_needs_a_share_to_act_on():
+    c = named()
+    c.rl.overlong_share = 0.0
+    config_check.validate(c)
+    c.rl2.on_turn_budget = "soft"
+    with pytest.raises(ValueError, match="rl.overlong_share=0 leaves a budget that is soft"):
+        config_check.validate(c)

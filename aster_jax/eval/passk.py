@@ -100,8 +100,7 @@ def interval(values: Sequence[float], seed: int) -> Interval:
 
 def is_lost(record: dict) -> bool:
     """Whether the tool or the verifier failed: what came of it is not known."""
-    failed = record["verdict"].startswith("verifier_") and not is_cut(record)
-    return record["end"] == "infrastructure" or failed
+    return types.is_lost(record["end"], record["verdict"])
 
 
 def is_cut(record: dict) -> bool:

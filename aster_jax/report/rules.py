@@ -16,51 +16,60 @@ from aster_jax.report import records, tables
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`value` reads a number from (a step's line, the stage's lines); None where there is none.
+    """`value` reads a number from (a step's line, the stage's lines, the lines of all RL); None
+    where there is none.
 
     `bound` is the last harmless value: of those above it where `is_above`, else below.
     """
 
     name: str
     meaning: str
-    value: Callable[[dict, list[dict]], float | None]
+    value: Callable[[dict, list[dict], list[dict]], float | None]
     bound: float
     is_above: bool = True
 
 
 def _metric(key):
-    return lambda line, lines: line[key] if key in line else None
+    return lambda line, own, rl: line[key] if key in line else None
 
 
-def _share_of(key):
-    """A metric as a share of its value in the stage's first step that has one."""
+def _share_of(key, of_stage=False):
+    """A metric as a share of its value in the first step that has one: of the stage, or of RL,
+    which the policy after SFT plays."""
 
-    def value(line, lines):
-        start = next((m[key] for m in lines if m.get(key) is not None), None)
+    def value(line, own, rl):
+        start = next((m[key] for m in (own if of_stage else rl) if m.get(key) is not None), None)
         return line[key] / start if start and line.get(key) is not None else None
 
     return value
 
 
-def _truncated(line, lines):
+def _truncated(line, own, rl):
     found = [line[f"rollout/end_{end}_frac"] for end in tables.TRUNCATED
              if f"rollout/end_{end}_frac" in line]  # fmt: skip
     return sum(found) if found else None
 
 
-def _failed(line, lines):
+def _failed(line, own, rl):
     attempts = [v for k, v in line.items() if k.startswith("rollout/call_") and k.endswith("_frac")]
     return 1 - line.get("rollout/call_ok_frac", 0.0) if attempts else None
 
 
-def _spike(line, lines):
+def _broken(line, own, rl):
+    """The states of `turns.states` that no policy is taught."""
+    found = [line[key] for key in ("tool/turn_polluted_frac", "tool/turn_collapsed_frac")
+             if line.get(key) is not None]  # fmt: skip
+    return sum(found) if found else None
+
+
+def _spike(line, own, rl):
     """The gradient norm over the stage's median."""
-    norms = [m["rl/grad_norm"] for m in lines if m.get("rl/grad_norm") is not None]
+    norms = [m["rl/grad_norm"] for m in own if m.get("rl/grad_norm") is not None]
     middle = float(np.median(norms)) if norms else 0.0
     return line["rl/grad_norm"] / middle if middle and line.get("rl/grad_norm") is not None else None
 
 
-def _exposed(line, lines):
+def _exposed(line, own, rl):
     whole = line.get("rollout/phase_s")
     return line.get("rollout/tool_exposed_s", 0.0) / whole if whole else None
 
@@ -68,10 +77,21 @@ def _exposed(line, lines):
 RULES = (
     Rule("interaction collapse", "share of trajectories with at most one call",
          _metric("rollout/at_most_one_call_frac"), 0.5),
-    Rule("calls fall", "calls per trajectory, of the stage's first step",
+    Rule("calls fall", "calls per trajectory, of RL's first step",
          _share_of("rollout/calls_mean"), 0.5, False),
+    Rule("calls rise", "calls per trajectory, of RL's first step",
+         _share_of("rollout/calls_mean"), 2.0),
+    Rule("only verifies", "share of trajectories whose one call comes at the end",
+         _metric("tool/only_verifies_frac"), 0.5),
+    Rule("void turns", "share of turns that neither call nor answer",
+         _metric("tool/void_turn_frac"), 0.2),
+    Rule("format breaks", "share of turns that are empty or cannot be read", _broken, 0.2),
+    Rule("repeats itself", "share of calls whose code had run before",
+         _metric("tool/repeated_call_frac"), 0.5),
+    Rule("calls are unlikely", "mean log-prob of the token that opens a call, nats",
+         _metric("tool/opening_logprob"), -3.0, False),
     Rule("entropy collapse", "entropy per token, of the stage's first step",
-         _share_of("rollout/entropy_mean"), 0.1, False),
+         _share_of("rollout/entropy_mean", of_stage=True), 0.1, False),
     Rule("truncation", "share of trajectories cut by a budget of tokens", _truncated, 0.2),
     Rule("calls fail", "share of attempts at a call that failed", _failed, 0.5),
     Rule("little to learn from", "share of groups with mixed outcomes",
@@ -100,10 +120,11 @@ def of_run(metrics: Sequence[dict]) -> list[dict]:
     "bound".
     """
     raised = []
+    rl = [m for m in metrics if m["stage"] in records.RL_STAGES]
     for stage in records.RL_STAGES:
         lines = [m for m in metrics if m["stage"] == stage]
         for rule in RULES:
-            found = {m["step"]: rule.value(m, lines) for m in lines}
+            found = {m["step"]: rule.value(m, lines, rl) for m in lines}
             over = {
                 step: value for step, value in found.items()
                 if value is not None and math.isfinite(value)

@@ -112,6 +112,7 @@ def _figures(found, summaries, steps, spent) -> list[viewer.Figure]:
         ("pass", "Solved by one of k samples", passes),
         ("budgets", "Accuracy under smaller budgets", budgets.figure(spent)),
         ("endings", "How trajectories and calls ended during RL", trends.ending_areas(steps)),
+        ("health", "How the tool is used during RL", trends.health_curves(steps, found.metrics)),
         ("time", "Time, tokens, and how far engine and trainer are apart",
          trends.time_curves(found.metrics)),
     )  # fmt: skip
@@ -121,7 +122,7 @@ def _figures(found, summaries, steps, spent) -> list[viewer.Figure]:
         *(made[name] for name in ("pass", "budgets") if name in made),
         viewer.Figure("rl", "Reinforcement learning", plots.rl_curves(found.metrics)),
         viewer.Figure("tools", "Tool use during RL", plots.tool_curves(steps)),
-        *(made[name] for name in ("endings",) if name in made),
+        *(made[name] for name in ("health", "endings") if name in made),
         viewer.Figure("calls", "Calls per trajectory", plots.calls_histograms(summaries)),
         *(made[name] for name in ("time",) if name in made),
         viewer.Figure("sft", "Supervised fine-tuning", plots.sft_curve(found.metrics)),

@@ -7,12 +7,30 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 
-from aster_jax.report import plots
+from aster_jax.report import plots, turns
 
 SHADES = ("#0b8a6f", "#c8453b", "#e08a1e", "#7a5cc2", "#2f74c0", "#8a8f98", "#b0568c", "#5a8f3c")
 PARTS = (
     ("time/rollout_s", "rollout"), ("time/verify_s", "verdicts"), ("time/write_s", "writing"),
     ("time/old_logprobs_s", "old log-probs"), ("time/update_s", "update"),
+)  # fmt: skip
+# Title, label, scale and curves of each panel on the health of tool use.
+HEALTH = (
+    ("Turns without use", "share of turns", "percent_free",
+     (("void", "void_turn_frac"), ("stray tags", "stray_tag_turn_frac"),
+      ("unreadable", "polluted"), ("empty", "collapsed"))),
+    ("What calls do", "share of what could", "percent",
+     (("repeat a code", "repeated_call_frac"), ("build on state", "state_reuse_frac"),
+      ("recover from a failure", "recovered_frac"))),
+    ("Reasoned first", "share", "percent",
+     (("answer before the tool", "post_hoc_frac"), ("text before the first call", "first_call_position"))),
+    ("Certainty at tags", "mean log-prob, nats", "free",
+     (("a call's opening", "opening_logprob"), ("a turn's end", "ending_logprob"))),
+    ("Entropy at tags", "nats", "zero",
+     (("a call's opening", "opening_entropy"), ("a turn's end", "ending_entropy"))),
+    ("Right", "share of trajectories", "percent",
+     (("where a call failed", "accuracy_call_failed"), ("where all succeeded", "accuracy_calls_ok"),
+      ("validation", "rl/eval_accuracy"), ("validation, one of k", "rl/eval_pass"))),
 )  # fmt: skip
 
 
@@ -44,6 +62,40 @@ def ending_areas(steps: Sequence[dict]) -> bytes | None:
             plots.mark_stages(ax, offsets)
             if names:  # no calls at all leave nothing to explain
                 ax.legend(loc="lower left", fontsize=9, frameon=True, framealpha=0.9)
+        return plots.png(figure)
+
+
+def health_curves(steps: Sequence[dict], metrics: Sequence[dict]) -> bytes | None:
+    """Six panels over RL steps on what goes wrong before accuracy does: the format of turns, what
+    calls do with each other, reasoning ahead of the tool, certainty at tags, and who is right.
+
+    `steps` are collapse summaries with "stage" and "step" added, `metrics` the lines of
+    metrics.jsonl, for what is measured on the validation split.
+    """
+    if not steps:
+        return None
+    states = [{state: s["turn_state"].get(state, 0.0) for state in turns.STATES} for s in steps]
+    steps = [{**s, **state} for s, state in zip(steps, states, strict=True)]
+    measured = [m for m in metrics if m["stage"] in plots.RL_STAGES and "rl/eval_accuracy" in m]
+    offsets = plots.stage_offsets(steps)
+    with matplotlib.rc_context(plots.STYLE):
+        figure, axes = plots.grid(2, 3, height=6.6)
+        for ax, (title, label, scale, curves) in zip(axes, HEALTH):
+            for (name, key), shade in zip(curves, (SHADES[1], SHADES[4], SHADES[2], SHADES[3])):
+                found = measured if key.startswith("rl/") else steps
+                values = [_known(s, key) for s in found]
+                if not np.all(np.isnan(values)):
+                    at = [s["step"] + offsets[s["stage"]] for s in found]
+                    plots.line(ax, at, values, shade, name)
+            ax.set(title=title, ylabel=label, xlabel="RL step")
+            if scale == "free":
+                ax.margins(y=0.15)
+            else:
+                plots.set_scale(ax, scale)
+            plots.mark_stages(ax, offsets)
+            ax.set_xlim(0, plots.last_step(steps, offsets) + 1)
+            if ax.get_legend_handles_labels()[1]:
+                ax.legend(loc="best", fontsize=9)
         return plots.png(figure)
 
 

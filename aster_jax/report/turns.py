@@ -26,6 +26,15 @@ _ENDS = re.compile(rf"(?:{re.escape(_END)}|<\|endoftext\|>)\s*$")
 _GROUPED = re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))")
 
 
+def _broken(tag: str) -> str:
+    """A pattern of what is left of a tag that lost its last or its first character."""
+    body = tag.rstrip("|>")
+    return rf"{re.escape(body)}\b(?!{re.escape(tag[len(body):])})|(?<![<\w/]){re.escape(tag[1:])}"
+
+
+_BROKEN = re.compile("|".join(map(_broken, chat.CONTROL)))
+
+
 def states(texts: list[str], calls: list[dict], end: str) -> list[str]:
     """The state of every turn. The i-th attempt at a call ends the i-th turn."""
     return [
@@ -49,11 +58,13 @@ def _state(text, status, is_last, end) -> str:
 
 
 def stray_tags(text: str) -> int:
-    """Tags of the markup in a text, but for its one think block and the end of the turn."""
+    """Tags of the markup in a text, whole or broken, but for its one think block and the end of
+    the turn."""
     text = _ENDS.sub("", text)
     if text.lstrip().startswith(_THINK):
         text = text.replace(_THINK, "", 1)
-    return len(_TAG.findall(text.replace(_END_THINK, "", 1)))
+    text = text.replace(_END_THINK, "", 1)
+    return len(_TAG.findall(text)) + len(_BROKEN.findall(_TAG.sub(" ", text)))
 
 
 def prose(text: str, call: dict | None) -> str:

@@ -32,6 +32,8 @@ class Rules:
         soft  kept, and whoever comes near that budget has less reward (`overlong`)
         drop  as if it were not there
 
+    What is masked or dropped counts in no normaliser either: weights are of what is trained on.
+
     budgets: the tokens of the budgets whose end is "soft", by the end's name; overlong_share:
     of such a budget, from its end, over which the reward falls.
     """
@@ -145,14 +147,14 @@ def token_weights(
     """
     lengths = np.array([sum(s.trajectory.loss_mask) for s in scored], np.float64)
     if rules.normalise == "batch":
-        return np.full(len(scored), 1.0 / lengths.sum())
+        return np.full(len(scored), 1.0 / max(lengths.sum(), 1))
     if rules.normalise == "sequence":
         return 1.0 / (len(scored) * np.maximum(lengths, 1))
     if rules.normalise == "constant":
         return np.full(len(scored), 1.0 / (len(scored) * rules.longest))
     groups = np.unique(group_ids)
     per_group = {g: lengths[group_ids == g].sum() for g in groups}
-    return np.array([1.0 / (len(groups) * per_group[g]) for g in group_ids])
+    return np.array([1.0 / (len(groups) * max(per_group[g], 1)) for g in group_ids])
 
 
 def build(

@@ -135,12 +135,11 @@ def _write_episodes(episodes, scored, policy, pool, where) -> dict[str, float]:
 
 
 def _watch(run, stage, calls: list[float], values) -> None:
-    """Add the step's calls per trajectory to those before, and say once what is alarming."""
+    """Add the step's calls per trajectory to those before, and say what is newly alarming."""
     if alarms.CALLS in values:
         calls.append(values[alarms.CALLS])
-        text = alarms.in_training(calls)
-        if text and not alarms.in_training(calls[:-1]):
-            run.say(stage, text)
+        if alarms.is_news(calls):
+            run.say(stage, alarms.in_training(calls))
 
 
 def _say(run, stage, c, now, values, why_not):

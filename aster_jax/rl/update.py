@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from aster_jax import mesh as meshes
-from aster_jax import together, types
+from aster_jax import settings, together, types
 from aster_jax.model import logprobs
 from aster_jax.rl import batch as batches
-from aster_jax.rl import grpo
+from aster_jax.rl import corrections, grpo
 from aster_jax.train import step
 
 TOKEN_MEANS = (
@@ -135,7 +135,8 @@ def _minibatches(kept, kept_ids, advantages, c, rules, total):
 
 
 def _mismatch(run, policy, state, kept, kept_ids, c, rules, total) -> dict:
-    """How far rollout and trainer log-probs are apart in a step that makes no update.
+    """How far rollout and trainer log-probs are apart in a step that makes no update, and how
+    many tokens the corrections would have touched.
 
     Over all its trajectories; an update measures the ones that it trains on.
     """
@@ -146,8 +147,14 @@ def _mismatch(run, policy, state, kept, kept_ids, c, rules, total) -> dict:
     )
     put = meshes.put_rows(batch, run.mesh)
     old = together.gather(_scored_by(run, policy, state.params, put, used))
-    counts = (batch.weights_BT > 0).astype(np.float32)
+    mask = np.asarray(batch.weights_BT > 0)
+    counts = mask.astype(np.float32)
     apart = grpo.logp_diff(old, batch.rollout_logprobs_BT, counts)
+    difference = np.where(mask, old - batch.rollout_logprobs_BT, 0.0)
+    _, touched = corrections.factor(
+        difference, mask, batch.segments_BT, settings.policy_loss(run.config, c)
+    )
+    apart |= {name: (counts * x).sum() for name, x in touched.items()}
     found = {f"rl/{name}": float(x) for name, x in apart.items()}
     return _per_token({**found, "rl/tokens": float(counts.sum())})
 

@@ -59,17 +59,16 @@ class Measure:
 
 def numbers(scored: list[types.Scored]) -> dict[str, float]:
     """avg@k and pass@k over problems; what the clock cut counts as wrong, what the tool or
-    the verifier lost is left out and told. No accuracy where nothing is left."""
+    the verifier lost is left out and told, so that pass@k is a lower bound where some was. No
+    accuracy where nothing is left."""
     groups: dict[str, list[float]] = {}
-    for s in scored:
-        lost = types.says_nothing(s.trajectory.end, s.verdict) and s.trajectory.end != "deadline"
-        if not lost:
-            groups.setdefault(s.trajectory.problem_id, []).append(s.reward)
-    counted = sum(map(len, groups.values()))
-    found = {"rl/eval_lost_frac": 1 - counted / len(scored)}
+    known = [s for s in scored if not types.is_lost(s.trajectory.end, s.verdict)]
+    for s in known:
+        groups.setdefault(s.trajectory.problem_id, []).append(s.reward)
+    found = {"rl/eval_lost_frac": 1 - len(known) / len(scored)}
     if groups:
         found["rl/eval_accuracy"] = float(np.mean([np.mean(g) for g in groups.values()]))
         found["rl/eval_pass"] = float(np.mean([max(g) > 0 for g in groups.values()]))
-        calls = [types.num_calls(k.status for k in s.trajectory.calls) for s in scored]
+        calls = [types.num_calls(k.status for k in s.trajectory.calls) for s in known]
         found["rl/eval_calls"] = float(np.mean(calls))
     return found

@@ -134,17 +134,20 @@ def _unpack(record, name, kind) -> tuple:
 def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
     """Metrics of one phase: outcome, tool use, endings, speed.
 
-    `masked_frac` is the share of trajectories that say nothing about the policy. Outcome and
-    tool use are of the others, and are left out when there are none: a mean of nothing is no
-    number. Endings and verdicts are shares of all, as they tell what masked the rest;
-    `entropy_mean` is per token, over all that the policy wrote.
+    `masked_frac` is the share of trajectories that say nothing about the policy. The outcome is
+    of the others, tool use also of those that our clock cut: the longest would be missing. Both
+    are left out when there are none: a mean of nothing is no number. Endings and verdicts are
+    shares of all, as they tell what masked the rest; `entropy_mean` is per token, over all that
+    the policy wrote.
     """
     counted = [s for s in scored if not types.says_nothing(s.trajectory.end, s.verdict)]
+    known = [s for s in scored if not types.is_lost(s.trajectory.end, s.verdict)]
     ends = collections.Counter(s.trajectory.end for s in scored)
     n = len(scored)
     out = {
         "masked_frac": 1 - len(counted) / n,
-        **(_policy(counted) if counted else {}),
+        **({"reward_mean": float(np.mean([s.reward for s in counted]))} if counted else {}),
+        **(_tool_use([s.trajectory for s in known]) if known else {}),
         **_entropy([s.trajectory for s in scored]),
         **_speed(stats),
         **{f"end_{end}_frac": ends[end] / n for end in sorted(ends)},
@@ -154,17 +157,13 @@ def summary(scored: list[types.Scored], stats: dict) -> dict[str, float]:
     return out
 
 
-def _policy(counted: list[types.Scored]) -> dict[str, float]:
-    """Outcome, tool use and lengths of trajectories that say something about the policy.
-
-    `call_*_frac` are shares of all attempts at a call, malformed ones included.
-    """
-    trajectories = [s.trajectory for s in counted]
+def _tool_use(trajectories: list[types.Trajectory]) -> dict[str, float]:
+    """Calls and lengths. `call_*_frac` are shares of all attempts at a call, malformed ones
+    included."""
     calls = [types.num_calls(c.status for c in t.calls) for t in trajectories]
     attempts = collections.Counter(c.status for t in trajectories for c in t.calls)
     total = sum(attempts.values())
     return {
-        "reward_mean": float(np.mean([s.reward for s in counted])),
         "calls_mean": float(np.mean(calls)),
         "at_most_one_call_frac": sum(made <= 1 for made in calls) / len(calls),
         "model_tokens_mean": float(np.mean([sum(t.loss_mask) for t in trajectories])),

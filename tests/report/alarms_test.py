@@ -17,6 +17,8 @@ from tests.report import made_run
         (0.0, 5.0, ""),
         (None, 5.0, ""),
         (4.0, None, ""),
+        (4.0, float("nan"), ""),
+        (float("nan"), 4.0, ""),
     ],
 )
 def test_half_and_double(before, now, word):
@@ -30,6 +32,31 @@ def test_one_step_is_no_alarm_and_five_are():
     assert "collapsed: 1.60" in alarms.in_training([4.0, 9.0, 4.0, 1.0, 1.0, 1.0, 1.0])
 
 
+def steps(*calls):
+    return [{"stage": "rl1", "step": i, "rollout/calls_mean": x} for i, x in enumerate(calls, 1)]
+
+
+def test_what_happened_in_the_middle_is_told_too():
+    said = alarms.of_run([], steps(2, 2, 2, 8, 9, 9, 9, 8, 2, 2, 2, 2, 2, 2))
+    assert said == [
+        "rl1 step 4 to rl1 step 11, and not at the end: Tool use has exploded: 8.60 calls per "
+        "trajectory, 430 % of the 2.00 before RL."
+    ]
+    said = alarms.of_run([], steps(4, 0, 0, 0, 0, 0, 50, 50, 50))
+    assert len(said) == 2 and "rl1 step 2 to rl1 step 6" in said[0] and "collapsed: 0.00" in said[0]
+    assert "At the end of training: Tool use has exploded: 30.00" in said[1]
+
+
+def test_news_is_another_change_than_the_last():
+    calls = [10.0]
+    told = []
+    for x in (10, 10, 10, 10, 0, 0, 0, 10, 10, 10, 0, 0, 0, 0, 0, 90, 90, 90, 90):
+        calls.append(x)
+        if alarms.is_news(calls):
+            told.append((len(calls), alarms.in_training(calls)[13:22].strip(":")))
+    assert told == [(8, "collapsed"), (18, "exploded")]
+
+
 def made(calls, without, checkpoints=("sft", "rl1", "rl2")):
     found = []
     for name, mean, right in zip(checkpoints, calls, without, strict=True):
@@ -39,14 +66,14 @@ def made(calls, without, checkpoints=("sft", "rl1", "rl2")):
 
 
 def test_a_run_as_it_should_be_says_nothing():
-    lines = [{"stage": "rl1", "rollout/calls_mean": x} for x in (4.0, 3.5, 4.5)]
+    lines = steps(4.0, 3.5, 4.5)
     assert alarms.of_run(made((4.0, 3.0, 5.0), (0.5, 0.5, 0.4)), lines) == []
     assert alarms.of_run([], []) == []
 
 
 def test_what_a_report_says_of_collapse_and_forgetting():
     lines = [{"stage": "sft", "rollout/calls_mean": 100.0}]
-    lines += [{"stage": "rl1", "rollout/calls_mean": x} for x in (4.0, 1.0)]
+    lines += steps(4.0, 1.0)
     said = alarms.of_run(made((4.0, 3.0, 1.0), (0.6, 0.4, 0.1)), lines)
     assert said == [
         "rl2: Tool use has collapsed: 1.00 calls per trajectory, 25 % of the 4.00 before RL.",

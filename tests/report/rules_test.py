@@ -18,6 +18,12 @@ def raised(key, values):
     [
         ("rollout/at_most_one_call_frac", [0.1, 0.5, 0.6, 0.9], ("interaction collapse", [3, 4], 4)),
         ("rollout/calls_mean", [4.0, 2.0, 1.9, 3.0], ("calls fall", [3], 3)),
+        ("rollout/calls_mean", [2.0, 4.0, 4.1, 2.0], ("calls rise", [3], 3)),
+        ("tool/only_verifies_frac", [0.5, 0.6], ("only verifies", [2], 2)),
+        ("tool/void_turn_frac", [0.1, 0.3], ("void turns", [2], 2)),
+        ("tool/turn_collapsed_frac", [0.1, 0.3], ("format breaks", [2], 2)),
+        ("tool/repeated_call_frac", [0.1, 0.6], ("repeats itself", [2], 2)),
+        ("tool/opening_logprob", [-0.1, -4.0], ("calls are unlikely", [2], 2)),
         ("rollout/entropy_mean", [1.0, 0.5, 0.05], ("entropy collapse", [3], 3)),
         ("rollout/end_turn_budget_frac", [0.1, 0.3], ("truncation", [2], 2)),
         ("rl/informative_frac", [0.5, 0.05], ("little to learn from", [2], 2)),
@@ -28,6 +34,11 @@ def raised(key, values):
 )
 def test_each_rule(key, values, expected):
     assert raised(key, values) == [expected]
+
+
+def test_calls_are_of_the_first_step_of_rl_in_both_stages():
+    both = [*lines("rollout/calls_mean", [4.0, 3.0]), *lines("rollout/calls_mean", [1.9], "rl2")]
+    assert [(a["alarm"], a["stage"]) for a in rules.of_run(both)] == [("calls fall", "rl2")]
 
 
 def test_missing_numbers_and_other_stages_raise_nothing():

@@ -10,7 +10,7 @@ from aster_jax.report import __main__ as command
 from aster_jax.report import run as report
 from tests.report import made_run
 
-FIGURES = ("accuracy", "budgets", "rl", "tools", "endings", "calls", "time", "sft")
+FIGURES = ("accuracy", "budgets", "rl", "tools", "health", "endings", "calls", "time", "sft")
 
 
 @pytest.fixture(scope="module")

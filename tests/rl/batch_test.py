@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aster_jax import types
+from aster_jax import config, types
 from aster_jax.rl import batch, grpo
 
 
@@ -152,6 +152,29 @@ def test_token_weights_by_hand():
     ):
         rules = batch.Rules(normalise=normalise, longest=10)
         np.testing.assert_allclose(batch.token_weights(chosen, groups, rules), expected)
+
+
+@pytest.mark.parametrize("normalise", batch.NORMALISERS)
+def test_a_group_without_a_token_weighs_nothing(normalise):
+    """A deadline can end trajectories before their first token; a weight is a number all the same."""
+    chosen = [scored([0, 0]), scored([0, 0]), scored([0, 1]), scored([0, 1])]
+    rules = batch.Rules(normalise=normalise, longest=10)
+    for some in (chosen, chosen[:2]):
+        groups = np.arange(len(some)) // 2
+        assert np.isfinite(batch.token_weights(some, groups, rules)).all()
+
+
+@pytest.mark.parametrize(
+    "loss, normalise, by_std",
+    [("clip", "group", True), ("cispo", "group", True), ("gspo", "sequence", True),
+     ("dr_grpo", "constant", False)],
+)  # fmt: skip
+def test_what_a_loss_brings_with_it(loss, normalise, by_std):
+    c = config.default()
+    c.rl.loss = loss
+    found = batch.rules(config.rl_stage(c, "rl1"))
+    assert (found.normalise, found.divide_by_std) == (normalise, by_std)
+    assert found.longest == c.rl1.response_tokens
 
 
 def test_failures_of_ours_do_not_move_the_others():

@@ -87,6 +87,7 @@ def test_where_every_group_agrees_nothing_changes_and_nothing_is_wrong(setting, 
     assert not changed and why_not == ""
     assert values["rl/steps_without_update"] == 1 and values["rl/unusable"] == 0
     assert values["rl/clip_frac"] == values["rl/ppo_kl"] == 0.0
+    assert "rl/tis_frac" not in values
     assert values["rl/logp_diff_max"] > 0  # the model is not the one that wrote them
 
 
@@ -174,6 +175,37 @@ def test_every_switch_makes_an_update_and_logs_what_it_does(setting, tiny, param
     for name in logged:  # shares, but for the penalty (-1 to 0) and the KL, which has no bound
         assert abs(values[f"rl/{name}"]) <= (float("inf") if name == "reference_kl" else 1)
     assert ("rl/reference_kl" in values) == ("kl_coef" in changed)
+
+
+def test_corrections_are_measured_where_no_update_is_made(setting, params):
+    """The engine is said to have been sure (-1 nat); the model is not, so every mask would act."""
+    run, speaks, stage, tx, train_step = setting
+    stage = stage.copy_and_resolve_references()
+    with stage.unlocked():
+        stage.update({"token_mask": 2.0, "tis_cap": 2.0, "sequence_mask": 0.01})
+    state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+    scored = rollout([1] * 8 + [0] * 8)
+    _, values, _ = update.make(run, speaks, state, scored, train_step, stage, 1)
+    assert values["rl/updates"] == 0 and values["rl/sequence_mask_frac"] == 1.0
+    assert 0 < values["rl/token_mask_frac"] <= 1 and 0 <= values["rl/tis_frac"] <= 1
+
+
+def test_all_passes_over_a_rollout_compare_with_the_policy_that_made_it(setting, params):
+    run, speaks, stage, tx, train_step = setting
+    stage = stage.copy_and_resolve_references()
+    with stage.unlocked():
+        stage.updates = 3
+    seen = []
+
+    def spy(state, batch, used):
+        seen.append(np.asarray(batch.old_logprobs_BT))
+        return train_step(state, batch, used)
+
+    state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+    update.make(run, speaks, state, rollout([1, 0, 0, 0] * 4), spy, stage, 1)
+    assert len(seen) == 6  # two minibatches, three times
+    for first, *later in (seen[::2], seen[1::2]):
+        assert all((first == other).all() for other in later) and first.any()
 
 
 def test_terms_for_all_train_where_every_group_agrees(setting, tiny, params):

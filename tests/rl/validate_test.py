@@ -1,5 +1,7 @@
 """Accuracy on the validation split: when it is due, and what counts."""
 
+import dataclasses
+
 import pytest
 
 from aster_jax import config, types
@@ -21,6 +23,13 @@ def test_numbers_by_hand():
     ])  # fmt: skip
     assert found["rl/eval_accuracy"] == 0.5 and found["rl/eval_pass"] == 1.0
     assert found["rl/eval_lost_frac"] == pytest.approx(1 / 3)
+
+
+def test_calls_are_of_what_was_not_lost():
+    call = types.CallRecord("1", "ok", "1", 0.0, 0.0)
+    kept, lost = scored("a", 0, 1.0), scored("a", 1, 0.0, end="infrastructure")
+    lost = dataclasses.replace(lost, trajectory=dataclasses.replace(lost.trajectory, calls=(call,) * 9))
+    assert validate.numbers([kept, lost])["rl/eval_calls"] == 0.0
 
 
 def test_a_measurement_that_was_lost_is_no_accuracy():

@@ -223,6 +223,14 @@ def test_summary_by_hand():
     assert {k: got[k] for k in expected} == pytest.approx(expected)
 
 
+def test_calls_of_what_the_clock_cut_are_calls():
+    """Two that called twice, and two that called four times until the clock cut them."""
+    short = types.Scored(trajectory(calls=[call("ok")] * 2), 1.0, "equal")
+    long = types.Scored(trajectory(end="deadline", calls=[call("ok")] * 4), 0.0, "no_answer")
+    got = record.summary([short, long, short, long], STATS)
+    assert (got["calls_mean"], got["reward_mean"], got["masked_frac"]) == (3.0, 1.0, 0.5)
+
+
 def test_where_nothing_counts_there_is_no_mean_and_no_nan():
     lost = types.Scored(trajectory(end="infrastructure", calls=[call("infra_lost")]), 0.0, "wrong")
     got = record.summary([lost, lost], STATS)
