@@ -73,8 +73,11 @@ def layout(
     """Rows of arrays [rows, row_tokens]: every field of the sequences side by side.
 
     Each sequence is a dict of equally long per-token lists with at least `tokens`. Adds
-    `segments` (1, 2, ... per row, 0 = padding) and `positions` (from 0 per sequence).
+    `segments` (1, 2, ... per row, 0 = padding) and `positions` (from 0 per sequence). Raises
+    InputError where there is no sequence, or lists of one are of different lengths.
     """
+    if not sequences:
+        raise InputError("there is no sequence to lay out in rows")
     shape = (len(rows), row_tokens)
     integer = ("tokens", "segments", "positions")
     names = [*sequences[0], "segments", "positions"]
@@ -84,6 +87,10 @@ def layout(
         for segment, i in enumerate(members, start=1):
             stop = at + len(sequences[i]["tokens"])
             for name, values in sequences[i].items():
+                if len(values) != stop - at:
+                    raise InputError(
+                        f"sequence {i} has {stop - at} tokens and {len(values)} of {name}"
+                    )
                 out[name][r, at:stop] = values
             out["segments"][r, at:stop] = segment
             out["positions"][r, at:stop] = np.arange(stop - at)
@@ -93,6 +100,8 @@ def layout(
 
 def microbatches(rows: dict[str, np.ndarray], micro_rows: int, max_micro: int) -> tuple[dict, int]:
     """Arrays [max_micro, micro_rows, T], padded with empty rows, and how many are in use."""
+    if micro_rows < 1:
+        raise InputError(f"micro_rows={micro_rows} must be at least 1")
     count = next(iter(rows.values())).shape[0]
     used = -(-count // micro_rows)
     if used > max_micro:

@@ -24,17 +24,15 @@ ROWS_AT_ONCE = 16
 
 
 def causal_segments(segments_BS: jax.Array, order_T: jax.Array | None = None) -> jax.Array:
-    """Mask for packed rows: attend to earlier tokens of the same segment.
+    """Mask for packed rows: a query sees its segment from its start to the query itself.
 
-    `order_T` are the places of the queries, None for all. Segment 0 is padding; it attends
-    to itself only through the same rule and its outputs are never used.
+    `order_T` are the places of the queries, None for all. Padding (segment 0) sees nothing.
     """
     order_S = jnp.arange(segments_BS.shape[1])
     order_T = order_S if order_T is None else order_T
-    causal_TS = order_T[:, None] >= order_S[None, :]
-    segments_BT = jnp.take(segments_BS, order_T, axis=1)
-    same_BTS = segments_BT[:, :, None] == segments_BS[:, None, :]
-    return causal_TS[None] & same_BTS
+    start_BT = jnp.take(packed_attention.starts(segments_BS), order_T, axis=1)
+    begun_BTS = start_BT[:, :, None] <= order_S[None, None, :]
+    return begun_BTS & (order_S[None, :] <= order_T[:, None])[None]
 
 
 def attend_packed(
@@ -51,7 +49,7 @@ def attend_packed(
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
     Only keys between the start of a query's segment and the query itself are computed, in
-    blocks; padding (segment 0) sees nothing and gives zeros, in short rows itself.
+    blocks; padding (segment 0) sees nothing and gives zeros.
 
     Args:
       q_BTNH: queries at the places first..first + T - 1 of their rows.
@@ -65,8 +63,11 @@ def attend_packed(
     B, T, N, H = q_BTNH.shape
     first = jnp.asarray(first, jnp.int32)
     if kernel == "whole" or (kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]):
-        mask_BTS = causal_segments(segments_BS, first + jnp.arange(T))
-        return attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype, WHOLE)
+        order_T = first + jnp.arange(T)
+        mask_BTS = causal_segments(segments_BS, order_T)
+        out_BTNH = attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype, WHOLE)
+        is_real_BT = jnp.take(segments_BS, order_T, axis=1) > 0
+        return packed_attention.kept(jnp.where(is_real_BT[..., None, None], out_BTNH, 0))
     start_BS = packed_attention.starts(segments_BS)
     run = functools.partial(kernels.train, kernel, accum_dtype, block=block)
     return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)

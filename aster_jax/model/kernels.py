@@ -86,6 +86,8 @@ def train(
     """
     T, S = q_BTNH.shape[1], k_BKHS.shape[3]
     more_t, more_s = (-n % (TRAINING_MULTIPLE if n > TRAINING_MULTIPLE else 128) for n in (T, S))
+    if kernel == "xla":  # no block of keys may reach beyond the row
+        more_s += -(S + more_s) % min(block, S + more_s)
     start_BS = jnp.where(start_BS < S, start_BS, S + more_s)
     start_BT = jax.lax.dynamic_slice_in_dim(start_BS, first, T, axis=1) if T != S else start_BS
     start_BT = jnp.pad(start_BT, ((0, 0), (0, more_t)), constant_values=S + more_s)

@@ -65,6 +65,15 @@ def test_layout_by_hand():
     assert rows["tokens"].dtype == np.int32 and rows["mask"].dtype == np.float32
 
 
+def test_what_cannot_be_laid_out_is_told():
+    with pytest.raises(ValueError, match="no sequence"):
+        packing.layout([], [], 8)
+    with pytest.raises(ValueError, match="sequence 1 has 3 tokens and 1 of mask"):
+        packing.layout([{"tokens": [1], "mask": [1]}, {"tokens": [1, 2, 3], "mask": [1]}], [[0, 1]], 8)
+    with pytest.raises(ValueError, match="micro_rows=0"):
+        packing.microbatches({"tokens": np.zeros((1, 4))}, 0, 1)
+
+
 def test_microbatches_are_padded_with_empty_rows():
     rows = {"tokens": np.arange(1, 6)[:, None] * np.ones((5, 3), np.int32)}
     arrays, used = packing.microbatches(rows, 2, 4)

@@ -162,6 +162,32 @@ def test_any_length_goes_through_the_one_door():
               with_gradients(dense, qkv, weights, segments), segments)  # fmt: skip
 
 
+@pytest.mark.parametrize("block", [100, 192, 200, 300])
+def test_a_block_that_divides_nothing_gives_the_same(block):
+    segments = jnp.asarray(np.stack([filled([130, 210]), filled([1, S - 1])]))
+    qkv, weights = draw(segments)
+    run = functools.partial(attention.attend_packed, block=block)
+    check(with_gradients(run, qkv, weights, segments), with_gradients(dense, qkv, weights, segments),
+          segments)  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", ["xla", "whole"])
+@pytest.mark.parametrize("T", [24, 300])
+def test_padding_has_no_result_and_no_gradient_even_where_it_is_asked_for(T, kernel):
+    """Long and short rows alike; and a number that comes back is another segment."""
+    ids = np.stack([filled([T // 3, T // 3], T), [1] * (T // 2) + [2] * (T - T // 2 - 4) + [1, 1, 0, 0]])
+    segments = jnp.asarray(ids, jnp.int32)
+    qkv, _ = draw(segments)
+    run = functools.partial(attention.attend_packed, kernel=kernel)
+    everywhere = jnp.ones(qkv[0].shape)
+    out, dq, dk, dv = with_gradients(run, qkv, everywhere, segments)
+    padding = np.asarray(segments == 0)
+    for x in (out, dq, dk.transpose(0, 3, 1, 2), dv.transpose(0, 2, 1, 3)):
+        assert not np.asarray(x)[padding].any()
+    apart = jnp.asarray(np.where(np.arange(T) >= T - 4, np.where(ids == 1, 3, ids), ids))
+    check((out, dq, dk, dv), with_gradients(run, qkv, everywhere, apart), segments)
+
+
 def test_memory_grows_with_the_row_only():
     def temporary_bytes(T):
         segments = jnp.ones((1, T), jnp.int32)
