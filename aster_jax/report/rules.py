@@ -44,6 +44,17 @@ def _share_of(key, of_stage=False):
     return value
 
 
+def _above_first(key):
+    """A metric less its value in the first step of RL that has one: on some problems one and the
+    same code is the right next step."""
+
+    def value(line, own, rl):
+        start = next((m[key] for m in rl if m.get(key) is not None), None)
+        return line[key] - start if start is not None and line.get(key) is not None else None
+
+    return value
+
+
 def _truncated(line, own, rl):
     found = [line[f"rollout/end_{end}_frac"] for end in tables.TRUNCATED
              if f"rollout/end_{end}_frac" in line]  # fmt: skip
@@ -86,8 +97,8 @@ RULES = (
     Rule("void turns", "share of turns that neither call nor answer",
          _metric("tool/void_turn_frac"), 0.2),
     Rule("format breaks", "share of turns that are empty or cannot be read", _broken, 0.2),
-    Rule("repeats itself", "share of calls whose code had run before",
-         _metric("tool/repeated_call_frac"), 0.5),
+    Rule("repeats itself", "share of calls whose code had run before, above RL's first step",
+         _above_first("tool/repeated_call_frac"), 0.3),
     Rule("calls are unlikely", "mean log-prob of the token that opens a call, nats",
          _metric("tool/opening_logprob"), -3.0, False),
     Rule("entropy collapse", "entropy per token, of the stage's first step",

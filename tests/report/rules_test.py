@@ -22,7 +22,7 @@ def raised(key, values):
         ("tool/only_verifies_frac", [0.5, 0.6], ("only verifies", [2], 2)),
         ("tool/void_turn_frac", [0.1, 0.3], ("void turns", [2], 2)),
         ("tool/turn_collapsed_frac", [0.1, 0.3], ("format breaks", [2], 2)),
-        ("tool/repeated_call_frac", [0.1, 0.6], ("repeats itself", [2], 2)),
+        ("tool/repeated_call_frac", [0.6, 0.8, 0.95], ("repeats itself", [3], 3)),
         ("tool/opening_logprob", [-0.1, -4.0], ("calls are unlikely", [2], 2)),
         ("rollout/entropy_mean", [1.0, 0.5, 0.05], ("entropy collapse", [3], 3)),
         ("rollout/end_turn_budget_frac", [0.1, 0.3], ("truncation", [2], 2)),
