@@ -48,9 +48,12 @@ def test_what_a_server_has_come_to_is_known_after_a_restart(executor, tmp_path):
         with ledger.opened(path, ledger.Caps(tokens=9000)) as book:
             book.events(json.loads(path.read_text().splitlines()[0])["key"])
             stop = threading.Event()
+            late = threading.Timer(20, stop.set)
+            late.start()
             first = book.reserve(1000, 50, stop)
             assert first[0] > 1000 and first[1] > 50
             assert book.reserve(1000, 50, stop)  # both at once, for it is known what they cost
+            late.cancel()
 
 
 def test_without_usage_a_turn_has_no_more_tokens_than_bytes(executor, tmp_path):
