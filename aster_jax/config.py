@@ -144,7 +144,7 @@ def _teacher():
     c.retries = 5  # times a request is made again that the server did not answer
     c.pause_s = 1.0  # before the first of them, in seconds; then doubled
     c.cap_tokens = 0  # prompt and written tokens in all; 0 = no cap
-    c.cap_money = 0.0  # in the currency of the prices; 0 = no cap
+    c.cap_money = 0.0  # in the currency of the prices, which it needs; 0 = no cap
     c.price_prompt = 0.0  # of a million tokens of prompts
     c.price_written = 0.0  # of a million tokens that it writes
     c.journal = ""  # file of what is paid, which other runs may share; "" = in the workdir

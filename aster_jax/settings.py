@@ -10,7 +10,8 @@ import math
 from ml_collections import ConfigDict
 
 from aster_jax import tools
-from aster_jax.demos import crowd, curate, dialects, endpoint, talk
+from aster_jax.data import chat
+from aster_jax.demos import curate, dialects, endpoint, ledger, talk
 from aster_jax.errors import InputError
 from aster_jax.rl import batch, grpo
 from aster_jax.rollout import engine, live, sampling
@@ -80,8 +81,10 @@ def teacher_how(config) -> dialects.How:
     t = config.demos.teacher
     if t.api not in dialects.PATHS:
         raise InputError(f"demos.teacher.api={t.api!r}; choose one of {tuple(dialects.PATHS)}")
+    if t.style and t.style not in chat.STYLES:
+        raise InputError(f"demos.teacher.style={t.style!r}; choose one of {chat.STYLES}, or ''")
     names = [f.name for f in dataclasses.fields(dialects.How)]
-    own = {"style": t.style or config.model.style, "extra": crowd.check_extra(t.extra)}
+    own = {"style": t.style or config.model.style, "extra": dialects.check_extra(t.extra)}
     return dialects.How(**{name: t[name] for name in names} | own)
 
 
@@ -94,6 +97,17 @@ def teacher_budgets(config) -> talk.Budgets:
     return talk.Budgets(
         t.turn_tokens, t.response_tokens, t.max_calls, config.rollout.max_malformed
     )
+
+
+def teacher_caps(config) -> ledger.Caps:
+    """What may be spent on a teacher."""
+    t = config.demos.teacher
+    if t.cap_money and not (t.price_prompt or t.price_written):
+        raise InputError(
+            f"demos.teacher.cap_money={t.cap_money} caps nothing while price_prompt and "
+            "price_written are 0; give the prices of a million tokens"
+        )
+    return ledger.Caps(t.cap_tokens, t.cap_money, t.price_prompt, t.price_written)
 
 
 def optimiser(section) -> optim.OptimConfig:
@@ -158,7 +172,8 @@ def build_all(config, rl_stages: dict[str, ConfigDict]) -> None:
     """Make all settings once. Raises InputError for the first that cannot be."""
     tool(config)
     rules(config)
-    teacher_server(config), teacher_how(config), teacher_budgets(config)
+    for teacher in (teacher_server, teacher_how, teacher_budgets, teacher_caps):
+        teacher(config)
     engine_sizes(config.rollout)
     sampled(config.rollout)
     for name, section in {"sft": config.sft, **rl_stages}.items():

@@ -12,9 +12,9 @@ import json
 from collections.abc import Callable, Sequence
 
 from aster_jax import types
-from aster_jax.demos import talk
+from aster_jax.demos import endpoint, talk
 from aster_jax.demos.transcript import Transcript
-from aster_jax.errors import GaveUp, InputError, Leaving
+from aster_jax.errors import GaveUp, Leaving
 
 LOOK_S = 0.2  # between two looks at whether to stop
 SAID_EVERY = 20  # conversations between two lines of progress
@@ -50,9 +50,10 @@ def collect(
 ) -> tuple[list[Transcript], Account]:  # fmt: skip
     """Have every conversation that has not ended yet.
 
-    Raises GaveUp when the server cannot be reached, or refuses, again and again with nothing
-    between that works; and Leaving when `stopping()` says so. What is paid stays in the
-    ledger either way, and the same call goes on from there.
+    Raises GaveUp when the server cannot be reached, refuses, or says nothing of sense, again
+    and again with nothing between that works; and Leaving when `stopping()` says so, after
+    `endpoint.GRACE_S` for the answers on their way. What is paid stays in the ledger either
+    way, and the same call goes on from there.
     """
     asked = [(p, s) for p in problems for s in range(samples)]
     for problem, sample in asked:
@@ -79,14 +80,16 @@ def _wait(under_way, outcomes, room, at_once, stopping, say):
     in_row, total = 0, len(under_way)
     while under_way:
         if stopping():
+            say(f"asked to stop; answers that take more than {endpoint.GRACE_S:g} s are lost, and "
+                "may be paid twice")  # fmt: skip
             raise Leaving("asked to stop while a teacher was asked")
         ended, _ = concurrent.futures.wait(
             under_way, LOOK_S, concurrent.futures.FIRST_COMPLETED
         )
         for future in ended:
             outcome = outcomes[under_way.pop(future)] = future.result()
-            silent = outcome.reason in ("trouble", "refused") and not outcome.num_turns
-            in_row = in_row + 1 if silent else 0
+            if outcome.fresh and outcome.reason not in ("cap", "tool"):
+                in_row = in_row + 1 if _is_silent(outcome) else 0
             if in_row > at_once:
                 raise GaveUp(
                     f"the teacher at {room.server.url} did not answer {in_row} conversations in a "
@@ -95,6 +98,13 @@ def _wait(under_way, outcomes, room, at_once, stopping, say):
             if len(outcomes) % SAID_EVERY == 0 or len(outcomes) == total:
                 say(f"{len(outcomes)}/{total} conversations, {room.book.prompt_tokens} + "
                     f"{room.book.completion_tokens} tokens, cost {room.book.spent():.4f}")  # fmt: skip
+
+
+def _is_silent(outcome) -> bool:
+    """Whether it ended as all of them do while something is wrong with the server."""
+    if outcome.reason == "refused":  # after some turns it is about the conversation's length
+        return not outcome.num_turns
+    return outcome.reason in ("trouble", "garbage")
 
 
 def _account(outcomes, room) -> Account:
@@ -111,14 +121,3 @@ def _account(outcomes, room) -> Account:
         turns=sum(o.num_turns for o in outcomes),
         whys={o.reason: o.why for o in outcomes if o.why},
     )
-
-
-def check_extra(text: str) -> dict:
-    """The fields of `demos.teacher.extra`. Raises InputError for what is no JSON object."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError as e:
-        raise InputError(f"demos.teacher.extra={text!r:.80} is not JSON: {e}") from e
-    if not isinstance(found, dict):
-        raise InputError(f"demos.teacher.extra={text!r:.80} is not a JSON object")
-    return found

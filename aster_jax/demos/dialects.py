@@ -9,19 +9,23 @@ import dataclasses
 import json
 
 from aster_jax.data import calls, chat, messages
+from aster_jax.demos import ledger
 from aster_jax.errors import InputError
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _END_OF_TURN = chat.CONTROL[1]
 _THOUGHTS = ("reasoning_content", "reasoning")
+NOTHING = "the turn has neither text nor a call"
+# Fields of a request that the answer is read by, or that the budgets are kept with.
+OWN = ("messages", "prompt", "stream", "n", "best_of", "echo", "max_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
 class How:
     """What a teacher is asked for; the fields are the keys `demos.teacher.NAME` (config.py).
 
-    `show_tool`: the tool's schema is sent. `style` is the markup of raw text; `extra` are fields added to every request, or taken
-    out of it where they are None.
+    `show_tool`: the tool's schema is sent. `style` is the markup of raw text; `extra` are
+    fields added to every request, or taken out of it where they are None.
     """
 
     api: str
@@ -50,13 +54,33 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-    """One turn of a teacher. `sent_back` is what stands for it in the history."""
+    """One turn of a teacher. `sent_back` is what stands for it in the history; `why` says, of
+    a turn without text or calls, what it has instead."""
 
     text: str
     thought: str | None
     calls: tuple[Call, ...]
     finish: str
     sent_back: object
+    why: str = ""
+
+
+def check_extra(text: str) -> dict:
+    """The fields of `demos.teacher.extra`. Raises InputError for what is no JSON object, and
+    for fields that are not anybody else's to choose."""
+    try:
+        found = json.loads(text or "{}")
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"demos.teacher.extra={text!r:.80} is not JSON: {e}") from e
+    if not isinstance(found, dict):
+        raise InputError(f"demos.teacher.extra={text!r:.80} is not a JSON object")
+    if taken := [field for field in OWN if field in found and found[field] is not None]:
+        raise InputError(
+            f"demos.teacher.extra={text!r:.80} sets {', '.join(taken)}, which the conversation "
+            "itself determines (demos.teacher.turn_tokens for max_tokens); leave it out"
+        )
+    return found
 
 
 def begin(how: How, question: str):
@@ -99,18 +123,17 @@ def after_result(how: How, history, call: Call, text: str):
 
 
 def tokens(body: dict, sent_bytes: int, max_tokens: int) -> tuple[int, int, bool]:
-    """(of the prompt, written, whether the server said so); else both are put at their most."""
+    """(of the prompt, written, whether the server said so); else both are put at their most: no
+    text has more tokens than bytes."""
     usage = body["usage"] if "usage" in body else None
     if isinstance(usage, dict):
         found = [usage[k] if k in usage else None for k in ("prompt_tokens", "completion_tokens")]
-        if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
-            return found[0], found[1], True
-    return most_tokens(sent_bytes), max_tokens, False
-
-
-def most_tokens(sent_bytes: int) -> int:
-    """About the most tokens that a request of so many bytes has."""
-    return sent_bytes // 3 + 1
+        whole = [int(n) if isinstance(n, float) and n.is_integer() else n for n in found]
+        if all(map(ledger.is_number, whole)):
+            return *whole, True
+    if "choices" in body:
+        max_tokens = min(max_tokens, len(json.dumps(body["choices"])))
+    return sent_bytes, max_tokens, False
 
 
 def read(how: How, body: dict) -> Spoken | str:
@@ -129,7 +152,8 @@ def _raw_turn(how, choice, finish) -> Spoken | str:
         return "the choice has no text"
     text = choice["text"].partition(_END_OF_TURN)[0]
     turn = chat.parse_text(text, how.style)
-    return Spoken(turn.text, turn.thought or None, _written(turn, text), finish, text)
+    made, why = _written(turn, text), turn.reason or NOTHING
+    return Spoken(turn.text, turn.thought or None, made, finish, text, why)
 
 
 def _written(turn: chat.Turn, text: str) -> tuple[Call, ...]:
@@ -153,7 +177,7 @@ def _turn(how, choice, finish) -> Spoken | str:
         return "tool_calls is no list"
     made = tuple(_call(call, i) for i, call in enumerate(asked or ()))
     back = {"role": "assistant", "content": content}
-    thought = None
+    thought, why = None, _instead(message)
     for field in _THOUGHTS:
         if field in message and isinstance(message[field], str) and message[field]:
             thought = message[field]
@@ -161,8 +185,9 @@ def _turn(how, choice, finish) -> Spoken | str:
                 back[field] = thought
     if made:
         back["tool_calls"] = [_sent(call) for call in made]
-    if "</think>" in content or "<tool_call>" in content:
-        begun = content.lstrip().startswith("<think>") or "</think>" not in content
+    opened = content.lstrip().startswith("<think>")
+    if opened or "</think>" in content or "<tool_call>" in content:
+        begun = opened or "</think>" not in content
         turn = chat.parse_text(content, "qwen3" if begun else "qwen3_thinking_2507")
         # A server without a parser of thoughts or calls leaves them in the text.
         # What goes back to it is a call again, for text of a message is no markup.
@@ -170,8 +195,18 @@ def _turn(how, choice, finish) -> Spoken | str:
             back |= {"content": turn.text, "tool_calls": [_sent(call) for call in made]}
             if turn.thought and how.reasoning_back:
                 back[_THOUGHTS[0]] = turn.thought
-        content, thought = turn.text, thought or turn.thought
-    return Spoken(content, thought, made, finish, back)
+        content, thought, why = turn.text, thought or turn.thought, turn.reason or why
+    return Spoken(content, thought, made, finish, back, why)
+
+
+def _instead(message) -> str:
+    """What a message has that stands for text and calls, and is neither."""
+    if "refusal" in message and isinstance(message["refusal"], str) and message["refusal"]:
+        return f"the teacher refused: {message['refusal']!r:.200}"
+    if "function_call" in message and message["function_call"]:
+        return ("the server answers with function_call, which is older than tool_calls and not "
+                "read here; try demos.teacher.api=completions")  # fmt: skip
+    return NOTHING
 
 
 def _call(call, i) -> Call:

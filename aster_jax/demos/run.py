@@ -12,7 +12,7 @@ import json
 from aster_jax import settings, together, weights, workdir
 from aster_jax.data import chat, problems, tokenizer
 from aster_jax.demos import curate, render, sources, transcript
-from aster_jax.errors import InputError
+from aster_jax.errors import GaveUp, InputError
 from aster_jax.lifetime import changes
 from aster_jax.reward import verify
 from aster_jax.train import metrics
@@ -35,6 +35,7 @@ def _run(run):
     judged = _judged(c, found.transcripts)
     kept = curate.by_content(judged, rules, _held_out(c))
     schemas = [chat.TOOL] if c.model.show_tool else None
+    _check_caps(c, found, len(kept.transcripts))
     _check(c, found, kept.transcripts, kept)
     words = _tokenizer(run, kept.transcripts, schemas)
     limit = c.rollout.tool_result_tokens
@@ -58,6 +59,7 @@ def _run(run):
     )
     if found.account:
         run.say("demos", _cost(report["teacher"]))
+    _check_caps(c, found, len(demos))
     if rules.exact_count and len(demos) < rules.count:
         raise InputError(
             f"the rules leave {len(demos)} demonstrations, and demos.exact_count asks for "
@@ -92,16 +94,44 @@ def _is_open(t) -> bool:
     return t.finished and bool(t.problem.answer) and not t.verdict
 
 
+def _check_caps(c, found, number):
+    """Raise GaveUp where a cap has stopped conversations that demos.count cannot do without."""
+    if found.account and "cap" in found.account.reasons and number < c.demos.count:
+        t = c.demos.teacher
+        raise GaveUp(
+            f"{found.account.reasons['cap']} of {found.account.asked} conversations stand still at "
+            f"demos.teacher.cap_tokens={t.cap_tokens}, cap_money={t.cap_money:g}, and {number} "
+            f"demonstrations are there of demos.count={c.demos.count}; raise the cap, and the same "
+            "command goes on with them; or have a smaller demos.count in another workdir, with "
+            f"this demos.teacher.journal and demos.teacher.problems={found.account.asked // t.samples}"
+        )
+
+
 def _check(c, found, left, kept):
     """Raise an InputError where the rules leave nothing, or too little of the expert's."""
     dropped = {**curate.reasons(kept.lines), **found.left_out()}
     least = MOST_DROPPED * len(found.transcripts) if c.demos.source == "expert" else 1
     if len(left) < least:
-        hint = "or look at the tool with `python -m aster_jax.tools doctor`"
         raise InputError(
             f"the rules of `demos` left {len(left)} of {len(found.transcripts)} transcripts "
-            f"(dropped {dropped}); lower demos.min_calls, {hint}"
+            f"(dropped {dropped}); {_hint(found, kept)}"
         )
+
+
+def _hint(found, kept) -> str:
+    """What to do about the rule that dropped most."""
+    worst = max(kept.lines, key=lambda line: line.before - line.after)
+    if worst.before == worst.after:
+        return "give a source that has some"
+    if worst.key:
+        keys = " or ".join(f"demos.{key}" for key in worst.key.split(", "))
+        return f"most went by the rule {worst.rule!r}, which {keys} loosens"
+    if worst.rule == "finished" and found.account:
+        ends = ", ".join(f"{n} {reason}" for reason, n in sorted(found.account.reasons.items()))
+        return f"most conversations had no answer ({ends}); look at how they ended above"
+    if worst.rule == "finished":
+        return "most are unfinished; look at the tool with `python -m aster_jax.tools doctor`"
+    return f"most went by the rule {worst.rule!r}; look at demos.source"
 
 
 def _report(found, kept, demos) -> dict:

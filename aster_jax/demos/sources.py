@@ -17,7 +17,7 @@ from aster_jax import pools, settings, tools, weights, workdir
 from aster_jax.data import chat
 from aster_jax.demos import collect, crowd, curate, endpoint, episodes, ledger, tables, talk
 from aster_jax.demos.transcript import Transcript
-from aster_jax.errors import InputError
+from aster_jax.errors import GaveUp, InputError
 from aster_jax.lifetime import changes
 
 # Keys beside demos.teacher that determine what a conversation with a teacher is.
@@ -91,7 +91,7 @@ def _endpoint(run) -> Gathered:
     server = settings.teacher_server(c)
     endpoint.check_key(server)
     how, budgets = settings.teacher_how(c), settings.teacher_budgets(c)
-    caps = ledger.Caps(t.cap_tokens, t.cap_money, t.price_prompt, t.price_written)
+    caps = settings.teacher_caps(c)
     path = pathlib.Path(t.journal) if t.journal else run.directory("demos") / "journal.jsonl"
     run.say("demos", f"{len(asked)} problems x {t.samples} samples, {t.at_once} at once; what is "
             f"paid is in {path}")  # fmt: skip
@@ -106,7 +106,23 @@ def _endpoint(run) -> Gathered:
         )  # fmt: skip
     for reason, why in sorted(account.whys.items()):
         run.say("demos", f"{account.reasons[reason]} conversations ended by {reason}, such as: {why}")
+    _check_answers(account, t.url)
     return Gathered(name(c), made, [], account)
+
+
+def _check_answers(account, url):
+    """Raise GaveUp where conversations stand still, which would be dropped else, or where the
+    server gave none a single turn. Those at a cap may be dropped (demos/run.py)."""
+    still = [reason for reason in ("trouble", "tool") if reason in account.reasons]
+    if not still and not account.turns:
+        still = [reason for reason in ("refused", "garbage") if reason in account.reasons]
+    if still:
+        number = sum(account.reasons[reason] for reason in still)
+        raise GaveUp(
+            f"{number} of {account.asked} conversations with the teacher at {url} stand still: "
+            f"{account.whys[still[0]]}. What is paid is in the journal; the same command goes on "
+            "with them"
+        )
 
 
 def _digest(c, how, budgets) -> str:
@@ -116,6 +132,8 @@ def _digest(c, how, budgets) -> str:
         "tool": {k: c.tools[k] for k in _TOOL}, "shown": c.rollout.tool_result_tokens,
         "words": c.model.source,
     }  # fmt: skip
+    if not how.model:  # then nothing but the address says which model it is
+        parts["url"] = c.demos.teacher.url
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

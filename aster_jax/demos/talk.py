@@ -4,7 +4,8 @@ The conversation is a fold over its events in the ledger: turns that the teacher
 results that the tool gave. What is not there yet is asked for, written down, and then
 taken. So one that a killed process left goes on where it was: turns that are paid are
 taken from the ledger, and their code runs once in a new interpreter to have its variables
-back. If that does not give the results that the teacher was told, the conversation ends.
+back. If that does not give the results that the teacher was told, the conversation ends; if
+the tool fails at it, the conversation stands still.
 
 No retry of a request runs code again: code runs when its turn is in the ledger, once.
 """
@@ -21,14 +22,16 @@ from aster_jax.demos import dialects, endpoint, ledger
 from aster_jax.demos.transcript import Transcript
 from aster_jax.tools import result as tool_result
 
-LOST = 2  # times that a conversation is given a new interpreter when the tool has lost it
+LOST = 2  # times that a conversation is given a new interpreter when the tool has failed it
 # Why a conversation is over for good, beside "answered".
 FAILURES = (
     "turn_budget", "token_budget", "call_budget", "malformed", "empty", "filtered", "garbage",
     "refused", "infrastructure", "state_lost",
 )  # fmt: skip
 # Why one stands still, and goes on when the same command is given again.
-STOPPED = ("trouble", "cap", "leaving")
+STOPPED = ("trouble", "tool", "cap", "leaving")
+# Ends that the events before them do not tell.
+_UNTOLD = ("token_budget", "refused", "infrastructure", "state_lost")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Room:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a conversation: `reason` is "answered", of `FAILURES` or of `STOPPED`."""
+    """What came of a conversation: `reason` is "answered", of `FAILURES` or of `STOPPED`;
+    `fresh` where it was not known before this run."""
 
     transcript: Transcript
     reason: str
@@ -65,6 +69,7 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     num_turns: int
+    fresh: bool
 
 
 @dataclasses.dataclass
@@ -81,57 +86,90 @@ class _Talk:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     num_turns: int = 0
+    lost: int = 0
+    ended: bool = False
     reason: str = ""
     why: str = ""
 
 
 def run(problem: types.Problem, sample: int, key: str, room: Room) -> Outcome:
-    """Have the conversation, or what is missing of it."""
+    """Have the conversation, or what is missing of it. Raises InputError where the ledger
+    holds one that nobody can have had."""
     question = {"role": "user", "content": problem.question}
     talk = _Talk(problem, dialects.begin(room.how, problem.question), [question])
-    for event in room.book.events(key):
+    for i, event in enumerate(room.book.events(key)):
+        if why := _misplaced(talk, event):
+            raise room.book.damaged(key, i, why)
         _take(talk, event, room)
-    session, lost = None, 0
-    try:
-        while not talk.reason:
-            if room.stop.is_set():
-                talk.reason = "leaving"
-            elif talk.waiting:
-                if session is None and not talk.waiting[0][0].reason:
-                    session = _interpreter(talk, sample, room)
-                if talk.reason:
-                    break
-                result = _result(talk, session, room)
-                if result["status"] not in tool_result.INFRA_STATUSES:
-                    _add(talk, key, "result", result, room)
-                elif lost < LOST:
-                    session, lost = None, lost + 1
-                else:
-                    talk.reason, talk.why = "infrastructure", result["text"]
-            else:
-                _ask(talk, sample, key, room)
-        _close(talk, key, room)
-    finally:
-        if session is not None:
-            room.executor.close(session)
+    fresh = not talk.reason
+    _go_on(talk, sample, key, room)
     made = Transcript(
         problem, tuple(talk.messages), tuple(talk.statuses), talk.reason == "answered",
         origin=f"sample {sample} of {problem.id}",
     )  # fmt: skip
     return Outcome(
-        made, talk.reason, talk.why, talk.prompt_tokens, talk.completion_tokens, talk.num_turns
+        made, talk.reason, talk.why, talk.prompt_tokens, talk.completion_tokens, talk.num_turns, fresh
     )
+
+
+def _go_on(talk, sample, key, room):
+    """Until there is a reason to end or to stand still."""
+    session = None
+    try:
+        while not talk.reason:
+            if room.stop.is_set():
+                talk.reason = "leaving"
+            elif not talk.waiting:
+                _ask(talk, sample, key, room)
+            elif talk.waiting[0][0].reason or session is not None:
+                result = _result(talk, session, room)
+                if result["status"] not in tool_result.INFRA_STATUSES:
+                    _add(talk, key, "result", result, room)
+                    continue
+                room.executor.close(session)
+                session = None
+                _lose(talk, "infrastructure", result["text"])
+            else:
+                session = room.executor.open(seed=_seed(f"{room.seed}/{talk.problem.id}/{sample}"))
+                if failure := _restore(talk, session, room):
+                    room.executor.close(session)
+                    session = None
+                    _lose(talk, "tool", failure)
+        _close(talk, key, room)
+    finally:
+        if session is not None:
+            room.executor.close(session)
+
+
+def _lose(talk, reason, why):
+    """Count an interpreter that the tool has failed; too many of them are the reason."""
+    talk.lost += 1
+    if talk.lost > LOST:
+        talk.reason, talk.why = reason, why
+
+
+def _misplaced(talk, event) -> str:
+    """Why an event of the ledger cannot follow the ones before it; "" where it can."""
+    kind = event["event"]
+    if talk.ended or (talk.reason and kind != "end"):
+        return "goes on with a conversation that had ended"
+    if kind == "end" and not talk.reason and event["reason"] not in _UNTOLD:
+        return "ends a conversation that had not come to that"
+    if kind == "turn" and talk.waiting:
+        return "is a turn where the result of a call is missing"
+    if kind == "result" and not talk.waiting:
+        return "is a result where no call waits for one"
+    return ""
 
 
 def _close(talk, key, room):
     """Write the end down, if it is one for good and stands nowhere yet.
 
-    A refusal before anything is paid may be about our settings: it is not for good.
+    A refusal or garbage before anything is paid may be about our settings, or about the
+    address: it is not for good.
     """
-    known = room.book.events(key)
-    if talk.reason == "refused" and not talk.num_turns:
-        return
-    if talk.reason not in STOPPED and not (known and known[-1]["event"] == "end"):
+    unpaid = talk.reason in ("refused", "garbage") and not talk.num_turns
+    if not (talk.ended or unpaid or talk.reason in STOPPED):
         room.book.add(key, "end", {"reason": talk.reason, "why": talk.why})
 
 
@@ -148,12 +186,14 @@ def _ask(talk, sample, key, room):
     if most < 1:
         talk.reason = "token_budget"
         return
-    name = f"{room.seed}/{talk.problem.id}/{sample}/{talk.num_turns}"
-    seed = zlib.crc32(name.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
+    seed = _seed(f"{room.seed}/{talk.problem.id}/{sample}/{talk.num_turns}") & 0x7FFFFFFF
     body = dialects.request(room.how, talk.history, seed, most)
     size = len(json.dumps(body))
-    reserved = dialects.most_tokens(size), most
-    if not room.book.reserve(*reserved):
+    reserved = room.book.reserve(size, most, room.stop)
+    if reserved is None and room.stop.is_set():
+        talk.reason = "leaving"
+        return
+    if reserved is None:
         talk.reason, talk.why = "cap", "another turn could cost more than is left"
         return
     try:
@@ -161,13 +201,13 @@ def _ask(talk, sample, key, room):
         if reply.kind in ("trouble", "refused"):
             talk.reason, talk.why = reply.kind, reply.why
             return
-        if reply.kind == "garbage":
-            values = {"garbage": reply.why}
-        else:
-            values = _kept(reply.body)
+        values = {"garbage": reply.why} if reply.kind == "garbage" else _kept(reply.body)
         prompt, written, said = dialects.tokens(reply.body, size, most)
+        if "garbage" in values and not (said or talk.num_turns):
+            talk.reason, talk.why = "garbage", values["garbage"]
+            return
         values |= {"prompt_tokens": prompt, "completion_tokens": written, "tokens_said": said,
-                   "attempts": reply.attempts}  # fmt: skip
+                   "sent_bytes": size, "most": most, "attempts": reply.attempts}  # fmt: skip
         _add(talk, key, "turn", values, room)
     finally:
         room.book.release(*reserved)
@@ -185,7 +225,9 @@ def _take(talk, event, room):
     """One event; every decision that follows from it is made here, so that it is the same
     when the event comes from the ledger."""
     if event["event"] == "end":
-        talk.reason, talk.why = event["reason"], event["why"]
+        # What the turns tell counts: an older reading of them may have come to another end.
+        talk.ended, talk.reason = True, talk.reason or event["reason"]
+        talk.why = talk.why or event["why"]
     elif event["event"] == "turn":
         _take_turn(talk, event, room)
     else:
@@ -212,6 +254,7 @@ def _take_turn(talk, event, room):
     if not spoken.calls:
         talk.messages.append({"role": "assistant", "content": spoken.text, **thought})
         talk.reason = "answered" if spoken.text.strip() else "empty"
+        talk.why = "" if talk.reason == "answered" else spoken.why
         return
     for i, call in enumerate(spoken.calls):
         # Calls made at once are turns of their own, as the policy makes them.
@@ -245,16 +288,24 @@ def _result(talk, session, room) -> dict:
     return {"status": found.status, "text": room.cut(found.text.removesuffix("\n"))}
 
 
-def _interpreter(talk, sample, room):
-    """An interpreter for the conversation, with the variables that earlier calls have left."""
-    name = f"{room.seed}/{talk.problem.id}/{sample}"
-    session = room.executor.open(seed=zlib.crc32(name.encode("utf-8", "surrogatepass")))
+def _restore(talk, session, room) -> str:
+    """Give an interpreter the variables that earlier calls have left.
+
+    Returns what the tool says where it fails us; another result than the teacher was told
+    ends the conversation.
+    """
     for code, status, text in talk.told:
         if status == "malformed":
             continue
         again = room.executor.run(session, code)
+        if again.status in tool_result.INFRA_STATUSES:
+            return f"variables could not be restored: {again.status}: {again.text.strip()}"
         if (again.status, room.cut(again.text.removesuffix("\n"))) != (status, text):
             talk.reason = "state_lost"
             talk.why = f"run again after an interruption, a call gave {again.status}, not {status}"
             break
-    return session
+    return ""
+
+
+def _seed(name: str) -> int:
+    return zlib.crc32(name.encode("utf-8", "surrogatepass"))

@@ -166,6 +166,8 @@ MISCHIEF = {
     "html": lambda h: send(h, 200, b"<html>hello</html>"),
     "list": lambda h: send(h, 200, b"[1, 2]"),
     "deep": lambda h: send(h, 200, b"[" * 100_000),
+    "nested": lambda h: send(h, 200, b'{"choices": [{"x": %s}]}' % (b"[" * 975 + b"]" * 975)),
+    "failed": lambda h: send(h, 200, {"error": {"message": "the model is away", "code": 502}}),
     "binary": lambda h: send(h, 200, bytes(range(256))),
     "no_choices": lambda h: send(h, 200, {"usage": USAGE}),
     "no_message": choice(finish_reason="stop"),

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from aster_jax import config, config_check, mesh, types, workdir
+from aster_jax import config, config_check, mesh, settings, types, workdir
 from aster_jax.data import chat
 from aster_jax.demos import render, sources, tables, transcript
 from aster_jax.demos import run as demos
 from aster_jax.demos.transcript import Transcript
-from aster_jax.errors import InputError
+from aster_jax.errors import GaveUp, InputError
 from tests.demos import made_server
 
 
@@ -86,7 +86,11 @@ def test_exactly_so_many_or_an_error_that_says_which_rule(tmp_path):
         demos.run(run)
     assert not run.is_finished("demos") and (run.path / "demos" / "curation.md").exists()
     run = run_of(tmp_path / "x", demos__source=source, demos__min_calls=4)
-    with pytest.raises(InputError, match="left 0 of 5 transcripts.*too_few_calls"):
+    with pytest.raises(InputError, match="left 0 of 5 .*too_few_calls.* demos.min_calls or"):
+        demos.run(run)
+    source = messages_file(tmp_path / "b.jsonl", 3, answer=lambda i: -1)
+    run = run_of(tmp_path / "y", demos__source=source)
+    with pytest.raises(InputError, match="left 0 of 3 .*'right answer', which demos.right_only"):
         demos.run(run)
 
 
@@ -104,19 +108,27 @@ def test_every_heldout_file_counts(tmp_path):
     assert demos._held_out(c) == []
 
 
-def test_a_server_is_a_source(tmp_path):
+def taught(tmp_path, server, count=6, **more):
+    """The keys of a run that asks the server `count` problems."""
     problems = tmp_path / "train.jsonl"
-    rows = [{"id": p.id, "question": p.question, "answer": p.answer} for p in made_server.problems(6)]
+    asked = made_server.problems(count)
+    rows = [{"id": p.id, "question": p.question, "answer": p.answer} for p in asked]
     problems.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return {
+        "demos__source": "endpoint", "demos__min_calls": 2, "problems__source": str(problems),
+        "demos__teacher__url": server.url, "demos__teacher__model": "made",
+        "tools__preload": (), "demos__teacher__turn_tokens": 50,
+        "demos__teacher__pause_s": 0.01, "demos__teacher__journal": str(tmp_path / "journal.jsonl"),
+    } | more  # fmt: skip
+
+
+def test_a_server_is_a_source(tmp_path):
     ways = [None, "error", None, "html"]
     with made_server.Server(lambda n: ways[n] if n < len(ways) else None) as server:
-        keys = {
-            "demos__source": "endpoint", "demos__min_calls": 2, "problems__source": str(problems),
-            "demos__teacher__samples": 2, "demos__teacher__url": server.url,
-            "demos__teacher__model": "made", "demos__teacher__pause_s": 0.01,
-            "demos__teacher__at_once": 1, "demos__teacher__price_prompt": 1.0,
-            "demos__teacher__journal": str(tmp_path / "journal.jsonl"),
-        }  # fmt: skip
+        keys = taught(
+            tmp_path, server, demos__teacher__samples=2, demos__teacher__at_once=1,
+            demos__teacher__price_prompt=1.0,
+        )  # fmt: skip
         run = run_of(tmp_path / "w", **keys)
         demos.run(run)
         report, dropped, _, made = outputs(run)
@@ -139,12 +151,66 @@ def test_a_server_is_a_source(tmp_path):
             run_of(tmp_path / "w", **keys | {"demos__teacher__model": "other"})
 
 
+def test_what_stands_still_is_gone_on_with(tmp_path):
+    with made_server.Server(lambda n: "error") as server:
+        keys = taught(tmp_path, server, 5, demos__teacher__retries=0, demos__count=5)
+        run = run_of(tmp_path / "w", **keys)
+        # Fewer conversations than are under way at once: it is the server all the same.
+        with pytest.raises(GaveUp, match=f"5 of 5 .* at {server.url} stand still: status 500"):
+            demos.run(run)
+        server.mischief = lambda n: "error" if n >= 10 else None  # it dies after five answers
+        with pytest.raises(GaveUp, match="the same command goes on with them"):
+            demos.run(run_of(tmp_path / "w", **keys))
+        server.mischief = lambda n: "refused"
+        with pytest.raises(GaveUp, match="5 of 5 .* stand still: status 400"):
+            demos.run(run_of(tmp_path / "v", **keys | {"demos__teacher__model": "other"}))
+        server.mischief = lambda n: None
+        run = run_of(tmp_path / "w", **keys)
+        assert not run.is_finished("demos")
+        demos.run(run)
+    assert outputs(run)[0]["teacher"]["reasons"] == {"answered": 5} and len(server.paid) == 15
+
+
+def test_a_cap_is_no_end_unless_there_is_enough(tmp_path):
+    with made_server.Server() as server:
+        keys = taught(tmp_path, server, 5, demos__teacher__at_once=1, demos__count=5)
+        capped = keys | {"demos__teacher__cap_tokens": 1600}
+        with pytest.raises(GaveUp, match="stand still at demos.teacher.cap_tokens=1600.*count=5"):
+            demos.run(run_of(tmp_path / "w", **capped))
+        few = capped | {"demos__count": 1, "demos__teacher__problems": 5}
+        run = run_of(tmp_path / "few", **few)
+        demos.run(run)
+        assert outputs(run)[0]["teacher"]["reasons"]["cap"] > 2
+        run = run_of(tmp_path / "w", **keys)
+        demos.run(run)
+    assert outputs(run)[0]["teacher"]["reasons"] == {"answered": 5} and len(server.paid) == 15
+
+
+def test_a_server_without_a_name_for_its_model_is_known_by_its_address():
+    c = with_keys(demos__teacher__url="http://a/v1")
+    how, budgets = settings.teacher_how(c), settings.teacher_budgets(c)
+    first = sources._digest(c, how, budgets)
+    c.demos.teacher.url = "http://b/v1"
+    assert sources._digest(c, how, budgets) != first
+    c.demos.teacher.model = "made"
+    how = settings.teacher_how(c)
+    second = sources._digest(c, how, budgets)
+    c.demos.teacher.url = "http://a/v1"
+    assert sources._digest(c, how, budgets) == second
+
+
 @pytest.mark.parametrize(
     "key, value, says",
     [
         ("demos__teacher__api", "talk", "demos.teacher.api='talk'"),
         ("demos__teacher__extra", "[1]", "not a JSON object"),
         ("demos__teacher__extra", "{", "is not JSON"),
+        ("demos__teacher__extra", '{"top_k": NaN}', "is not JSON"),
+        ("demos__teacher__extra", '{"stream": true}', "sets stream, which"),
+        ("demos__teacher__extra", '{"n": 4, "messages": []}', "sets messages, n, which"),
+        ("demos__teacher__style", "xx", "demos.teacher.style='xx'"),
+        ("demos__teacher__cap_money", 5.0, "demos.teacher.cap_money=5.0 caps nothing"),
+        ("demos__teacher__timeout_s", 0.0, "demos.teacher.timeout_s=0.0 must be"),
         ("demos__teacher__samples", 0, "demos.teacher.samples=0"),
         ("demos__teacher__retries", -1, "demos.teacher.retries=-1 must not be negative"),
         ("demos__teacher__url", "here", "demos.teacher.url"),
