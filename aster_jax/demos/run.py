@@ -35,7 +35,7 @@ def _run(run):
     judged = _judged(c, found.transcripts)
     kept = curate.by_content(judged, rules, _held_out(c))
     schemas = [chat.TOOL] if c.model.show_tool else None
-    _check_caps(c, found, len(kept.transcripts))
+    _check_still(c, found, len(kept.transcripts))
     _check(c, found, kept.transcripts, kept)
     words = _tokenizer(run, kept.transcripts, schemas)
     limit = c.rollout.tool_result_tokens
@@ -59,7 +59,7 @@ def _run(run):
     )
     if found.account:
         run.say("demos", _cost(report["teacher"]))
-    _check_caps(c, found, len(demos))
+    _check_still(c, found, len(demos))
     if rules.exact_count and len(demos) < rules.count:
         raise InputError(
             f"the rules leave {len(demos)} demonstrations, and demos.exact_count asks for "
@@ -94,17 +94,23 @@ def _is_open(t) -> bool:
     return t.finished and bool(t.problem.answer) and not t.verdict
 
 
-def _check_caps(c, found, number):
-    """Raise GaveUp where a cap has stopped conversations that demos.count cannot do without."""
-    if found.account and "cap" in found.account.reasons and number < c.demos.count:
-        t = c.demos.teacher
-        raise GaveUp(
-            f"{found.account.reasons['cap']} of {found.account.asked} conversations stand still at "
-            f"demos.teacher.cap_tokens={t.cap_tokens}, cap_money={t.cap_money:g}, and {number} "
-            f"demonstrations are there of demos.count={c.demos.count}; raise the cap, and the same "
-            "command goes on with them; or have a smaller demos.count in another workdir, with "
-            f"this demos.teacher.journal and demos.teacher.problems={found.account.asked // t.samples}"
-        )
+def _check_still(c, found, number):
+    """Raise GaveUp where conversations stand still that demos.count cannot do without."""
+    reasons = found.account.reasons if found.account else {}
+    still = [reason for reason in ("trouble", "tool", "cap") if reason in reasons]
+    if not still or number >= c.demos.count:
+        return
+    t, asked = c.demos.teacher, found.account.asked
+    why = found.account.whys[still[0]] if still[0] in found.account.whys else still[0]
+    if still[0] == "cap":
+        why = (f"demos.teacher.cap_tokens={t.cap_tokens}, cap_money={t.cap_money:g}; raise the cap, "
+               f"or have a smaller demos.count in another workdir, with this demos.teacher.journal "
+               f"and demos.teacher.problems={asked // t.samples}")  # fmt: skip
+    raise GaveUp(
+        f"{sum(reasons[r] for r in still)} of {asked} conversations with the teacher at {t.url} stand "
+        f"still, and {number} demonstrations are there of demos.count={c.demos.count}: {why}. What "
+        "is paid is in the journal; the same command goes on with them"
+    )
 
 
 def _check(c, found, left, kept):

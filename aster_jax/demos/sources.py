@@ -111,12 +111,10 @@ def _endpoint(run) -> Gathered:
 
 
 def _check_answers(account, url):
-    """Raise GaveUp where conversations stand still, which would be dropped else, or where the
-    server gave none a single turn. Those at a cap may be dropped (demos/run.py)."""
-    still = [reason for reason in ("trouble", "tool") if reason in account.reasons]
-    if not still and not account.turns:
-        still = [reason for reason in ("refused", "garbage") if reason in account.reasons]
-    if still:
+    """Raise GaveUp where the server gave no conversation a single turn. Whether one can do
+    without those that stand still is known later (demos/run.py)."""
+    still = [r for r in ("trouble", "refused", "garbage", "tool") if r in account.reasons]
+    if still and not account.turns:
         number = sum(account.reasons[reason] for reason in still)
         raise GaveUp(
             f"{number} of {account.asked} conversations with the teacher at {url} stand still: "
