@@ -253,6 +253,13 @@ def test_each_kind_of_copy_is_found_by_those_that_can(question, kinds):
         }
 
 
+def test_held_out_problems_of_two_files_may_have_one_id():
+    other = problem("Seven bakers share a table and each bakes two loaves more than the one at the left", 1)
+    for held in ([problem(LONG, 1), other], [other, problem(LONG, 1)]):
+        for asked in (LONG.replace("frog", "toad"), other.question.replace("Seven", "Nine")):
+            assert contamination.find([problem(asked)], held, "ngram", 8) == {asked: "ngram q1"}
+
+
 def test_words_that_several_held_out_questions_share_say_nothing():
     end = " can be written as m over n where m and n are relatively prime positive integers find m+n"
     held = [problem(f"The area of the {shape}{end}", i) for i, shape in enumerate(("hexagon", "kite"))]
