@@ -3,6 +3,7 @@
 Under the loaders of problems and of demonstrations, who know what a row may hold.
 """
 
+import codecs
 import json
 import pathlib
 
@@ -28,9 +29,9 @@ def read(path: pathlib.Path, kind: str, keys: str) -> list[tuple[int, object]]:
     try:
         if path.suffix == ".parquet":
             return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         if path.suffix == ".json":
-            records = json.loads(text)
+            records = json.loads(data.decode("utf-8"))
             if not isinstance(records, list):
                 raise InputError(f"{path} is not a JSON list, of one {kind} each")
             return list(enumerate(records, 1))
@@ -39,10 +40,12 @@ def read(path: pathlib.Path, kind: str, keys: str) -> list[tuple[int, object]]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
         raise InputError(f"{path} cannot be read as {path.suffix}: {e}") from e
     rows = []
-    for row, line in enumerate(text.split("\n"), 1):
+    for row, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             try:
-                rows.append((row, json.loads(line)))
+                rows.append((row, json.loads(line.decode("utf-8"))))
+            except UnicodeDecodeError as e:
+                raise InputError(f"{path} row {row} is not UTF-8: {e}; save the file as such") from e
             except (ValueError, RecursionError) as e:
                 raise InputError(f"{path} row {row} is not JSON: {e}") from e
     return rows
