@@ -249,7 +249,9 @@ def _identity(t, duplicates) -> str:
 
 
 def _unwritable(t) -> str:
-    """Why no markup can be written for it: what a teacher wrote may be no call at all."""
+    """Why no markup can be written for it: what a teacher wrote may be no call, or no text."""
+    if transcript.has_half(t):
+        return f"not_writable: {transcript.HALF}"
     try:
         chat.render_text(t.messages, None, "chatml")
     except InputError as e:

@@ -95,6 +95,16 @@ def test_what_no_markup_can_hold_is_dropped_with_its_reason():
     assert "not valid JSON" in kept.dropped[0].reason
 
 
+@pytest.mark.parametrize("half", [
+    made(0, answer="\ud83d"), made(0, question="What is \udc00?"),
+    dataclasses.replace(made(0), problem=types.Problem("\ud83d", "What is 0?", "4", "f")),
+])  # fmt: skip
+def test_half_of_a_surrogate_pair_is_dropped_with_its_reason(half):
+    kept = by_content([half, made(1)], held=[problem("What is 7?")])
+    assert ids(kept) == ["row 1"] and curate.reasons(kept.lines) == {"not_writable": 1}
+    assert "half of a surrogate pair" in kept.dropped[0].reason
+
+
 def test_rows_that_are_no_transcript_are_the_first_line():
     kept = curate.by_content([made(0)], rules(), (), {"unusable_row": 2})
     assert curate.reasons(kept.lines) == {"unusable_row": 2} and len(kept.transcripts) == 1
