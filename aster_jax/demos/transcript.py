@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from aster_jax import types
+from aster_jax.data import rows
 from aster_jax.errors import InputError
 from aster_jax.tools import result
 from aster_jax.train import metrics
@@ -179,9 +180,7 @@ def save(path: pathlib.Path, transcripts: Sequence[Transcript]) -> None:
 
 def load(path: pathlib.Path) -> list[Transcript]:
     """What `save` wrote. Raises InputError naming file and row for anything else."""
-    # Split at "\n" only: tool output may hold other characters that count as line ends.
-    rows = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
-    return [_read(json.loads(row), f"{path} row {n}") for n, row in rows if row]
+    return [_read(record, f"{path} row {row}") for row, record in rows.lines(path)]
 
 
 def read_row(record: dict) -> Transcript | str:
@@ -198,11 +197,10 @@ def write_row(transcript: Transcript) -> dict:
 
 
 def _read(record, where) -> Transcript:
-    for name in ("messages", "statuses"):
-        if name in record and not isinstance(record[name], list):
-            why = f"{name} is {record[name]!r:.40}, not a list"
-            raise InputError(f"{where} is no transcript of this package ({why})")
     try:
+        for name in ("messages", "statuses"):
+            if not isinstance(record[name], (list, tuple)):
+                raise TypeError(f"{name} is {record[name]!r:.40}, not a list")
         made = Transcript(
             **record
             | {
@@ -212,7 +210,7 @@ def _read(record, where) -> Transcript:
             }
         )
     except (TypeError, KeyError) as e:
-        raise InputError(f"{where} is no transcript of this package ({e!r:.120})") from e
+        raise InputError(f"{where} is no transcript of this package ({e!r:.160})") from e
     if reason := fault(made):
         raise InputError(f"{where} is no transcript of this package ({reason})")
     return made

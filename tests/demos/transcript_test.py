@@ -152,12 +152,16 @@ def test_failures_are_seen_in_the_results_of_every_format():
     assert retool.read_row(retool_row(BLOCK.replace("1024", failed) + "4")).statuses == ("error",)
 
 
-def test_what_is_dropped_can_be_written_whatever_it_says(tmp_path):
+def test_a_file_of_transcripts_holds_whatever_is_said_and_damage_is_named(tmp_path):
     """Half of a surrogate pair is no UTF-8, and stands in a file as JSON spells it."""
     made = dialogues.read_row(changed(3, content="It is \ud83d, \\\ud83d or \U0001f600."))
     transcript.save(tmp_path / "t.jsonl", [made])
     assert transcript.load(tmp_path / "t.jsonl") == [made]
     assert "\U0001f600" in (tmp_path / "t.jsonl").read_text("utf-8")
+    for damage in ("5", "null", "{", "{}", '{"messages": 5}'):
+        (tmp_path / "t.jsonl").write_text("\n" + damage)
+        with pytest.raises(InputError, match="t.jsonl row 2 is no"):
+            transcript.load(tmp_path / "t.jsonl")
 
 
 def test_golds_of_a_row_are_read_in_every_format():
