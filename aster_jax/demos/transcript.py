@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from aster_jax import types
-from aster_jax.data import rows
+from aster_jax.data import calls, rows
 from aster_jax.errors import InputError
 from aster_jax.tools import result
 from aster_jax.train import metrics
@@ -67,9 +67,8 @@ def calls_of(message: dict) -> list:
 def code_of(call: dict) -> str | None:
     """The code of a call; None for one of another tool, or with more or other arguments."""
     arguments = call["arguments"]
-    if isinstance(arguments, dict) and set(arguments) == {"code"}:
-        return arguments["code"]
-    return None
+    ours = call["name"] == calls.TOOL_NAME and isinstance(arguments, dict)
+    return arguments["code"] if ours and set(arguments) == {"code"} else None
 
 
 def has_half(made: Transcript) -> bool:
@@ -130,7 +129,7 @@ def _message_fault(message) -> str:
     if not isinstance(found, list):
         return f"has tool_calls {found!r:.40}, which are no list"
     if found and (len(found) > 1 or message["role"] != "assistant"):
-        return f"makes {len(found)} calls as {message['role']}; only an assistant makes one, one a turn"
+        return f"makes {len(found)} calls as {message['role']}; an assistant makes one a turn"
     return "" if all(map(_is_call, found)) else "has a call that is not a name and its arguments"
 
 
