@@ -3,8 +3,10 @@
 Under the loaders of problems and of demonstrations, who know what a row may hold.
 """
 
+import codecs
 import json
 import pathlib
+from collections.abc import Iterator
 
 import pyarrow
 import pyarrow.parquet
@@ -28,21 +30,32 @@ def read(path: pathlib.Path, kind: str, keys: str) -> list[tuple[int, object]]:
     try:
         if path.suffix == ".parquet":
             return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            records = json.loads(text)
-            if not isinstance(records, list):
-                raise InputError(f"{path} is not a JSON list, of one {kind} each")
-            return list(enumerate(records, 1))
+        if path.suffix == ".jsonl":
+            return list(lines(path))
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(records, list):
+            raise InputError(f"{path} is not a JSON list, of one {kind} each")
+        return list(enumerate(records, 1))
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as e:
         raise InputError(f"{path} cannot be read as {path.suffix}: {e}") from e
-    rows = []
-    for row, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+
+
+def lines(path: pathlib.Path) -> Iterator[tuple[int, object]]:
+    """The same of a file of JSON lines, one after the other, so that it may be a large one.
+
+    Raises InputError naming the row that is no JSON, or no UTF-8.
+    """
+    with open(path, "rb") as file:
+        for row, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if row == 1 else line
+            if not line.strip():
+                continue
             try:
-                rows.append((row, json.loads(line)))
+                record = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as e:
+                raise InputError(f"{path} row {row} is not UTF-8: {e}; save the file as such") from e
             except (ValueError, RecursionError) as e:
                 raise InputError(f"{path} row {row} is not JSON: {e}") from e
-    return rows
+            yield row, record

@@ -40,21 +40,22 @@ def find(
 
 def _by_ngrams(asked, held, words):
     """(question, id of the held-out one) of those that share enough n-grams."""
-    distinct = {problems.overlap_key(p.question): p for p in held}
-    sets = {p.id: ngrams(p.question, words) for p in distinct.values()}
+    # By place, as problems of two files may have one id.
+    distinct = list({problems.overlap_key(p.question): p for p in held}.values())
+    sets = [ngrams(p.question, words) for p in distinct]
     owners = collections.defaultdict(set)
-    for held_id, grams in sets.items():
+    for i, grams in enumerate(sets):
         for gram in grams:
-            owners[gram].add(held_id)
-    own = {i: {g for g in grams if len(owners[g]) == 1} for i, grams in sets.items()}
+            owners[gram].add(i)
+    own = [{g for g in grams if len(owners[g]) == 1} for grams in sets]
     for problem in asked:
         mine = ngrams(problem.question, words)
         shared = collections.Counter(
             next(iter(owners[g])) for g in mine if g in owners and len(owners[g]) == 1
         )
-        for held_id, n in shared.most_common(1):
-            if n >= SHARED * min(len(mine), len(own[held_id])):
-                yield problem.question, held_id
+        for i, n in shared.most_common(1):
+            if n >= SHARED * min(len(mine), len(own[i])):
+                yield problem.question, distinct[i].id
 
 
 def ngrams(question: str, words: int) -> set[tuple[str, ...]]:

@@ -10,7 +10,7 @@ is why it never shows a recovery; ours may keep demonstrations that do.
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aster_jax import types
 from aster_jax.data import chat
@@ -82,25 +82,33 @@ class Dropped:
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What is left, and how that came about."""
+    """What is left, and how that came about; `error` says why nothing of what there was fits."""
 
     transcripts: list[Transcript]
     lines: list[Line]
     dropped: list[Dropped]
+    error: str = ""
 
 
 def by_content(
-    transcripts: Sequence[Transcript], rules: Rules, held: Sequence[types.Problem]
+    transcripts: Sequence[Transcript],
+    rules: Rules,
+    held: Sequence[types.Problem],
+    unusable: Mapping[str, int] | None = None,
 ) -> Kept:
     """Those that pass every rule that needs no tokens.
 
     Args:
       held: problems that nothing may be trained on.
+      unusable: how many rows of the source were no transcript, by reason: the first line.
     """
     copies = contamination.find(
         [t.problem for t in transcripts], held, rules.decontaminate, rules.ngram_words
     )
     kept = Kept(list(transcripts), [], [])
+    if unusable:
+        rows = len(transcripts) + sum(unusable.values())
+        kept.lines.append(Line("usable rows", "bad_rows", rows, len(transcripts), dict(unusable)))
     for rule, key, judge in (
         ("finished", "", lambda t: "" if t.finished else "unfinished"),
         ("right answer", "right_only", lambda t: _wrong(t, rules)),
@@ -108,9 +116,8 @@ def by_content(
         ("tool success", "keep_errors", lambda t: _failed(t, rules)),
         ("void turns", "max_void", lambda t: "void_turn" if t.num_void > rules.max_void else ""),
         ("held-out problems", "decontaminate", lambda t: _held_out(t, copies)),
+        ("markup", "", _unwritable),  # before the first of several is taken for all of them
         ("duplicates", "duplicates", _repeated(rules)),
-        ("per problem", "max_per_problem", _above(rules.max_per_problem)),
-        ("markup", "", _unwritable),
     ):
         kept = _apply(kept, rule, key, judge)
     return kept
@@ -121,38 +128,45 @@ def by_size(
 ) -> tuple[Kept, list[types.Demo]]:
     """`count` of them that fit, in their order, with the asked share of those without calls.
 
-    Where one sort is short, the other is cut so that the share holds.
+    Where one sort is short, the other is cut so that the share holds. Of one problem the first
+    `max_per_problem` that fit count. Nothing is raised where none is left: then the result has
+    an `error`, for whoever has reported what became of them.
     """
     limit = min(rules.max_tokens or rules.row_tokens, rules.row_tokens)
     text_only = round(rules.count * rules.text_only_share)
     room = {True: text_only, False: rules.count - text_only}
     if not rules.text_only_share:
         room = {True: rules.count, False: rules.count}
-    demos, taken, shortest = {}, collections.Counter(), 0
-    fitting, full = [], []
+    demos, why, lengths, fitting = {}, {}, [], []
+    taken, answered = collections.Counter(), collections.Counter()
     for t in candidates.transcripts:
         sort = not t.num_calls
-        if taken[sort] >= room[sort] or len(demos) >= rules.count:
-            full.append(id(t))
-            continue
-        demo = render(t)
-        shortest = min(shortest or len(demo.tokens), len(demo.tokens))
-        if len(demo.tokens) <= limit:
+        if 0 < rules.max_per_problem <= answered[t.problem.id]:
+            why[id(t)] = "more_per_problem"
+        elif taken[sort] >= room[sort] or len(demos) >= rules.count:
+            why[id(t)] = "more_than_count"
+        else:
+            demo = render(t)
+            lengths.append(len(demo.tokens))
+            if lengths[-1] > limit:
+                why[id(t)] = f"too_long: {lengths[-1]} tokens"
+                continue
             demos[id(t)] = demo
             taken[sort] += 1
+            answered[t.problem.id] += 1
             fitting.append(t)
-    if candidates.transcripts and not demos:
-        raise InputError(
-            f"none of {len(candidates.transcripts)} demonstrations fits {_length_key(rules)}="
-            f"{limit}; the shortest has {shortest} tokens: raise it"
-        )
-    fits = {*demos, *full}
-    kept = _apply(candidates, "length", "max_tokens",
-                  lambda t: "" if id(t) in fits else "too_long")  # fmt: skip
-    kept = _apply(kept, "count", "count", lambda t: "" if id(t) in demos else "more_than_count")
-    surplus = _surplus(fitting, rules.text_only_share)
-    kept = _apply(kept, "share of text only", "text_only_share",
-                  lambda t: "more_than_share" if id(t) in surplus else "")  # fmt: skip
+    why |= dict.fromkeys(_surplus(fitting, rules), "more_than_share")
+    kept = candidates
+    for rule, key, reason in (
+        ("length", "max_tokens", "too_long"),
+        ("per problem", "max_per_problem", "more_per_problem"),
+        ("count", "count", "more_than_count"),
+        ("share of text only", "text_only_share", "more_than_share"),
+    ):
+        concerned = {i: said for i, said in why.items() if said.partition(":")[0] == reason}
+        kept = _apply(kept, rule, key, lambda t, by=concerned: by[id(t)] if id(t) in by else "")
+    if candidates.transcripts and not kept.transcripts:
+        kept = dataclasses.replace(kept, error=_nothing(candidates, rules, limit, lengths))
     return kept, [demos[id(t)] for t in kept.transcripts]
 
 
@@ -234,18 +248,10 @@ def _identity(t, duplicates) -> str:
     return "\n".join("".join(text.split()) for text in (t.problem.question, *said))
 
 
-def _above(limit: int) -> Callable[[Transcript], str]:
-    counts = collections.Counter()
-
-    def judge(t):
-        counts[t.problem.id] += 1
-        return "more_per_problem" if 0 < limit < counts[t.problem.id] else ""
-
-    return judge
-
-
 def _unwritable(t) -> str:
-    """Why no markup can be written for it: what a teacher wrote may be no call at all."""
+    """Why no markup can be written for it: what a teacher wrote may be no call, or no text."""
+    if transcript.has_half(t):
+        return f"not_writable: {transcript.HALF}"
     try:
         chat.render_text(t.messages, None, "chatml")
     except InputError as e:
@@ -253,14 +259,32 @@ def _unwritable(t) -> str:
     return ""
 
 
-def _surplus(fitting, share) -> set[int]:
-    """Those beyond what the share allows, where one of the two sorts is short."""
-    if not share:
+def _surplus(fitting, rules) -> set[int]:
+    """Those beyond what the share allows, where one of the two sorts is short: what is kept is
+    the most of which the share, rounded, can be had."""
+    if not rules.text_only_share:
         return set()
     sorts = {s: [id(t) for t in fitting if (not t.num_calls) == s] for s in (True, False)}
-    shares = {True: share, False: 1 - share}
-    total = min(len(sorts[s]) / shares[s] for s in sorts if shares[s] > 0)
-    return {i for s in sorts for i in sorts[s][round(total * shares[s]) :]}
+    for n in range(min(rules.count, len(fitting)), -1, -1):
+        text_only = round(n * rules.text_only_share)
+        if text_only <= len(sorts[True]) and n - text_only <= len(sorts[False]):
+            break
+    return {*sorts[True][text_only:], *sorts[False][n - text_only :]}
+
+
+def _nothing(candidates, rules, limit, lengths) -> str:
+    """Why none is left, and what to do."""
+    if lengths and min(lengths) > limit:
+        return (
+            f"none of {len(candidates.transcripts)} demonstrations fits {_length_key(rules)}="
+            f"{limit}; the shortest has {min(lengths)} tokens: raise it"
+        )
+    text_only = sum(not t.num_calls for t in candidates.transcripts)
+    return (
+        f"demos.text_only_share={rules.text_only_share} cannot be had of {text_only} demonstrations "
+        f"without and {len(candidates.transcripts) - text_only} with calls; change it, or bring "
+        "the sort that is missing"
+    )
 
 
 def _length_key(rules) -> str:

@@ -5,11 +5,14 @@ Arguments of a call are an object or its JSON, reasoning stands in `reasoning_co
 `id`, a `family`, and the `statuses` of its calls; where these are missing, a result whose
 last line reads like a Python exception counts as an error. Another tool than ours with one
 text argument is read as ours: it is code for the same kind of interpreter.
+
+What stands in a row beside its conversation is read and written here for the other formats too.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 
 from aster_jax import types
 from aster_jax.data import calls, chat, golds, messages
@@ -26,29 +29,59 @@ _ANSWERS = ("reward_model", "answer", "final_answer", "expected_answer")
 
 def read_row(row: dict) -> Transcript | str:
     """One conversation as a transcript, or the reason why it is none."""
+    turns = () if row[COLUMN] is None else row[COLUMN]
+    if not isinstance(turns, (list, tuple)):
+        return f"has messages that are {turns!r:.40}, not a list of them"
     try:
-        read = messages.read([_plain(m) for m in row[COLUMN] or ()])
-        spoken = _conversation(read)
-        answer = golds.of(row, "its row") if any(_has(row, f) for f in _ANSWERS) else ""
-    except (InputError, TypeError, AttributeError) as e:
+        spoken = _conversation(messages.read(map(transcript.without_nulls, turns)))
+    except InputError as e:
         return str(e)
-    if isinstance(spoken, str):
-        return spoken
-    results = [m["content"] for m in spoken if m["role"] == "tool"]
-    statuses = tuple(map(status_of, results))
-    if _has(row, "statuses"):
-        statuses = tuple(row["statuses"])
-        if len(statuses) < len(results) or not all(isinstance(s, str) for s in statuses):
-            return f"has {len(results)} results of tools and statuses {list(statuses)!r:.80}"
+    return spoken if isinstance(spoken, str) else transcript_of(row, spoken, FAMILY)
+
+
+def transcript_of(row: dict, spoken: Sequence[dict], family: str) -> Transcript | str:
+    """A conversation that was read from a row, with what else the row tells of it, or the reason
+    why that cannot be; `family` stands where the row names none."""
+    given = {k: v for k, v in row.items() if v is not None}
+    for field in ("id", "family", "scorer"):
+        value = given[field] if field in given else ""
+        if type(value) not in (str, int, float) or value != value:  # as NaN is
+            return f"has {field} {value!r:.60}, which is neither text nor a number"
     question = spoken[0]["content"]
+    if not question.strip():
+        return "has a question without text"
+    results = [m["content"] for m in spoken if m["role"] == "tool"]
+    if "statuses" not in given:
+        given["statuses"] = list(map(status_of, results))
+    if reason := transcript.statuses_fault(given["statuses"], len(results)):
+        return reason
+    try:
+        answer = golds.of(given, "its row") if any(f in given for f in _ANSWERS) else ""
+    except InputError as e:
+        return str(e)
     digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    own = str(row["id"]) if _has(row, "id") else f"{FAMILY}-{digest}"
-    family = str(row["family"]) if _has(row, "family") else FAMILY
-    return Transcript(types.Problem(own, question, answer, family), tuple(spoken), statuses)
+    problem = types.Problem(
+        id=str(given["id"]) if "id" in given else f"{family}-{digest}",
+        question=question,
+        answer=answer,
+        family=str(given["family"]) if "family" in given else family,
+        scorer=str(given["scorer"]) if "scorer" in given else "",
+    )
+    return Transcript(problem, tuple(spoken), tuple(given["statuses"]))
+
+
+def columns_of(made: Transcript) -> dict:
+    """What `transcript_of` reads from a row beside its conversation."""
+    p = made.problem
+    known = {field: value for field, value in (("answer", p.answer), ("scorer", p.scorer)) if value}
+    return {"id": p.id, "family": p.family, **known, "statuses": list(made.statuses)}
 
 
 def write_row(made: Transcript) -> dict:
-    """A transcript as a row; arguments as JSON, which every reader takes, and ids for calls."""
+    """A transcript as a row; arguments as JSON, which every reader takes, and ids for calls.
+
+    Raises InputError for one that would not be read as what it is.
+    """
     written, waiting = [], []
     for message in made.messages:
         new = {"role": message["role"], "content": message["content"]}
@@ -60,25 +93,15 @@ def write_row(made: Transcript) -> dict:
         if message["role"] == "tool" and waiting:
             new["tool_call_id"] = waiting.pop(0)
         written.append(new)
-    row = {"id": made.problem.id, COLUMN: written, "tools": [chat.TOOL], "family": made.problem.family}
-    if made.problem.answer:
-        row["answer"] = made.problem.answer
-    return {**row, "statuses": list(made.statuses)}
+    row = {COLUMN: written, "tools": [chat.TOOL], **columns_of(made)}
+    transcript.check_written(made, read_row(row), "messages")
+    return row
 
 
 def status_of(result: str) -> str:
     """What a tool's status was, guessed from its text."""
     last = result.rstrip().rpartition("\n")[2]
     return "error" if _LAST_LINE.match(last) or "Traceback (most recent" in result else "ok"
-
-
-def _has(row, field) -> bool:
-    return field in row and row[field] is not None
-
-
-def _plain(message):
-    """A message without what a table adds to all because one has it."""
-    return {k: v for k, v in message.items() if v is not None or k == "content"}
 
 
 def _call(call: dict, name: str) -> dict:
@@ -133,7 +156,7 @@ def _turn(message) -> dict:
 
 
 def _code(call: messages.Call) -> str | None:
-    arguments = json.loads(call.arguments)
+    arguments = {k: v for k, v in json.loads(call.arguments).items() if v is not None}
     if len(arguments) != 1:
         return None
     (text,) = arguments.values()

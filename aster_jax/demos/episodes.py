@@ -10,12 +10,12 @@ held-out problems, and the rule `demos.decontaminate` drops them where the new r
 the same.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
 from aster_jax import types, weights, workdir
-from aster_jax.data import calls, chat, tokenizer
+from aster_jax.data import calls, chat, rows, tokenizer
+from aster_jax.demos import transcript
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
 from aster_jax.rollout import episode, record
@@ -38,12 +38,14 @@ def load(path: str, patterns: Sequence[str], min_step: int) -> list[Transcript]:
     words, style = _tokenizer(root, config), config.model.style
     made = []
     for file, row, found in _records(root, patterns):
-        if "step" in found and found["step"] is not None and found["step"] < min_step:
-            continue
         origin = f"{file} row {row}"
         try:
+            if _is_before(found, min_step):
+                continue
             made.append(read(found, words, style, config.rollout.tool_result_tokens, origin))
-        except (InputError, KeyError, TypeError) as e:
+            if reason := transcript.fault(made[-1]):
+                raise InputError(reason)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as e:
             raise InputError(f"{root / file} row {row} is no episode of this version: {e}") from e
     if not made:
         raise InputError(
@@ -90,17 +92,44 @@ def read(found: dict, words, style: str, tool_result_tokens: int, origin: str = 
     )  # fmt: skip
 
 
-def _records(root, patterns) -> Iterator[tuple[str, int, dict]]:
-    """(file, row from 1, record) of every episode; files from the last name to the first."""
+def _is_before(found, min_step) -> bool:
+    """Whether a record is of an earlier step of RL; an evaluation's are of none."""
+    if not isinstance(found, dict):
+        raise TypeError(f"it is {found!r:.40}, not an object")
+    step = found["step"] if "step" in found else None
+    if not isinstance(step, int | None):
+        raise TypeError(f"its step is {step!r:.40}, not a number")
+    return step is not None and step < min_step
+
+
+def _records(root, patterns) -> Iterator[tuple[str, int, object]]:
+    """(file, row from 1, record) of every episode; files from the last name to the first, each
+    once whatever names it."""
+    seen = set()
     for pattern in patterns:
-        named = f"{pattern}/episodes/*.jsonl" if "/" not in pattern else pattern
-        for path in sorted(root.glob(named), reverse=True):
-            with open(path, encoding="utf-8") as lines:
-                for row, line in enumerate(lines, 1):
-                    try:
-                        yield str(path.relative_to(root)), row, json.loads(line)
-                    except ValueError as e:
-                        raise InputError(f"{path} row {row} is not JSON: {e}") from e
+        for path in sorted(_files(root, pattern), reverse=True):
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            if not path.is_file():
+                raise InputError(f"{path} is no file; name those in it with demos.episodes, such as "
+                                 "'rl2/episodes/*.jsonl'")  # fmt: skip
+            for row, found in rows.lines(path):
+                yield str(path.relative_to(root)), row, found
+
+
+def _files(root, pattern) -> list[pathlib.Path]:
+    """What a pattern of `demos.episodes` names below a run's directory."""
+    try:
+        parts = pathlib.PurePath(pattern)
+        if not parts.parts or parts.is_absolute():
+            raise ValueError("it is empty or absolute")
+        return list(root.glob(pattern if "/" in pattern else f"{pattern}/episodes/*.jsonl"))
+    except (ValueError, TypeError) as e:
+        raise InputError(
+            f"demos.episodes has {pattern!r}, which is no stage, and no pattern of files below "
+            f"{root} ({e}); give such as 'rl2' or 'eval/rl2_main_*.jsonl'"
+        ) from e
 
 
 def _tokenizer(root, config):

@@ -3,14 +3,13 @@
 A row has two `messages`: a question, in a frame that ends in "*user question:*", and one
 text in which code stands in <code> blocks (fenced as Python), its output in <interpreter>
 blocks, and the answer, boxed, in <answer>. The format tells no thought from what is said:
-written, a thought stands before the text of its turn, and read it is text.
+written, a thought stands before the text of its turn, and read it is text. What else a row
+may hold are the columns of a row of `messages` (demos/dialogues.py).
 """
 
-import hashlib
 import re
 
-from aster_jax import types
-from aster_jax.data import chat
+from aster_jax.data import chat, messages
 from aster_jax.data.turns import WRITTEN_TAGS
 from aster_jax.demos import dialogues, transcript
 from aster_jax.demos.transcript import Transcript
@@ -30,8 +29,8 @@ def is_row(row: dict) -> bool:
     if not isinstance(turns, list) or not all(isinstance(m, dict) for m in turns):
         return False
     roles = [m["role"] if "role" in m else None for m in turns]
-    said = turns[-1]["content"] if turns and "content" in turns[-1] else None
-    framed = isinstance(said, str) and any(tag in said for tag in _TAGS[:4])
+    said = str(turns[-1]["content"]) if turns and "content" in turns[-1] else ""
+    framed = any(tag in said for tag in _TAGS[:4])
     return roles in (["user", "assistant"], ["system", "user", "assistant"]) and framed
 
 
@@ -39,14 +38,16 @@ def read_row(row: dict) -> Transcript | str:
     """One conversation as a transcript, or the reason why it is none."""
     if not is_row(row):
         return "is not a question and a text with <code> and <interpreter> blocks"
-    turns = row[COLUMN]
-    if len(turns) == 3 and turns[0]["content"]:
+    try:
+        turns = messages.read(map(transcript.without_nulls, row[COLUMN]))
+    except InputError as e:
+        return str(e)
+    if turns[0].role == "system" and turns[0].content.strip():
         return "has a system message, which would be lost"
-    if not isinstance(turns[-2]["content"], str):
-        return "has a question that is not text"
-    question = _bare(turns[-2]["content"].rpartition(_QUESTION)[2])
-    made, statuses = [{"role": "user", "content": question}], []
-    text, at, expected = turns[-1]["content"], 0, "code"
+    if turns[-1].thought or turns[-1].calls:
+        return "has a thought or a call beside the text that its code stands in"
+    made = [{"role": "user", "content": _bare(turns[-2].content.rpartition(_QUESTION)[2])}]
+    text, at, expected = turns[-1].content, 0, "code"
     for block in _BLOCK.finditer(text):
         between, at = text[at : block.start()], block.end()
         if block[1] != expected:
@@ -63,51 +64,43 @@ def read_row(row: dict) -> Transcript | str:
             return "has text between a <code> block and its <interpreter>"
         result = block[2].removeprefix("\n").removesuffix("\n")
         made.append({"role": "tool", "content": result})
-        statuses.append(dialogues.status_of(result))
         expected = "code"
     final = _said(_bare(text[at:]))
     if expected != "code" or not final:
         return "ends without an answer" if expected == "code" else "ends with a call without result"
     made.append({"role": "assistant", "content": final})
-    digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    problem = types.Problem(f"{FAMILY}-{digest}", question, "", FAMILY)
-    return Transcript(problem, tuple(made), tuple(statuses))
+    return dialogues.transcript_of(row, made, FAMILY)
 
 
 def write_row(made: Transcript) -> dict:
     """A finished transcript as a row. Raises InputError for one that the format cannot hold."""
     parts = []
     for message in made.messages[1:]:
-        if any(tag in message["content"] for tag in _TAGS):
-            raise _unfit(made, "its text holds a tag of the format")
-        if message["role"] == "tool":
-            parts.append(f"<interpreter>\n{message['content']}\n</interpreter>\n")
-            continue
+        if message["role"] == "user":
+            raise transcript.unfit(made, "ReTool", "it has more than one user message")
         thought = message["reasoning_content"] if "reasoning_content" in message else ""
-        parts.append("\n\n".join(filter(None, (thought, message["content"]))) + "\n")
+        words = "\n\n".join(filter(None, (thought, message["content"])))
+        if any(tag in words for tag in _TAGS):
+            raise transcript.unfit(made, "ReTool", "its text holds a tag of the format")
+        if message["role"] == "tool":
+            parts.append(f"<interpreter>\n{words}\n</interpreter>\n")
+            continue
+        parts.append(words + "\n")
         for call in transcript.calls_of(message):
-            code = call["arguments"]["code"]
+            code = transcript.code_of(call)
+            if code is None:
+                raise transcript.unfit(made, "ReTool", "a call of it is not one text of code")
             if any(tag in code for tag in _TAGS):
-                raise _unfit(made, "its code holds a tag of the format")
+                raise transcript.unfit(made, "ReTool", "its code holds a tag of the format")
             parts.append(f"<code>\n```python\n{code}\n```\n</code>\n")
     row = {COLUMN: [
         {"role": "user", "content": made.messages[0]["content"]},
         {"role": "assistant", "content": "".join(parts).rstrip("\n")},
-    ]}  # fmt: skip
-    if not made.statuses:
-        return row  # without a call it is a plain row of messages
-    read = read_row(row)
-    if isinstance(read, str):
-        raise _unfit(made, read)
-    if [m["content"] for m in read.messages if m["role"] == "tool"] != [
-        m["content"] for m in made.messages if m["role"] == "tool"
-    ]:
-        raise _unfit(made, "a result would be read otherwise")
+    ], **dialogues.columns_of(made)}  # fmt: skip
+    # Without a call it is a plain row of messages.
+    read = read_row(row) if is_row(row) else dialogues.read_row(row)
+    transcript.check_written(made, read, "ReTool")
     return row
-
-
-def _unfit(made, why) -> InputError:
-    return InputError(f"{made.origin or made.problem.id} cannot be written as ReTool: {why}")
 
 
 def _said(text: str) -> str | None:

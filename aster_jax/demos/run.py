@@ -33,8 +33,10 @@ def _run(run):
     rules = settings.rules(c)
     found = sources.gather(run)
     judged = _judged(c, found.transcripts)
-    kept = curate.by_content(judged, rules, _held_out(c))
+    kept = curate.by_content(judged, rules, _held_out(c), found.left_out())
     schemas = [chat.TOOL] if c.model.show_tool else None
+    directory = run.directory("demos")
+    _keep_report(directory, _report(found, kept), found, kept)  # also where nothing is left
     _check_still(c, found, len(kept.transcripts))
     _check(c, found, kept.transcripts, kept)
     words = _tokenizer(run, kept.transcripts, schemas)
@@ -42,11 +44,12 @@ def _run(run):
     kept, demos = curate.by_size(
         kept, rules, lambda t: render.render(t, words, c.model.style, schemas, limit)
     )
-    directory = run.directory("demos")
+    report = _report(found, kept)
+    _keep_report(directory, report, found, kept)
+    if kept.error:
+        raise InputError(kept.error)
     transcript.save(directory / "transcripts.jsonl", kept.transcripts)
     render.save_demos(directory / "demos.jsonl", demos)
-    report = _report(found, kept, demos)
-    _keep_report(directory, report, found, kept)
     for made in kept.transcripts[:PREVIEW]:
         print(chat.render_text(made.messages, None, c.model.style), flush=True)
     if kept.dropped:
@@ -115,7 +118,7 @@ def _check_still(c, found, number):
 
 def _check(c, found, left, kept):
     """Raise an InputError where the rules leave nothing, or too little of the expert's."""
-    dropped = {**curate.reasons(kept.lines), **found.left_out()}
+    dropped = curate.reasons(kept.lines)
     least = MOST_DROPPED * len(found.transcripts) if c.demos.source == "expert" else 1
     if len(left) < least:
         raise InputError(
@@ -140,21 +143,20 @@ def _hint(found, kept) -> str:
     return f"most went by the rule {worst.rule!r}; look at demos.source"
 
 
-def _report(found, kept, demos) -> dict:
-    dropped = {**curate.reasons(kept.lines), **found.left_out()}
+def _report(found, kept) -> dict:
     made = {
         "source": found.name,
         "rules": [dataclasses.asdict(line) for line in kept.lines],
-        "dropped": dropped,
-        "kept": len(demos),
+        "dropped": curate.reasons(kept.lines),
+        "kept": len(kept.transcripts),
     }
     if found.account:
         account = found.account
         spent = account.prompt_tokens + account.completion_tokens
         made["teacher"] = {
             **dataclasses.asdict(account),
-            "tokens_per_kept": spent / max(len(demos), 1),
-            "money_per_kept": account.money / max(len(demos), 1),
+            "tokens_per_kept": spent / max(len(kept.transcripts), 1),
+            "money_per_kept": account.money / max(len(kept.transcripts), 1),
         }
     return made
 

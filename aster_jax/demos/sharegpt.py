@@ -3,22 +3,20 @@
 A row has `conversations`: a list of {role, content} with roles user, function (a think
 block, then one JSON call), tool and assistant. Every row becomes a transcript or a stated
 reason why it cannot; none is dropped in silence. The set holds no gold answers, and only
-calls that succeeded: its makers kept nothing else.
+calls that succeeded: its makers kept nothing else. A row may hold them, in the columns that
+a row of `messages` has for them (demos/dialogues.py).
 
 The format has no place for text beside a call, so what a teacher said there is written
 into the thought before it.
 """
 
-import hashlib
 import json
 import re
 
-from aster_jax import types
 from aster_jax.data import calls, chat
 from aster_jax.data.turns import WRITTEN_TAGS
-from aster_jax.demos import transcript
+from aster_jax.demos import dialogues, transcript
 from aster_jax.demos.transcript import Transcript
-from aster_jax.errors import InputError
 
 COLUMN = "conversations"
 FAMILY = "sharegpt"
@@ -37,7 +35,7 @@ def read_row(row: dict) -> Transcript | str:
         return "does not start with a user turn"
     if turns[-1]["role"] != "assistant":
         return "does not end with an assistant turn"
-    messages, num_calls = [], 0
+    messages = []
     for i, turn in enumerate(turns):
         if (turn["role"] in ("user", "tool")) != (i % 2 == 0):
             return f"turn {i + 1} breaks the order of given and written turns"
@@ -57,11 +55,7 @@ def read_row(row: dict) -> Transcript | str:
         if code is None:
             return f"turn {i + 1} is not exactly one call of the tool with code"
         messages.append({**chat.call_message("", code), **thought})
-        num_calls += 1
-    question = turns[0]["content"]
-    digest = hashlib.sha256(question.encode()).hexdigest()[:12]
-    problem = types.Problem(f"{FAMILY}-{digest}", question, "", FAMILY)
-    return Transcript(problem, tuple(messages), ("ok",) * num_calls)
+    return dialogues.transcript_of(row, messages, FAMILY)
 
 
 def write_row(made: Transcript) -> dict:
@@ -72,17 +66,15 @@ def write_row(made: Transcript) -> dict:
         thought = message["reasoning_content"] if "reasoning_content" in message else None
         if role == "assistant" and (found := transcript.calls_of(message)):
             role, thought = "function", "\n\n".join(filter(None, (thought, content)))
-            if len(found) > 1:
-                raise InputError(f"{made.origin or made.problem.id}: ShareGPT has one call a turn")
             content = json.dumps(
                 {"name": found[0]["name"], "arguments": found[0]["arguments"]}, ensure_ascii=False
             )
         if role in ("assistant", "function") and thought:
             content = f"<think>\n{thought}\n</think>\n\n{content}"
         turns.append({"role": role, "content": content})
-    row = {COLUMN: turns, "tools": json.dumps([chat.TOOL], ensure_ascii=False)}
-    if isinstance(read := read_row(row), str):
-        raise InputError(f"{made.origin or made.problem.id} cannot be written as ShareGPT: {read}")
+    tools = json.dumps([chat.TOOL], ensure_ascii=False)
+    row = {COLUMN: turns, "tools": tools, **dialogues.columns_of(made)}
+    transcript.check_written(made, read_row(row), "ShareGPT")
     return row
 
 

@@ -58,7 +58,8 @@ def gather(run: workdir.Run) -> Gathered:
         return _endpoint(run)
     if d.source.startswith(episodes.SOURCE):
         path = d.source.removeprefix(episodes.SOURCE)
-        made = episodes.load(path, tuple(d.episodes), d.min_step)
+        patterns = (d.episodes,) if isinstance(d.episodes, str) else tuple(d.episodes)
+        made = episodes.load(path, patterns, d.min_step)
         run.say("demos", f"{len(made)} episodes read from {path}")
         return Gathered(d.source, made, [])
     made, skipped = tables.load(d.source)

@@ -47,7 +47,10 @@ def load(path: str | pathlib.Path) -> tuple[list[Transcript], list[Skipped]]:
     path = pathlib.Path(path)
     made, skipped = [], []
     for row, record in rows.read(path, "demonstration", "demos.source"):
+        record = _unpacked(record)
         read = FORMATS[_format(record, f"{path} row {row}")].read_row(record)
+        if isinstance(read, Transcript) and transcript.has_half(read):
+            read = f"not_writable: {transcript.HALF}"
         if isinstance(read, str):
             skipped.append(Skipped(row, read))
         else:
@@ -71,11 +74,20 @@ def save(path: str | pathlib.Path, transcripts: Sequence[Transcript], form: str)
         raise InputError(f"{path} is neither .jsonl nor .parquet; give it one of these endings")
     if not transcripts:
         raise InputError(f"there is no transcript to write to {path}")
+    if halves := [t for t in transcripts if transcript.has_half(t)]:
+        raise transcript.unfit(halves[0], "UTF-8", f"it holds {transcript.HALF}")
     written = [FORMATS[form].write_row(t) for t in transcripts]
-    if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written)
-        metrics.replace(path, text)
-        return
+    try:
+        if path.suffix == ".jsonl":
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written)
+            metrics.replace(path, text)
+        else:
+            _save_table(path, written)
+    except (pyarrow.ArrowException, OSError, UnicodeError) as e:
+        raise InputError(f"{path} cannot be written: {e}") from e
+
+
+def _save_table(path, written):
     written = [{k: _cell(k, v) for k, v in row.items()} for row in written]
     names = dict.fromkeys(name for row in written for name in row)
     full = [{name: row[name] if name in row else None for name in names} for row in written]
@@ -83,23 +95,40 @@ def save(path: str | pathlib.Path, transcripts: Sequence[Transcript], form: str)
     try:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(full), beside)
         beside.replace(path)
-    except (pyarrow.ArrowException, OSError) as e:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {e}") from e
+    finally:
+        if beside.exists():
+            beside.unlink()
 
 
 def _cell(name, value):
     return json.dumps(value, ensure_ascii=False) if name in _AS_JSON and value else value
 
 
+def _unpacked(record):
+    """With conversations that a table holds as JSON as what they say."""
+    if not isinstance(record, dict):
+        return record
+    made = dict(record)
+    for column in (sharegpt.COLUMN, dialogues.COLUMN):
+        try:
+            if column in made and isinstance(made[column], str):
+                made[column] = json.loads(made[column])
+        except (ValueError, RecursionError):
+            pass  # a text that is none: its format says so
+    return made
+
+
 def _format(record, where) -> str:
     if not isinstance(record, dict):
         raise InputError(f"{where} is not an object with fields: {record!r:.60}")
-    if {"problem", "messages", "statuses"} <= set(record):
+    # A table of several formats has the columns of all, and nulls in them.
+    if {"problem", "messages", "statuses"} <= {k for k, v in record.items() if v is not None}:
         return "transcripts"
-    if sharegpt.COLUMN in record:
-        return "sharegpt"
-    if dialogues.COLUMN in record:
+    columns = [c for c in (sharegpt.COLUMN, dialogues.COLUMN) if c in record]
+    filled = [c for c in columns if record[c] is not None] or columns
+    if filled:
+        if filled[0] == sharegpt.COLUMN:
+            return "sharegpt"
         return "retool" if retool.is_row(record) else "messages"
     raise InputError(
         f"{where} has no field '{sharegpt.COLUMN}' or '{dialogues.COLUMN}' with a conversation "

@@ -18,13 +18,17 @@ def test_every_form_gives_the_same_rows(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(MADE), "utf-8")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(MADE), tmp_path / "a.parquet")
     assert rows.read(tmp_path / "a.jsonl", "problem", "k") == [(1, MADE[0]), (3, MADE[1])]
-    for name in ("a.json", "a.parquet"):
+    (tmp_path / "marked.jsonl").write_text(lines, "utf-8-sig")
+    assert rows.read(tmp_path / "marked.jsonl", "problem", "k") == [(1, MADE[0]), (3, MADE[1])]
+    (tmp_path / "marked.json").write_text(json.dumps(MADE), "utf-8-sig")
+    for name in ("a.json", "marked.json", "a.parquet"):
         assert rows.read(tmp_path / name, "problem", "k") == list(enumerate(MADE, 1))
 
 
 @pytest.mark.parametrize("name, data, said", [
     ("a.jsonl", b'{}\n{"a":', "a.jsonl row 2 is not JSON"),
-    ("a.jsonl", b"\xff", "cannot be read as .jsonl"),
+    ("a.jsonl", b'{}\n\n{"a": "\xff"}', "a.jsonl row 3 is not UTF-8"),
+    ("a.json", b"[\xff]", "cannot be read as .json"),
     ("a.json", b'{"a": 1}', "is not a JSON list"),
     ("a.json", b"[" * 200_000, "cannot be read as .json"),
     ("a.parquet", b"PAR1", "cannot be read as .parquet"),

@@ -160,7 +160,42 @@ def test_what_is_no_run_or_no_episode_is_named(words, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="has no episodes from step 0 on in rl2"):
         episodes.load(str(path), ("rl2",), 0)
     file = path / "rl2" / "episodes" / "step_000001.jsonl"
-    for damage in ("{", '{"a": 1}'):
+    for damage in ("{", '{"a": 1}', "5", "null", "[1]", '"step"'):
         file.write_text(damage + "\n")
         with pytest.raises(InputError, match="step_000001.jsonl row 1"):
             episodes.load(str(path), ("rl2",), 0)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("step", "3"), ("step", 3.5), ("spans", None), ("spans", []), ("spans", [{"kind": "model"}]),
+        ("tokens", 5), ("tokens", "x"), ("gold", 42), ("question", None), ("verdict", None),
+        ("calls", [3]), ("family", ["f"]), ("problem_id", 3),
+    ],
+)  # fmt: skip
+def test_a_record_with_anything_else_in_it_is_named(words, tmp_path, monkeypatch, field, value):
+    monkeypatch.setattr(tokenizer, "load", lambda where: words)
+    good = played(words, "chatml", turns_of(conversation("chatml"), words, "chatml"))
+    path = finished_run(tmp_path / "old", {1: [good]}, words)
+    file = path / "rl2" / "episodes" / "step_000001.jsonl"
+    made = json.loads(file.read_text())
+    file.write_text(json.dumps(made) + "\n\n" + json.dumps({**made, field: value}))
+    with pytest.raises(InputError, match="step_000001.jsonl row 3 is no episode of this version"):
+        episodes.load(str(path), ("rl2",), 0)
+    file.write_bytes(file.read_bytes().partition(b"\n")[0] + b"\n\xff")
+    with pytest.raises(InputError, match="step_000001.jsonl row 2 is not UTF-8"):
+        episodes.load(str(path), ("rl2",), 0)
+
+
+def test_patterns_name_files_below_the_run_each_once(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer, "load", lambda where: words)
+    good = played(words, "chatml", turns_of(conversation("chatml"), words, "chatml"))
+    path = finished_run(tmp_path / "old", {1: [good], 2: [good]}, words)
+    twice = ("rl2", "rl2/episodes/*.jsonl", "../old/rl2/episodes/step_000001.jsonl")
+    assert len(episodes.load(str(path), twice, 0)) == 2
+    for pattern in (str(path / "rl2" / "episodes" / "*.jsonl"), "", "a/**b", "./", 5):
+        with pytest.raises(InputError, match="demos.episodes has .*no pattern of files"):
+            episodes.load(str(path), (pattern,), 0)
+    with pytest.raises(InputError, match="episodes is no file; name those in it with demos.episodes"):
+        episodes.load(str(path), ("rl2/episodes",), 0)

@@ -74,7 +74,9 @@ def test_a_file_is_judged_filtered_and_reported(tmp_path):
     assert reasons["a.jsonl row 7"] == "held_out: normalised held/" + reasons["a.jsonl row 7"][-12:]
     assert "start with a user" in reasons["a.jsonl row 21"]
     table = (run.path / "demos" / "curation.md").read_text()
+    assert "| usable rows | bad_rows | 21 | 20 | unusable_row: 1 |" in table
     assert "| right answer | right_only | 20 | 15 | wrong: 5 |" in table
+    assert report["rules"][0]["before"] == 21 == len(made) + len(dropped)
     with pytest.raises(InputError, match="row 21 is no usable demonstration"):
         demos.run(run_of(tmp_path / "r", demos__source=source, demos__bad_rows="refuse"))
 
@@ -88,10 +90,15 @@ def test_exactly_so_many_or_an_error_that_says_which_rule(tmp_path):
     run = run_of(tmp_path / "x", demos__source=source, demos__min_calls=4)
     with pytest.raises(InputError, match="left 0 of 5 .*too_few_calls.* demos.min_calls or"):
         demos.run(run)
-    source = messages_file(tmp_path / "b.jsonl", 3, answer=lambda i: -1)
-    run = run_of(tmp_path / "y", demos__source=source)
+    assert len((run.path / "demos" / "dropped.jsonl").read_text().splitlines()) == 5
+    wrong = messages_file(tmp_path / "b.jsonl", 3, answer=lambda i: -1)
+    run = run_of(tmp_path / "z", demos__source=wrong)
     with pytest.raises(InputError, match="left 0 of 3 .*'right answer', which demos.right_only"):
         demos.run(run)
+    run = run_of(tmp_path / "y", demos__source=source, demos__max_tokens=3)
+    with pytest.raises(InputError, match="none of 5 demonstrations fits demos.max_tokens=3"):
+        demos.run(run)
+    assert "too_long: 5" in (run.path / "demos" / "curation.md").read_text()
 
 
 def test_every_heldout_file_counts(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from aster_jax import types
-from aster_jax.demos import dialogues, retool, sharegpt, tables, transcript
+from aster_jax.demos import dialogues, retool, sharegpt, tables
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
 from tests import shared_data
@@ -263,10 +263,22 @@ def test_messages_are_read_in_every_spelling(tmp_path):
         (changed(3, content=5), "content is a int"),
         (changed(3, refusal="no"), "refusal"),
         ({**CHAT, "messages": None}, "start with a user"),
-        ({**CHAT, "messages": [3]}, "attribute"),
-        ({**CHAT, "messages": "hello"}, "attribute"),
+        ({**CHAT, "messages": [3]}, "message 0 is a int, not an object"),
+        ({**CHAT, "messages": [None]}, "message 0 is a NoneType, not an object"),
+        ({**CHAT, "messages": "hello"}, "messages that are 'hello', not a list"),
+        ({**CHAT, "messages": {"a": 1}}, "messages that are {'a': 1}, not a list"),
+        (changed(0, content=" "), "question without text"),
         ({**CHAT, "answer": ""}, "answer"),
-        ({**CHAT, "statuses": []}, "statuses"),
+        ({**CHAT, "id": {"a": 1}}, "id {'a': 1}, which is neither text nor a number"),
+        ({**CHAT, "family": float("nan")}, "family nan"),
+        ({**CHAT, "statuses": []}, "has 1 calls and statuses []"),
+        ({**CHAT, "statuses": ["ok", "ok"]}, "has 1 calls and statuses"),
+        ({**CHAT, "statuses": 5}, "has statuses 5, which are no list"),
+        ({**CHAT, "statuses": "ok"}, "has statuses 'ok', which are no list"),
+        ({**CHAT, "statuses": ["success"]}, "has a status 'success'"),
+        ({**CHAT, "statuses": [None]}, "has a status None"),
+        (changed(3, content="It is \ud83d"), "not_writable: half of a surrogate pair"),
+        ({**CHAT, "id": "\ud83d"}, "not_writable: half of a surrogate pair"),
     ],
 )
 def test_unusable_rows_of_messages_have_a_reason(tmp_path, row, reason):
@@ -305,6 +317,20 @@ def test_unusable_rows_of_retool_have_a_reason(text, reason):
     assert reason in retool.read_row(retool_row(text))
 
 
+def test_rows_of_retool_hold_two_texts_and_nothing_beside():
+    user, said = retool_row(f"{BLOCK}4")["messages"]
+    for first, last, reason in (
+        ([{"role": "system"}, user], said, ""),
+        ([{"role": "system", "content": "Be brief."}, user], said, "system message"),
+        ([{"role": "user"}], said, "question without text"),
+        ([{"role": "user", "content": 5}], said, "message 0: content is a int"),
+        ([user], {**said, "reasoning_content": "Hm."}, "a thought or a call beside"),
+        ([user], {**said, "content": [{"type": "text", "text": said["content"]}]}, ""),
+    ):
+        read = retool.read_row({"messages": [*first, last]})
+        assert reason in read if isinstance(read, str) else not reason
+
+
 def test_damage_is_named_by_file_and_row(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", CHAT)
     for damage, says in (
@@ -320,9 +346,6 @@ def test_damage_is_named_by_file_and_row(tmp_path):
     for name in ("a.csv", "absent.jsonl"):
         with pytest.raises(InputError, match=name):
             tables.load(tmp_path / name)
-    own = transcript.write_row(Transcript(types.Problem("p", "q", "", "f"), (), ()))
-    made, skipped = tables.load(write_lines(tmp_path / "o.jsonl", {**own, "extra": 1}, CHAT))
-    assert len(made) == 1 and "no transcript" in skipped[0].reason
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
@@ -335,6 +358,16 @@ def test_what_cannot_be_written_is_named(tmp_path):
     for name, form, says in (("b.csv", "messages", "neither"), ("b.jsonl", "xml", "unknown")):
         with pytest.raises(InputError, match=says):
             tables.save(tmp_path / name, made, form)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_file_that_cannot_be_written_is_named(tmp_path, suffix):
+    (tmp_path / f"folder{suffix}").mkdir()
+    (tmp_path / "file").touch()
+    for where in (f"absent/a{suffix}", f"folder{suffix}", f"file/a{suffix}"):
+        with pytest.raises(InputError, match=f"{where} cannot be written: "):
+            tables.save(tmp_path / where, [dialogues.read_row(CHAT)], "messages")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", f"folder{suffix}"]
 
 
 def test_the_command_converts(tmp_path):
