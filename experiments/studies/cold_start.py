@@ -3,10 +3,10 @@
     python -m aster_jax.main --config experiments/studies/cold_start.py
 
 Hardware: 2 CPU cores. `:small` takes 8 minutes; the default took 40 with
-`--config.study.at_once=2`, beside other work; `:night` is made for a night. One base, five
-starts: none; none, with every question asking for the tool; and three of about as many
-demonstration tokens: reasoning in text with one check at the end, text with every fourth dense,
-and dense interaction.
+`--config.study.at_once=2`, beside other work; `:night` is made for a night. One base, six
+starts: none; none, with every question asking for the tool; and four of about as many
+demonstration tokens: reasoning in text with one check at the end, text with every eighth or every
+fourth dense, and dense interaction.
 """
 
 from aster_jax import experiment
@@ -15,7 +15,7 @@ bed = experiment.shared("studies/bed")
 
 
 def get_config(size: str = ""):
-    """The starts of the paper's first question, on the test bed, and a mixed one."""
+    """The starts of the paper's first question, on the test bed, and two mixtures."""
     c = bed.common("cold_start", size)
     c.study.question = "How does the cold start shape the use of the tool under RL?"
     count = c.demos.count  # of dense ones; the others are shorter, so there are more
@@ -24,7 +24,8 @@ def get_config(size: str = ""):
         {"name": "zero", **started},
         {"name": "forced", **started, "problems.suffix": " Use the tool."},
         {"name": "sparse", "demos.style": "check", "demos.count": count * 11 // 7},
-        {"name": "mixed", "demos.style": "text*3,dense", "demos.count": count * 8 // 5},
+        {"name": "eighth", "demos.style": "text*7,dense", "demos.count": count * 7 // 4},
+        {"name": "quarter", "demos.style": "text*3,dense", "demos.count": count * 8 // 5},
         {"name": "dense", "demos.style": "dense"},
         *bed.bases(size),
     )
