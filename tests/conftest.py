@@ -32,6 +32,19 @@ ONE_SMOKE_RUN = {
 }  # fmt: skip
 
 
+# Files that take a minute or more. With these first no process is left alone with one at the end.
+LONGEST = {
+    "kernels_test", "logprobs_test", "engine_test", "blame_test", "packed_attention_test",
+    "step_test", "interleaving_test",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(config, items):
+    """With `-n 2`, the longest files first; xdist's own order goes by the number of tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda i: (i.path.stem not in ONE_SMOKE_RUN, i.path.stem not in LONGEST))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With `-n 2`, a file's tests stay in one process: they share what was compiled.
@@ -39,6 +52,8 @@ def pytest_xdist_make_scheduler(config, log):
     xdist's own `loadgroup` and marks do nothing with pytest 9.2, which names tests otherwise.
     """
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
