@@ -335,8 +335,11 @@ class Rollout:
 
     def _lose(self, live):
         """The tool lost a trajectory: begin it anew while that may help, else end it."""
-        in_time = self._clock.now() - self._began < self._budgets.deadline_s
-        if in_time and self._retried[live.index] < self._retries:
+        now = self._clock.now()
+        in_time = now - self._began < self._budgets.deadline_s
+        if now - live.since >= live.budgets.trajectory_s:
+            self._finish(live, "deadline", "")
+        elif in_time and self._retried[live.index] < self._retries:
             self._retried[live.index] += 1
             self.stats["asked_again"] += 1
             self._close(live)
@@ -385,10 +388,10 @@ class Rollout:
         if now - self._began >= self._budgets.deadline_s:
             self._abandon()
         for live in self._rows.under_way():
-            if live.call is not None and now - live.called >= live.budgets.call_s:
-                self._fail_call(live, f"no answer within {live.budgets.call_s} s")
-            elif now - live.since >= live.budgets.trajectory_s:
+            if now - live.since >= live.budgets.trajectory_s:
                 self._finish(live, "deadline", "")
+            elif live.call is not None and now - live.called >= live.budgets.call_s:
+                self._fail_call(live, f"no answer within {live.budgets.call_s} s")
 
     def _abandon(self):
         """Past the deadline of the phase: end what is left, and admit nothing more."""

@@ -117,8 +117,14 @@ class Placement:
         self._pressed = max(0.0, self._pressed - PUT_UP_WITH)
 
     def ask_again(self, live: Live) -> None:
-        """Forget what a row has become; its request begins anew, before all others."""
+        """Forget what a row has become; its request begins anew, before all others.
+
+        It has no more time than if nothing had been lost: it goes on from its first slot.
+        """
         self.leave(live)
+        again = fresh(live.request, live.index, self._budgets)
+        again.since = live.since
+        self.aside[live.index] = again
         self._table.requeue(live.index)
 
     def call_returned(self, live: Live) -> None:
