@@ -149,6 +149,8 @@ class Rollout:
     def round(self) -> None:
         """Once around: room, admission, writing, a dispatch, results, what has been decoded."""
         self._look_up()
+        if not self._lockstep:  # what came while the device was waited for joins this dispatch
+            self._collect_results(block=False)
         self._make_room()
         self._rows.admit(self._clock.now())
         self._rows.write()

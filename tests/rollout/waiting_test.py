@@ -111,6 +111,16 @@ def play(prompts, lockstep=False, ahead=0, answers=(), slots=2, most=40, retries
     return made, log, time
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_result_that_came_while_the_device_was_waited_for_joins_the_next_dispatch(ahead):
+    _, log, _ = play([4, 4], ahead=ahead)
+    at = log.index((2.1, "prefill", {0: 3}))
+    assert log[at + 1] == (2.1, "decode", (0, 1))
+    # Called at 1.1, answered at 1.4: one dispatch went without it, and with one ahead two.
+    assert sum(what[1:] == ("decode", (1,)) for what in log[:at]) == 1
+    assert not any(what[1:] == ("decode", (1,)) for what in log[at : at + 6])
+
+
 def lost(times):
     return [tools.ToolResult("infra_lost", "", "lost")] * times
 
