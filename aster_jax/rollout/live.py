@@ -76,6 +76,10 @@ class Request:
         """The problem's part of the sampling key."""
         return zlib.crc32(self.problem.id.encode())
 
+    def tool_seed(self, seed: int) -> int:
+        """What its interpreter is seeded with, in a run of that seed."""
+        return zlib.crc32(f"{seed}/{self.problem.id}/{self.sample}".encode())
+
 
 @dataclasses.dataclass
 class Live:

@@ -145,3 +145,45 @@ def test_time_goes_on_from_the_first_slot_where_a_trajectory_begins_anew():
     ends_s = [[s.end_s for s in t.spans[1:]] for t in (whole, again)]
     # Its prompt, its first dispatch and the result that was no result.
     assert np.allclose(np.subtract(*ends_s[::-1]), 0.1 + 1.0 + RESULT_S)
+
+
+def between_decodes(log):
+    """How many prefill calls stand between one dispatch and the next."""
+    counts = [0]
+    for _, what, _ in log:
+        counts[-1:] = [counts[-1], 0] if what == "decode" else [counts[-1] + 1]
+    return counts[:-1]
+
+
+LONG = (1, 1, 200)  # in chunks of 8: 25 calls
+
+
+def test_a_row_that_can_decode_does_not_wait_for_a_long_prompt_beside_it():
+    _, log, _ = play([(0, 1, 4), LONG], most=70)
+    assert between_decodes(log)[:19] == [1] * 18 + [7]
+    # 70 tokens, four in a second and a tenth for the chunk.
+    beside = [at for at, what, which in log if what == "decode" and which == (0,)]
+    assert len(beside) == 18 and np.allclose(np.diff(beside), 1.1)
+
+
+def test_in_lockstep_all_is_written_before_the_next_dispatch():
+    _, log, _ = play([(0, 1, 4), LONG], lockstep=True)
+    assert between_decodes(log)[0] == 25 and log[25][1:] == ("decode", (0, 1))
+
+
+def test_a_result_that_comes_while_only_prompts_are_written_goes_in_between():
+    """The call of the first row is answered after three of the chunks that follow it."""
+    _, log, _ = play([4, LONG])
+    called = next(i for i, (_, what, which) in enumerate(log) if what == "decode") + 1
+    result = next(i for i, (_, _, which) in enumerate(log) if i > called and 0 in which)
+    assert log[result] == (1.4, "prefill", {0: 3, 1: 8})
+    assert log[result + 1][1:] == ("decode", (0,))
+
+
+def test_a_group_gets_its_long_prompt_once_when_all_of_it_is_there():
+    group = [(1, sample, 200) for sample in (1, 2, 3)]
+    made, log, _ = play([(0, 1, 4), *group], slots=4, most=120)
+    written = sum(sum(which.values()) for _, what, which in log if what == "prefill")
+    assert written == 3 + 199
+    first = next(which for _, what, which in log if what == "decode" and len(which) > 1)
+    assert first == (0, 1, 2, 3) and {t.end for t in made} == {"token_budget"}
