@@ -86,7 +86,7 @@ class Rollout:
         stopping: Callable[[], bool] | None = None,
     ):
         self._device, self._executor = dev, executor
-        check_budgets(budgets, dev.config.capacity, executor)
+        check_budgets(budgets, dev.config.capacity, executor, tokenizer)
         self._tokenizer, self._style = tokenizer, style
         self._budgets, self._lockstep = budgets, lockstep
         self._ahead, self._seed = ahead, seed
@@ -132,7 +132,7 @@ class Rollout:
         """Queue a request; its number. ValueError where it cannot be, and nothing changes."""
         check([request], self._budgets)
         own = request.budgets or self._budgets
-        check_budgets(own, self._device.config.capacity, self._executor)
+        check_budgets(own, self._device.config.capacity, self._executor, self._tokenizer)
         number = next(self._numbers)
         self._rows.add(number, request)
         return number

@@ -20,7 +20,7 @@ def settings():
     c.rollout.slots, c.rollout.capacity, c.rollout.prefill_rows = 6, 224, 3
     c.rollout.prefill_buckets = (8, 24)
     c.rollout.steps_per_dispatch = 8
-    c.rollout.tool_result_tokens = 12
+    c.rollout.tool_result_tokens = 40
     c.rl1.turn_tokens, c.rl1.response_tokens, c.rl1.context_tokens = 40, 60, 224
     c.rl1.max_calls = 2
     return c
@@ -51,7 +51,7 @@ def test_sections_become_values():
         "response_tokens": 60,
         "context_tokens": 224,
         "max_calls": 2,
-        "tool_result_tokens": 12,
+        "tool_result_tokens": 40,
         "max_malformed": c.rollout.max_malformed,
         "call_s": c.rollout.call_s,
         "trajectory_s": c.rollout.trajectory_s,
