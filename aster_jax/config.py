@@ -182,7 +182,7 @@ def _rollout():
     c.temperature = 1.0  # of training rollouts
     c.top_p = 1.0  # nucleus of rollouts; 1 = off, as training needs
     c.top_k = 0  # of rollouts; 0 = off, as training needs
-    c.tool_result_tokens = 64  # kept of one tool result, head and tail
+    c.tool_result_tokens = 64  # kept of one tool result, head and tail, and the note between
     c.max_malformed = 2  # unparsable turns in a row that are answered with an error
     c.retries = 2  # times a trajectory that the tool lost is asked again in the same phase
     c.call_s = 900.0  # of one tool call, queue included; later it counts as lost by the tool

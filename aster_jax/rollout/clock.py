@@ -51,12 +51,12 @@ class Timeline:
         """A program of this kind ("prefill", "decode") was called at that time."""
         self._under_way.append((kind, marker, called))
 
-    def wait(self, marker: jax.Array) -> None:
-        """Until the program with this marker has run, and all before it.
+    def wait(self, marker: jax.Array | None = None) -> None:
+        """Until the program with this marker has run, and all before it; without one, all.
 
         Returns at once where that has been waited for before.
         """
-        if not any(mark is marker for _, mark, _ in self._under_way):
+        if marker is not None and not any(mark is marker for _, mark, _ in self._under_way):
             return
         while self._under_way:
             kind, mark, called = self._under_way.popleft()

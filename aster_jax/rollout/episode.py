@@ -7,7 +7,9 @@ as such on the device, so a dispatch that still names it does nothing to it, and
 comes back is given to the slot's owner of that time only.
 
 In lockstep mode results are awaited at a fixed place of the loop, so that the schedule,
-and with it every bit of the result, does not depend on how long a tool took.
+and with it every bit of the result, does not depend on how long a tool took. Otherwise
+nobody waits for more than he needs: prompts and results are written a chunk at a time
+between dispatches, and a result joins the first dispatch after it has come.
 
 What the tool loses is asked for again: a row of its own, the same identity, so that the
 same trajectory comes out. Our own deadlines end a trajectory for good.
@@ -18,7 +20,6 @@ Every process decides for its own rows only; nothing here is a collective.
 import collections
 import dataclasses
 import itertools
-import zlib
 from collections.abc import Callable
 
 import jax
@@ -85,12 +86,12 @@ class Rollout:
         stopping: Callable[[], bool] | None = None,
     ):
         self._device, self._executor = dev, executor
-        check_budgets(budgets, dev.config.capacity, executor)
+        check_budgets(budgets, dev.config.capacity, executor, tokenizer)
         self._tokenizer, self._style = tokenizer, style
         self._budgets, self._lockstep = budgets, lockstep
         self._ahead, self._seed = ahead, seed
         self._on_end, self._on_progress, self._clock = on_end, on_progress, clock
-        self._on_tokens = on_tokens
+        self._on_tokens = on_tokens or (lambda live: None)
         self._retries, self._stopping = retries, stopping
         self.stats = collections.Counter()
 
@@ -124,14 +125,14 @@ class Rollout:
         self._flights: collections.deque[Flight] = collections.deque()
         self._timeline = clocks.Timeline(self._clock, self.stats)
         self._rows = placement.Placement(
-            self._device, [], self._budgets, self._timeline, self.stats
+            self._device, [], self._budgets, self._timeline, self.stats, at_once=self._lockstep
         )
 
     def add(self, request: Request) -> int:
         """Queue a request; its number. ValueError where it cannot be, and nothing changes."""
         check([request], self._budgets)
         own = request.budgets or self._budgets
-        check_budgets(own, self._device.config.capacity, self._executor)
+        check_budgets(own, self._device.config.capacity, self._executor, self._tokenizer)
         number = next(self._numbers)
         self._rows.add(number, request)
         return number
@@ -149,13 +150,17 @@ class Rollout:
     def round(self) -> None:
         """Once around: room, admission, writing, a dispatch, results, what has been decoded."""
         self._look_up()
+        if not self._lockstep:  # what came while the device was waited for joins this dispatch
+            self._collect_results(block=False)
         self._make_room()
         self._rows.admit(self._clock.now())
         self._rows.write()
-        dispatched = self._dispatch()
-        self._collect_results(block=self._lockstep or not self._flights)
+        dispatched, unwritten = self._dispatch(), self._rows.is_writing  # that never in lockstep
+        self._collect_results(block=self._lockstep or not (self._flights or unwritten))
         while len(self._flights) > (self._ahead if dispatched else 0):
             self._read()
+        if unwritten and not dispatched:  # a result that comes meanwhile goes in between
+            self._timeline.wait()
         self._expire()
         self.stats["phase_s"] = self._clock.now() - self._began
 
@@ -221,15 +226,11 @@ class Rollout:
             drained.entropies_AK[row, :count].tolist(),
             now=self._clock.now(),
         )
-        self._tell(live)
+        self._on_tokens(live)
         if drained.stopped_A[row]:
             self._end_turn(live)
         elif (reason := live.exhausted()) is not None:
             self._finish(live, reason, "")
-
-    def _tell(self, live):
-        if self._on_tokens:
-            self._on_tokens(live)
 
     def _end_turn(self, live):
         if live.request.one_turn:
@@ -262,14 +263,10 @@ class Rollout:
         live.code, live.called = code, self._clock.now()
         try:
             if live.session is None:
-                live.session = self._executor.open(seed=self._tool_seed(live))
+                live.session = self._executor.open(seed=live.request.tool_seed(self._seed))
             live.call = self._executor.submit(live.session, code)
         except Exception as e:  # whatever it is, there is no tool for this trajectory
             self._fail_call(live, repr(e))
-
-    def _tool_seed(self, live) -> int:
-        name = f"{self._seed}/{live.request.problem.id}/{live.request.sample}"
-        return zlib.crc32(name.encode())
 
     # Tool results.
 
@@ -335,8 +332,11 @@ class Rollout:
 
     def _lose(self, live):
         """The tool lost a trajectory: begin it anew while that may help, else end it."""
-        in_time = self._clock.now() - self._began < self._budgets.deadline_s
-        if in_time and self._retried[live.index] < self._retries:
+        now = self._clock.now()
+        in_time = now - self._began < self._budgets.deadline_s
+        if now - live.since >= live.budgets.trajectory_s:
+            self._finish(live, "deadline", "")
+        elif in_time and self._retried[live.index] < self._retries:
             self._retried[live.index] += 1
             self.stats["asked_again"] += 1
             self._close(live)
@@ -358,7 +358,7 @@ class Rollout:
         self._rows.append(live, len(live.tokens) - 1)  # the stop id is not in the cache yet
         live.extend("tool", ids, now=self._clock.now())
         live.turn_start = len(live.tokens)
-        self._tell(live)
+        self._on_tokens(live)
 
     # Endings.
 
@@ -385,10 +385,10 @@ class Rollout:
         if now - self._began >= self._budgets.deadline_s:
             self._abandon()
         for live in self._rows.under_way():
-            if live.call is not None and now - live.called >= live.budgets.call_s:
-                self._fail_call(live, f"no answer within {live.budgets.call_s} s")
-            elif now - live.since >= live.budgets.trajectory_s:
+            if now - live.since >= live.budgets.trajectory_s:
                 self._finish(live, "deadline", "")
+            elif live.call is not None and now - live.called >= live.budgets.call_s:
+                self._fail_call(live, f"no answer within {live.budgets.call_s} s")
 
     def _abandon(self):
         """Past the deadline of the phase: end what is left, and admit nothing more."""

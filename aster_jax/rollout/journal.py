@@ -27,6 +27,7 @@ class Journal:
         self._partial = self._path.with_name(self._path.name + own)
         self._lock = threading.Lock()
         self._file = None
+        self._is_over = False
 
     @property
     def path(self) -> pathlib.Path:
@@ -37,11 +38,13 @@ class Journal:
         """Append one record, from any thread; the kernel has it when this returns.
 
         All or nothing: where writing fails, no part of the line stays. A full disk is waited
-        for (`metrics.patiently`).
+        for (`metrics.patiently`). What comes after `seal` or `close` (a verdict that nobody
+        waits for any more) is not written.
         """
         line = (json.dumps(record) + "\n").encode("ascii")
         with self._lock:
-            metrics.patiently(lambda: self._append(line), self._partial)
+            if not self._is_over:
+                metrics.patiently(lambda: self._append(line), self._partial)
 
     def _append(self, line):
         if self._file is None:
@@ -80,21 +83,24 @@ class Journal:
         A process that is killed in here leaves what was added or the final file.
         """
         with self._lock:
+            self._is_over = True
             self._close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             metrics.replace(self._path, "".join(json.dumps(record) + "\n" for record in records))
             self._drop()
 
     def discard(self) -> None:
-        """Forget the phase: neither file is there afterwards."""
+        """Forget the phase: neither file is there afterwards, and another one may begin."""
         with self._lock:
+            self._is_over = False
             self._close()
             self._drop()
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the partial file; it stays as it is."""
+        """Let go of the partial file; it stays as it is from now on."""
         with self._lock:
+            self._is_over = True
             self._close()
 
     def _drop(self):

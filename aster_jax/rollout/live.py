@@ -6,7 +6,7 @@ import zlib
 
 from aster_jax import types
 from aster_jax.errors import InputError
-from aster_jax.rollout import sampling
+from aster_jax.rollout import results, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,10 @@ class Request:
     def uid(self) -> int:
         """The problem's part of the sampling key."""
         return zlib.crc32(self.problem.id.encode())
+
+    def tool_seed(self, seed: int) -> int:
+        """What its interpreter is seeded with, in a run of that seed."""
+        return zlib.crc32(f"{seed}/{self.problem.id}/{self.sample}".encode())
 
 
 @dataclasses.dataclass
@@ -174,8 +178,9 @@ def check(requests: list[Request], budgets: Budgets) -> None:
             )
 
 
-def check_budgets(budgets: Budgets, capacity: int, executor) -> None:
-    """ValueError where an engine whose rows hold `capacity` tokens cannot give so much."""
+def check_budgets(budgets: Budgets, capacity: int, executor, tokenizer) -> None:
+    """ValueError where an engine whose rows hold `capacity` tokens cannot give so much, or a
+    result of the tool could not be shown."""
     if budgets.context_tokens > capacity:
         raise InputError(
             f"context_tokens={budgets.context_tokens} is more than the engine's capacity "
@@ -183,6 +188,8 @@ def check_budgets(budgets: Budgets, capacity: int, executor) -> None:
         )
     if executor is None and budgets.max_calls:
         raise InputError(f"max_calls={budgets.max_calls} needs a tool executor; none given")
+    if budgets.max_calls:
+        results.check(budgets.tool_result_tokens, tokenizer, "tool_result_tokens")
 
 
 def fresh(request: Request, index: int, budgets: Budgets) -> Live:

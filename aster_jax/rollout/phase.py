@@ -26,7 +26,7 @@ from aster_jax.data import problems as problem_files
 from aster_jax.errors import InputError, Leaving
 from aster_jax.lifetime import changes
 from aster_jax.reward import verify
-from aster_jax.rollout import device, engine, episode, journal, record, sampling
+from aster_jax.rollout import device, engine, episode, journal, record, results, sampling
 
 JUDGES = 128  # threads that wait for verdicts; the comparing itself is in other processes
 VERDICT_S = 600.0  # the verifier has deadlines of its own; this one holds if it has died
@@ -45,12 +45,20 @@ class Players:
 
 
 def check(run: workdir.Run) -> None:
-    """Raise an InputError now where the engine cannot be built for this mesh or model."""
+    """Raise an InputError now where the engine cannot be built for this mesh or model, or no
+    result of the tool could be shown."""
     sizes = settings.engine_sizes(run.config.rollout)
     engine.check(sizes, meshes.batch_shards(meshes.for_rollouts(run.mesh)))
     here, mesh = _own_part(sizes, run.mesh)
     engine.check(here, meshes.batch_shards(mesh))
     engine.attention(policies.expected_config(run), here, mesh)
+    if run.config.model.source != "scratch":  # that one learns its vocabulary in the run
+        _check_results(run, policies.describe(run))
+
+
+def _check_results(run, policy):
+    limit = run.config.rollout.tool_result_tokens
+    results.check(limit, policy.tokenizer, "rollout.tool_result_tokens")
 
 
 def _own_part(sizes: engine.EngineConfig, mesh) -> tuple[engine.EngineConfig, jax.sharding.Mesh]:
@@ -106,7 +114,11 @@ def check_golds(run: workdir.Run) -> None:
 
 @contextlib.contextmanager
 def players(run: workdir.Run, policy: policies.Policy, how: sampling.Sampling):
-    """Start the tool and the verifier, and build the programs; stop them at the end."""
+    """Start the tool and the verifier, and build the programs; stop them at the end.
+
+    Raises an InputError where no result of the tool could be shown.
+    """
+    _check_results(run, policy)
     sizes, mesh = _own_part(settings.engine_sizes(run.config.rollout), run.mesh)
     kernel, why = engine.attention(policy.cfg, sizes, mesh)
     run.say("engine", f"decoding attends by {kernel}: {why}")

@@ -27,6 +27,8 @@ class Placement:
       budgets: bound what a row may write, and so what it may need, if it has none of its own.
       timeline: is told of the programs dispatched here.
       stats: counters of the phase.
+      at_once: whether `write` writes all that waits, or one chunk of each row, so that rows
+        which can decode do not wait for somebody else's long prompt.
     """
 
     def __init__(
@@ -36,16 +38,17 @@ class Placement:
         budgets: Budgets,
         timeline: Timeline,
         stats: collections.Counter,
+        at_once: bool = True,
     ):
         self._device, self._budgets = dev, budgets
         self.requests = dict(enumerate(requests))  # those that have not ended
-        self._timeline, self._stats = timeline, stats
+        self._timeline, self._stats, self._at_once = timeline, stats, at_once
         self._table = scheduler.SlotTable(dev.config.slots, len(requests), dev.shards)
         self.live: dict[int, Live] = {}  # by slot, in the order of admission
         self.aside: dict[int, Live] = {}  # by request
         self._pressed = 0.0  # rows set aside for want of room, beyond what is put up with
         self._writes: dict[int, int] = {}  # slot -> first position that is not in the cache
-        self._forks: list[device.Fork] = []
+        self._forks: dict[int, tuple[int, device.Fork]] = {}  # slot -> source, until it is there
 
     def add(self, i: int, request: Request) -> None:
         """One more request, under a number of its own, behind all that are there."""
@@ -67,7 +70,13 @@ class Placement:
         return [
             slot for slot, live in self.live.items()
             if live.call is None and live.left() > K * live.flying
+            and slot not in self._writes and slot not in self._forks
         ]  # fmt: skip
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._writes)
 
     def epoch(self, slot: int) -> int:
         """The number of the slot's owner; a later owner has another one."""
@@ -117,8 +126,14 @@ class Placement:
         self._pressed = max(0.0, self._pressed - PUT_UP_WITH)
 
     def ask_again(self, live: Live) -> None:
-        """Forget what a row has become; its request begins anew, before all others."""
+        """Forget what a row has become; its request begins anew, before all others.
+
+        It has no more time than if nothing had been lost: it goes on from its first slot.
+        """
         self.leave(live)
+        again = fresh(live.request, live.index, self._budgets)
+        again.since = live.since
+        self.aside[live.index] = again
         self._table.requeue(live.index)
 
     def call_returned(self, live: Live) -> None:
@@ -132,11 +147,15 @@ class Placement:
             self.aside.pop(live.index, None)
             self._table.withdraw(live.index)
             return
-        del self.live[live.slot]
-        self._writes.pop(live.slot, None)
-        self._device.pages.release(live.slot)
-        self._table.release(live.slot)
-        live.slot = None
+        slot, live.slot = live.slot, None
+        del self.live[slot]
+        self._writes.pop(slot, None)
+        self._forks.pop(slot, None)
+        # Those that wait for a prompt which nobody goes on writing come in anew.
+        for heir in [heir for heir, (source, _) in self._forks.items() if source == slot]:
+            self.set_aside(self.live[heir])
+        self._device.pages.release(slot)
+        self._table.release(slot)
 
     # Admission: a prompt is there once per group and device.
 
@@ -163,13 +182,14 @@ class Placement:
         near = self._near(slot)
         reach, spare = self._reach(live), self._spare(live, near)
         given = live.request.given
-        forked = {fork.slot for fork in self._forks}  # their own last page is not there yet
-        same = [x for x in near if x.request.shares(live.request) and x.slot not in forked]
+        # The last page of one that is still to be forked is not there yet.
+        same = [x for x in near if x.request.shares(live.request) and x.slot not in self._forks]
         if same and len(live.tokens) == len(given):
             copies = pages.fork(same[0].slot, slot, len(given) - 1, reach, spare)
             if copies is None:
                 return False
-            self._forks.append(device.Fork(slot, len(given) - 1, tuple(copies)))
+            fork = device.Fork(slot, len(given) - 1, tuple(copies))
+            self._forks[slot] = same[0].slot, fork
             shared = len(given) - 1
         else:
             # One that comes back goes on behind the whole pages of its prompt, if they are
@@ -213,26 +233,46 @@ class Placement:
             self._writes[live.slot] = start
 
     def write(self) -> None:
-        """Write all given tokens that wait, except each row's newest one; then share."""
+        """Write given tokens that wait, except each row's newest one; then share.
+
+        All of them, or the next chunk of each row (`at_once`); who has all can decode.
+        """
         self._stats["pages_peak"] = max(self._stats["pages_peak"], self._device.pages.used)
-        writes = []
-        for slot, start in sorted(self._writes.items()):
-            writes.append((slot, start, self.live[slot].tokens[start:-1]))
-            self._stats["prefill_tokens"] += len(writes[-1][2])
-        starts = {slot: self._start(self.live[slot]) for slot in self._writes}
-        self._writes.clear()
         d = self._device
-        for plan in scheduler.chunk_rounds(
+        writes = [
+            (slot, start, self.live[slot].tokens[start:-1])
+            for slot, start in sorted(self._writes.items())
+        ]
+        starts = {slot: self._start(self.live[slot]) for slot in self._writes}
+        plans = scheduler.chunk_rounds(
             writes, d.prefill_rows, d.config.prefill_buckets, d.pages.shard
-        ):
+        )
+        if not self._at_once:  # a round has first chunks or later ones, never both
+            firsts = dict(self._writes)
+            plans = [p for p in plans if p.chunks[0].start == firsts[p.chunks[0].slot]]
+        for plan in plans:
             called = self._timeline.now()
             self._timeline.dispatched("prefill", d.prefill(plan, starts), called)
             self._stats["prefill_calls"] += 1
-        starts = {f.slot: self._start(self.live[f.slot]) for f in self._forks}
+            for chunk in plan.chunks:
+                self._stats["prefill_tokens"] += len(chunk.tokens)
+                self._writes[chunk.slot] = chunk.start + len(chunk.tokens)
+                if chunk.last:
+                    del self._writes[chunk.slot]
+        self._share()
+
+    def _share(self):
+        """Give prompts that are there to the rows that wait for them."""
+        forks = [
+            fork for source, fork in self._forks.values()
+            if self._writes.get(source, fork.length) >= fork.length
+        ]  # fmt: skip
+        starts = {fork.slot: self._start(self.live[fork.slot]) for fork in forks}
         called = self._timeline.now()
-        for marker in d.share(self._forks, starts):
+        for marker in self._device.share(forks, starts):
             self._timeline.dispatched("prefill", marker, called)
-        self._forks.clear()
+        for fork in forks:
+            del self._forks[fork.slot]
 
     def _start(self, live) -> device.Start:
         r = live.request

@@ -20,7 +20,7 @@ BUDGETS = episode.Budgets(
     response_tokens=60,
     context_tokens=224,
     max_calls=4,
-    tool_result_tokens=12,
+    tool_result_tokens=36,
     max_malformed=1,
     call_s=60.0,
     trajectory_s=120.0,
@@ -302,13 +302,17 @@ def test_context_budget(play, requests):
     assert any(t.end == "context_budget" for t in cut)
 
 
+def no_calls_left(talker):
+    text = chat.cut(episode.NO_CALLS_LEFT, talker.tokenizer, BUDGETS.tool_result_tokens)
+    assert text
+    return chat.tool_ids(text, talker.tokenizer, chatter.STYLE)
+
+
 def test_call_budget_warns_once_then_ends(play, talker):
     made, _ = play(max_calls=1)
     warned = [t for t in made if t.end == "call_budget"]
     assert warned and all(len(t.calls) == 1 for t in warned)
-    note = chat.tool_ids(
-        chat.cut(episode.NO_CALLS_LEFT, talker.tokenizer, 12), talker.tokenizer, chatter.STYLE
-    )
+    note = no_calls_left(talker)
     for t in warned:
         results = [t.tokens[s.start : s.stop] for s in t.spans if s.kind == "tool"]
         assert len(results) == 2 and list(results[1]) == note
@@ -324,8 +328,7 @@ def test_without_a_tool_a_call_is_told_once_that_there_are_none(play, talker):
     ends = collections.Counter(t.end for t in made)
     assert set(ends) == {"call_budget", "answered"}, ends
     assert stats["tool_calls"] == 0 and not any(t.calls for t in made)
-    note = chat.cut(episode.NO_CALLS_LEFT, talker.tokenizer, 12)
-    note = chat.tool_ids(note, talker.tokenizer, chatter.STYLE)
+    note = no_calls_left(talker)
     told = [[list(t.tokens[s.start : s.stop]) for s in t.spans if s.kind == "tool"] for t in made]
     for t, results in zip(made, told, strict=True):
         assert results in ([note], []) and (results or t.end == "answered")
@@ -384,5 +387,7 @@ def test_what_cannot_work_is_refused(talker, engines, requests, play):
         play(context_tokens=225)
     with pytest.raises(ValueError, match="max_calls=4 needs a tool executor"):
         play(tool=None)
+    with pytest.raises(ValueError, match="tool_result_tokens=20 leaves nothing .* at least 3"):
+        play(tool_result_tokens=20)
     with pytest.raises(ValueError, match=r"prompt of problem p0 has \d+ tokens.*context is 5"):
         play(context_tokens=5)

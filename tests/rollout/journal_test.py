@@ -42,6 +42,20 @@ def test_what_was_added_is_read_until_it_is_sealed(path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == RECORDS[::-1]
 
 
+def test_what_comes_after_the_end_is_not_written(path):
+    """A verdict that nobody waited for any more: sealed by this process, or by another one."""
+    first, second = journal.Journal(path), journal.Journal(path, 1)
+    second.add(RECORDS[1])
+    second.close()
+    first.seal(RECORDS[:2])
+    for one in (first, second):
+        one.add(RECORDS[2])
+    assert os.listdir(path.parent) == [path.name] and first.read() == RECORDS[:2]
+    first.discard()
+    first.add(RECORDS[3])  # of a phase that begins anew
+    assert first.read() == [RECORDS[3]]
+
+
 def test_an_empty_phase_is_sealed_too(path):
     journal.Journal(path).seal([])
     assert path.read_text() == "" and journal.Journal(path).read() == []

@@ -155,6 +155,20 @@ def test_asked_to_stop_it_closes_its_sessions_and_the_tool_goes_on(
 # Results that do not fit what is left of the context.
 
 
+def test_a_limit_that_shows_nothing_of_a_longer_result_is_refused(talker):
+    words = talker.tokenizer
+    with pytest.raises(errors.InputError, match="r.limit=5 leaves nothing") as told:
+        results.check(5, words, "r.limit")
+    least = int(str(told.value).split()[-1])
+    results.check(least, words, "r.limit")
+    with pytest.raises(errors.InputError, match=f"r.limit={least - 1} .* give at least {least}"):
+        results.check(least - 1, words, "r.limit")
+    for text in ("7" * 999, "ab \n" * 99, "é€😀" * 50, " " * 600 + "x" * 600, "print(3+4)\n" * 400):
+        for limit in range(least, least + 9):
+            shown = chat.cut(text, words, limit)
+            assert "left out" in shown and len(words.encode(shown)) <= limit
+
+
 def test_a_result_is_cut_to_the_room_with_its_markup_whole(talker):
     """30 digits are 30 tokens here; the note in place of them takes its own."""
     words = talker.tokenizer

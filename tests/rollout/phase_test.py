@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from aster_jax import config, policy, settings as made_of, workdir
 from aster_jax.errors import InputError, Leaving
 from aster_jax.lifetime.notice import Notice
-from aster_jax.rollout import journal, phase, record
+from aster_jax.rollout import journal, live, phase, record
 from tests.rollout import chatter
 
 
@@ -19,7 +20,7 @@ def settings():
     c.rollout.slots, c.rollout.capacity, c.rollout.prefill_rows = 6, 224, 3
     c.rollout.prefill_buckets = (8, 24)
     c.rollout.steps_per_dispatch = 8
-    c.rollout.tool_result_tokens = 12
+    c.rollout.tool_result_tokens = 40
     c.rl1.turn_tokens, c.rl1.response_tokens, c.rl1.context_tokens = 40, 60, 224
     c.rl1.max_calls = 2
     return c
@@ -50,7 +51,7 @@ def test_sections_become_values():
         "response_tokens": 60,
         "context_tokens": 224,
         "max_calls": 2,
-        "tool_result_tokens": 12,
+        "tool_result_tokens": 40,
         "max_malformed": c.rollout.max_malformed,
         "call_s": c.rollout.call_s,
         "trajectory_s": c.rollout.trajectory_s,
@@ -157,6 +158,31 @@ def test_a_verdict_that_never_comes_is_waited_for_no_longer_than_said(
     scored, _ = played(run, speaks, talker, Failing(waits_s=20.0), asked)
     assert {s.verdict for s in scored} == {"verifier_timeout"}
     assert time.monotonic() - began < 18.0
+
+
+def test_a_verdict_that_comes_after_the_end_leaves_no_file(
+    run, speaks, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(phase, "VERDICT_S", 0.05)
+    monkeypatch.setattr(phase, "LOOK_S", 0.01)
+    come = threading.Event()
+
+    class Late:
+        def score(self, items):
+            come.wait(60)
+            return [(1.0, "ok")]
+
+    asked = phase.requests(chatter.problems(1), 1, speaks)
+    ended = live.fresh(asked[0], 0, made_of.budgets(run.config, run.config.rl1))
+    ended = ended.trajectory("answered", "1")
+    episodes = journal.Journal(tmp_path / "step.jsonl")
+    judged = phase._Judging(run, speaks, Late(), asked, episodes, {})
+    judged.begin(0, ended)
+    assert [s.verdict for s in judged.scored([ended])] == ["verifier_timeout"]
+    episodes.seal([])
+    come.set()
+    judged._threads.shutdown(wait=True)
+    assert judged.count == 1 and [p.name for p in tmp_path.iterdir()] == ["step.jsonl"]
 
 
 def test_episodes_are_written_as_they_end_and_not_made_twice(run, speaks, talker, tmp_path):

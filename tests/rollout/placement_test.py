@@ -114,6 +114,8 @@ def test_rows_that_must_have_ended_are_not_asked_again(flying, expected):
     budgets = live.Budgets(20, 5000, 4096, 4, 64, 1, 60.0, 60.0, 60.0)
     rows, _, _ = rows_of([(10, 1)], 1, 8192, budgets=budgets)
     rows.admit(0.0)
+    assert rows.ready() == []  # nothing is written yet
+    rows.write()
     rows.live[0].flying = flying  # of 16 steps each, 20 tokens allowed
     assert rows.ready() == ([0] if expected else [])
 
@@ -157,3 +159,41 @@ def test_no_more_pages_stay_free_than_rows_can_need():
     roomy._pressed = 1e6
     roomy.admit(0.0)  # of 15 after the first
     assert len(roomy.live) == 2
+
+
+def chunked(groups, slots):
+    """As `rows_of`, written a chunk at a time."""
+    rows, device, stats = rows_of(groups, slots, slots * 4096)
+    rows._at_once = False
+    return rows, device, stats
+
+
+def test_chunk_by_chunk_a_row_is_ready_when_all_of_it_is_written():
+    rows, _, stats = chunked([(40, 1), (200, 3), (65, 1)], 5)
+    rows.admit(0.0)
+    ready, calls = [], []
+    for _ in range(5):
+        rows.write()
+        ready.append(rows.ready())
+        calls.append(stats["prefill_calls"])
+    # 39, 199 and 64 tokens in chunks of 64; two more hold the prompt of the second.
+    assert ready == [[0, 4], [0, 4], [0, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
+    assert calls == [1, 2, 3, 4, 4] and not rows.is_writing
+    assert stats["prefill_tokens"] == 39 + 199 + 64 and stats["shared_tokens"] == 2 * 199
+
+
+def test_whoever_waits_for_a_prompt_that_is_given_up_comes_in_anew():
+    rows, device, stats = chunked([(200, 3)], 3)
+    rows.admit(5.0)
+    rows.write()
+    first, second, third = rows.live.values()
+    rows.end(first)
+    assert [x.slot for x in (second, third)] == [None, None] and device.pages.used == 0
+    rows.admit(6.0)
+    while rows.is_writing:
+        rows.write()
+    assert sorted(rows.ready()) == sorted(x.slot for x in (second, third))
+    assert stats["prefill_tokens"] == 64 + 199 and second.since == third.since == 5.0
+    rows.end(third)  # and one that waits may go
+    rows.end(second)
+    assert device.pages.used == 0 and not rows.requests
