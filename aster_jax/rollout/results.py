@@ -1,6 +1,5 @@
 """A tool's result as ids that fit: what `episode` appends to a live row."""
 
-import functools
 import itertools
 
 from aster_jax.data import chat
@@ -15,17 +14,12 @@ def check(limit: int, tokenizer, name: str) -> None:
 
     What is kept has to hold the note on how much is left out. `name` is the setting's.
     """
-    if not _shows(limit, tokenizer):
-        least = next(n for n in itertools.count(limit) if _shows(n, tokenizer))
+    if not chat.cut(LONG, tokenizer, limit - SEAM):
+        least = next(n for n in itertools.count(limit) if chat.cut(LONG, tokenizer, n - SEAM))
         raise InputError(
             f"{name}={limit} leaves nothing of a longer result: with this vocabulary the note on "
             f"what was left out takes most of {least} tokens; give at least {least}"
         )
-
-
-@functools.lru_cache  # a server asks for every request
-def _shows(limit, tokenizer):
-    return bool(chat.cut(LONG, tokenizer, limit - SEAM))
 
 
 def fitted(text: str, limit: int, room: int, tokenizer, style: str) -> list[int] | None:
