@@ -93,11 +93,12 @@ def _came(by_seed) -> str:
     if both := _paired(before, after):
         first, last = both
         accuracy = (
-            f"accuracy {_mean(first)} before RL, {_mean(last)} after{_of(len(first), len(by_seed))} "
-            f"({_changed(last, first, 'it')})"
+            f"accuracy {_mean(first)} before RL, {_mean(last)} after"
+            f"{_of(len(first), len(by_seed))} ({_changed(last, first, 'it')})"
         )
     elif known := _known(after):
-        accuracy = f"accuracy {_mean(after)} after RL{_of(len(known), len(by_seed))}, before it not measured"
+        some = _of(len(known), len(by_seed))
+        accuracy = f"accuracy {_mean(after)} after RL{some}, before it not measured"
     both = _paired(scalar(by_seed, "calls_first"), scalar(by_seed, "calls_last"))
     if not both:
         return accuracy

@@ -37,7 +37,8 @@ def figure(grouped: findings.Grouped) -> bytes:
         shown = [v for v, by_seed in grouped.items() if by_seed]
         handles = [Line2D([], [], color=shades[v], linewidth=2.2) for v in shown]
         names = [f"{v} (n={len(grouped[v])})" for v in shown]
-        drawn.legend(handles, names, loc="outside upper left", ncols=min(len(names), 5) or 1, fontsize=10)
+        columns = min(len(names), 5) or 1
+        drawn.legend(handles, names, loc="outside upper left", ncols=columns, fontsize=10)
         _bars(axes.flat[3], grouped, shades)
         if matrix:
             _matrix(axes.flat[4], matrix)

@@ -58,7 +58,7 @@ def run(c, path: pathlib.Path, play: Callable, command: Callable) -> None:
 
 
 def _check(c, members) -> None:
-    """InputError for a base or a member that cannot work, and for what it reads that is not there."""
+    """InputError for a base or a member that cannot work, or reads what is not there."""
     for member in [*plan.bases(c), *members]:
         config = plan.config_of(c, member)
         problems, source = config.problems, config.model.source
@@ -146,10 +146,11 @@ def _share(config, path: pathlib.Path, member, members) -> None:
     here = path / member.path
     with workdir.held(config, here):
         taken = together.once("share", lambda: {
-            stage: f"{other.relative_to(path)}" for stage, other in share.take(config, here, others).items()
+            stage: f"{o.relative_to(path)}" for stage, o in share.take(config, here, others).items()
         })  # fmt: skip
-    for stage, other in taken.items():
-        _say(f"{member.path} starts from {stage} of {other}, which it would make alike")
+    for other in dict.fromkeys(taken.values()):
+        stages = " and ".join(stage for stage, o in taken.items() if o == other)
+        _say(f"{member.path} starts from {stages} of {other}, which it would make alike")
 
 
 def write(c, path: pathlib.Path, members: list, made: dict, failed: dict[str, str]) -> None:

@@ -47,8 +47,8 @@ def _is_same(c, here, other, stage) -> bool:
     """Whether `other` has finished what the run would make of this stage."""
     if not (other / stage / "DONE.json").exists():
         return False
-    began, config = records.whole(other / stage / "began.json"), records.whole(other / "config.json")
-    asked = json.loads(workdir.as_json(c))
+    began = records.whole(other / stage / "began.json")
+    config, asked = records.whole(other / "config.json"), json.loads(workdir.as_json(c))
     sections = _ALIKE[stage] + _PROBED * (stage == "sft" and c.sft.probe_every > 0)
     if began != changes.record(c, stage) or any(config[s] != asked[s] for s in sections):
         return False
@@ -67,7 +67,8 @@ def _copy(other, here, stage) -> bool:
         shutil.copytree(other / stage, partial, copy_function=_copy_file)
         origin = {"from": os.path.relpath(other, here)}
         metrics.replace(partial / "shared.json", json.dumps(origin) + "\n")
-        lines = metrics.lines(here, *(s for s in STAGES if s != stage)) + metrics.lines(other, stage)
+        lines = metrics.lines(here, *(s for s in STAGES if s != stage))
+        lines += metrics.lines(other, stage)
         if lines:
             text = "".join(json.dumps(line) + "\n" for line in lines)
             metrics.replace(here / "metrics.jsonl", text)

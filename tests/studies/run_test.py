@@ -102,7 +102,7 @@ def test_a_page_of_a_part_names_the_rest(tmp_path, compare):
 
 def test_members_share_what_they_would_make_alike(tmp_path, compare, capsys):
     compare(made_member.study())
-    assert "b/seed_0 starts from sft of a/seed_0" in capsys.readouterr().out
+    assert "b/seed_0 starts from demos and sft of a/seed_0" in capsys.readouterr().out
     assert (tmp_path / "b" / "seed_0" / "sft" / "shared.json").exists()
     again = made_member.study(seeds=(1, 2))
     configs = {m: run.plan.config_of(again, m) for m in run.plan.members(again)}
