@@ -11,6 +11,13 @@ from aster_jax.demos import teacher
 from aster_jax.errors import InputError
 from aster_jax.rl import batch
 
+MOST_SEED = 2**31 - 1
+
+
+def is_seed(value) -> bool:
+    """Whether random numbers can be drawn from it: a whole number of 31 bits, and no truth value."""
+    return type(value) is int and 0 <= value <= MOST_SEED
+
 
 def validate(c: ConfigDict) -> None:
     """Raise an InputError for values that cannot work together, before anything is run.
@@ -18,6 +25,7 @@ def validate(c: ConfigDict) -> None:
     Builds what every stage will build and needs no device for (`settings.build_all`), so
     that no impossible value waits for its stage.
     """
+    check_given(c)
     _validate_names(c)
     _validate_counts(c)
     _validate_shares(c)
@@ -25,6 +33,18 @@ def validate(c: ConfigDict) -> None:
     if {"sft", "rl1", "rl2"} & set(c.stages):
         _validate_training(c)
     settings.build_all(c, {stage: configs.rl_stage(c, stage) for stage in ("rl1", "rl2")})
+
+
+def check_given(c: ConfigDict) -> None:
+    """Raise an InputError for a key that is None although its default is not.
+
+    A ConfigDict takes None in place of anything. What nobody gives has to be left out instead;
+    only keys of rl1 and rl2 are None, where they take the value of rl.
+    """
+    default = configs.default()
+    for key in configs.keys(default):
+        if _value(c, key) is None and _value(default, key) is not None:
+            raise InputError(f"{key}=None is no value; give one, or leave the key out")
 
 
 def _validate_names(c):
@@ -38,6 +58,8 @@ def _validate_names(c):
         raise InputError(f"track has {unknown}; known are {', '.join(track.KNOWN)}, or () for none")
     if not c.name:
         raise InputError("name is empty; the experiment file must set c.name")
+    if not is_seed(c.seed):
+        raise InputError(f"seed={c.seed!r} must be a whole number from 0 to {MOST_SEED}")
     dtypes = ("float32", "bfloat16")
     for section, name, choices in (
         *((s, "normalise", batch.NORMALISERS) for s in configs.RL_SECTIONS),
@@ -77,7 +99,7 @@ def _validate_counts(c):
                 raise InputError(f"{section}.{name}={c[section][name]} must be at least 1")
     for key in configs.keys(c):
         section, _, name = key.rpartition(".")
-        value = c[name] if not section else _section(c, section)[name]
+        value = _value(c, key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if section and number and not value >= (-1 if section == "mesh" else 0):
             raise InputError(f"{key}={value} must not be negative")
@@ -99,10 +121,10 @@ def _validate_counts(c):
             )
 
 
-def _section(c, name: str) -> ConfigDict:
-    """The section of a dotted name."""
-    for part in name.split("."):
-        c = c[part]
+def _value(c, key: str):
+    """What stands at a dotted name; None below a section that is None."""
+    for part in key.split("."):
+        c = None if c is None else c[part]
     return c
 
 

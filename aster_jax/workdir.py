@@ -28,6 +28,7 @@ from aster_jax import pace, together, track
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes, lock
 from aster_jax.lifetime.notice import Notice
+from aster_jax.report import records
 from aster_jax.train import metrics
 
 SHARED_S = 60.0  # until a file that one process has made is seen by all
@@ -109,7 +110,7 @@ class Run:
         if not path.exists():
             known = changes.record(self.config, stage)
         else:
-            known = json.loads(path.read_text())
+            known = records.whole(path)
             if not changes.asks_for_more(self.config, known):
                 return known
             self.open_again(stage)
@@ -142,7 +143,7 @@ class Run:
             return seen in (None, self.summary("rl1")["step"])
         if not self.has_begun(stage):
             return True
-        known = json.loads((self.path / stage / "began.json").read_text())
+        known = records.whole(self.path / stage / "began.json")
         return not changes.asks_for_more(self.config, known)
 
     def finish(self, stage: str, summary: dict) -> None:
@@ -160,7 +161,7 @@ class Run:
             raise InputError(
                 f"stage {stage!r} has not finished in {self.path}; add it to config.stages"
             )
-        return json.loads((self.path / stage / "DONE.json").read_text())
+        return records.whole(self.path / stage / "DONE.json")
 
     def keep_traceback(self, stage: str) -> pathlib.Path:
         """Add the exception under way to `error.log`; where that is."""
@@ -267,7 +268,7 @@ def _take_config(run: Run) -> None:
     known = run.path / "config.json"
     text = as_json(run.config)
     if known.exists():
-        changed = changes.differences(json.loads(known.read_text()), json.loads(text))
+        changed = changes.differences(records.whole(known), json.loads(text))
         if changed:
             when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             with open(run.path / "config_history.jsonl", "a") as f:
@@ -288,7 +289,7 @@ def read_config(path: pathlib.Path) -> ConfigDict:
     if not known.exists():
         raise InputError(f"{path} is no workdir of a run: {known} is missing")
     c = configs.default()
-    _fill(c, json.loads(known.read_text()))
+    _fill(c, records.whole(known))
     return c.lock()
 
 

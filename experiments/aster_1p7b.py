@@ -8,7 +8,7 @@ names count chips: 16 chips on 4 hosts with one process each. What it takes of t
 compiler's word (libtpu 0.0.52): 9.1 GiB in an RL update of stage 2, 7.9 of them temporary, and
 18.4 GiB while sampling, 14.0 of them the cache. `python -m launch.plan --config
 experiments/aster_1p7b.py --topology v6e:4x4` says so. Expected: the paper's table (AIME 2025,
-avg@16, 30K tokens): 19.4 after SFT, 64.6 after RL. Not run by us: see the README for what was.
+avg@16, 30K tokens): 19.0 after SFT, 59.6 after RL. Not run by us: see the README for what was.
 
 The numbers are those of experiments/aster_4b.py, with its sources [A] [R] [P], but for what
 stands here: [A] names no other recipe for the smaller model, and [R] trains the larger one. Of
@@ -20,8 +20,8 @@ from aster_jax import experiment
 
 def get_config(devices: str = "16"):
     """The paper's numbers, and sizes for so many chips of 31 GiB."""
-    count = int(devices)
     c = experiment.read(f"aster_4b:{devices}")
+    count = c.mesh.fsdp
     c.name = "aster_1p7b"
     c.model.source = "hf://Qwen/Qwen3-1.7B"  # [A]
     c.model.style = "qwen3"  # its hybrid template: the model opens its thoughts itself

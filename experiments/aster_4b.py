@@ -24,6 +24,8 @@ from aster_jax import config
 
 def get_config(devices: str = "64"):
     """The paper's numbers, on so many devices."""
+    if not devices.isdecimal() or not int(devices):
+        raise ValueError(f"aster_4b:{devices}: behind the colon stands how many devices, such as 64")
     count = int(devices)
     c = config.default()
     c.name = "aster_4b"
@@ -48,6 +50,7 @@ def get_config(devices: str = "64"):
     c.sft.learning_rate = 3e-5  # [R]
     c.sft.warmup_steps = 11  # [R] ratio 0.06 of 188
     c.sft.decay_steps = 0  # [R] the minimum equals the peak: constant after warm-up
+    c.sft.beta1 = 0.9  # [R] framework default
     c.sft.beta2 = 0.999  # [R] framework default
     c.sft.weight_decay = 0.0  # [R] framework default
     c.sft.clip_norm = 1.0  # [R] framework default
@@ -56,21 +59,30 @@ def get_config(devices: str = "64"):
     c.sft.micro_rows = count  # ours: one row per device
     c.sft.epochs = 6.0  # [R]; 188 steps there, about as many here
 
-    c.rl.learning_rate = 1e-6  # [R] constant, no warm-up
+    c.rl.learning_rate = 1e-6  # [R]
+    c.rl.warmup_steps = 0  # [R] no warm-up
+    c.rl.decay_steps = 0  # [R] constant
+    c.rl.beta1 = 0.9  # [R]
     c.rl.beta2 = 0.999  # [R]
     c.rl.weight_decay = 0.01  # [R]
     c.rl.clip_norm = 1.0  # [R]
     c.rl.prompts = 128  # [R]
     c.rl.group = 8  # [R]
     c.rl.minibatches = 2  # [R] 64 prompts each
+    c.rl.updates = 1  # [R] one pass over a rollout
+    c.rl.refill_tries = 0  # [R] no dynamic sampling: groups whose rewards all agree stay
+    c.rl.loss = "clip"  # [R]
     c.rl.divide_by_std = True  # [R]
     c.rl.normalise = "group"  # [A][P] by the token count of the prompt's group
     c.rl.clip_low = 0.2  # [R]
     c.rl.clip_high = 0.28  # [R]
     c.rl.dual_clip = 10.0  # [R]
     c.rl.tis_cap = 2.0  # [R]
+    c.rl.kl_coef = 0.0  # [R] neither in the loss nor in the reward
+    c.rl.entropy_coef = 0.0  # [R]
     for end in ("turn_budget", "token_budget", "context_budget", "call_budget", "malformed"):
         c.rl[f"on_{end}"] = "keep"  # [R] cut trajectories are rewarded and trained on as they are
+    c.rl.on_deadline = "drop"  # ours: who is cut by the clock depends on the machine
     c.rl1.row_tokens = 18_432  # ours: the longest trajectory of a stage fills a row
     c.rl2.row_tokens = 32_768
     c.rl.micro_rows = count  # ours: one row per device
@@ -80,6 +92,8 @@ def get_config(devices: str = "64"):
     c.rl.eval_samples = 4  # ours; [R] 16
 
     c.rollout.temperature = 1.0  # [R]
+    c.rollout.top_p = 1.0  # [R]
+    c.rollout.top_k = 0  # [R] off
     c.rollout.dtype = "bfloat16"  # [R]
     c.rollout.ahead = 1  # ours: the host reads one dispatch behind
     c.rollout.lockstep = False  # ours: never wait for a slow tool

@@ -29,10 +29,12 @@ def get_config(devices: str = "64"):
     c.demos.count = 4096  # ours, as ASTER's: TRICE's number is not published
     c.demos.min_calls = 1  # [T] how many calls is not the criterion; whether the tool helps is
     c.demos.keep_errors = True  # ours: a criterion of success is not stated
-    c.demos.text_only_share = 0.2  # [T] mixes text-only ones in, to keep reasoning without a tool
+    # [T] mixes text-only ones in, to keep reasoning without a tool. How many is not published.
+    c.demos.text_only_share = 0.2  # ours
     c.demos.max_tokens = 24_576  # [T] overlong ones left out; where it cuts is not stated, so ours
-    # [T] "tool-advantaged" problems, 4,325 of them, which are not published: ours, problems that
-    # the base solves with the tool and not without, by two evaluations of it, in this file.
+    # [T] "tool-advantaged" problems, which are not published; that they are 4,325 we have at second
+    # hand. Ours: problems that the base solves with the tool and not without, by two evaluations of
+    # it, in this file.
     c.problems.source = "data/tool_advantaged.parquet"
 
     # [T] strictly on-policy: one optimiser step per rollout, taken by whoever sampled it. The

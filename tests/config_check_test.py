@@ -3,6 +3,7 @@
 import pytest
 
 from aster_jax import config, config_check
+from aster_jax.errors import InputError
 
 
 def named():
@@ -19,6 +20,8 @@ def test_the_defaults_are_valid():
     "key, value, text",
     [
         ("name", "", "name is empty"),
+        *(("seed", seed, f"seed={seed!r} must be a whole number from 0 to 2147483647")
+          for seed in (-1, 2**31, True)),
         ("stages", ("demos", "train"), r"stages has \['train'\]; known stages are demos, sft"),
         ("stages", ("sft", "demos"), "must keep the order demos, sft"),
         ("rl.normalise", "token", "rl.normalise='token'; choose one of"),
@@ -87,6 +90,24 @@ def test_what_cannot_work_is_refused(key, value, text):
         section = section[name]
     section[last] = value
     with pytest.raises(ValueError, match=text):
+        config_check.validate(c)
+
+
+def test_nothing_is_none_that_has_to_be_something():
+    for key in config.keys(config.default()):
+        c = named()
+        *sections, last = key.split(".")
+        section = c
+        for name in sections:
+            section = section[name]
+        if section[last] is None:  # of rl1 and rl2, where it stands for the value of rl
+            continue
+        section[last] = None
+        with pytest.raises(InputError, match=f"{key}=None is no value"):
+            config_check.validate(c)
+    c = named()
+    c.rl1 = None
+    with pytest.raises(InputError, match=r"rl1\.\w+=None is no value"):
         config_check.validate(c)
 
 

@@ -102,3 +102,10 @@ def test_a_key_that_the_file_assigns_and_nobody_knows_is_named(tmp_path):
     with pytest.raises(InputError, match="stepz"):
         experiment.read(str(path))
     assert "stepz" not in config.keys(config.default())
+
+
+@pytest.mark.parametrize("name", ["aster_4b:abc", "aster_4b:0", "aster_4b:1.5", "trice_4b:-4", "aster_1p7b:x"])
+def test_a_number_of_devices_that_is_none_is_said(name):
+    argument = name.partition(":")[2]
+    with pytest.raises(InputError, match=f"aster_4b:{argument}: behind the colon stands how many devices"):
+        experiment.read(name)

@@ -17,6 +17,7 @@ from aster_jax import config as configs
 from aster_jax.data import digest
 from aster_jax.demos import families
 from aster_jax.errors import InputError
+from aster_jax.report import records
 
 TRAINING = ("sft", "rl1", "rl2")  # each starts from what the one before it ended with
 
@@ -79,7 +80,7 @@ def files(c: ConfigDict, stage: str) -> dict[str, str]:
         read.append(c.demos.source)
     if stage in ("demos", "rl1", "rl2") and c.problems.source != "generated":
         read.append(c.problems.source)
-    if stage in TRAINING and pathlib.Path(c.model.source).exists():
+    if stage in ("demos", *TRAINING) and pathlib.Path(c.model.source).exists():
         read.append(c.model.source)
     return {name: digest.of(name) for name in read if pathlib.Path(name).exists()}
 
@@ -100,13 +101,17 @@ def record(c: ConfigDict, stage: str) -> dict:
 
 
 def check(c: ConfigDict, path: pathlib.Path) -> None:
-    """Raise an InputError when the config would change what the run at `path` has made."""
+    """Raise an InputError when the config would change what the run at `path` has made.
+
+    A file or directory is what it holds: under another path with the same contents, as after a
+    move, it is the same one.
+    """
     wrong = []
     for stage in configs.STAGES:
         began = path / stage / "began.json"
         if not began.exists():
             continue
-        known = json.loads(began.read_text())
+        known = records.whole(began)
         now, held = determining(c, stage), files(c, stage)
         if stage == "demos" and (path / stage / "DONE.json").exists():
             # They are made, and what RL then draws from need not be what they were drawn from.
@@ -114,7 +119,7 @@ def check(c: ConfigDict, path: pathlib.Path) -> None:
             held.pop(c.problems.source, None)
         for key in sorted(set(known["keys"]) & set(now)):
             old, new = known["keys"][key], now[key]
-            if old == new:
+            if old == new or _hold_the_same(old, known["files"], new, held):
                 continue
             if key not in GROWING:
                 wrong.append(f"{key}: {old} -> {new} ({_where(path, stage)})")
@@ -130,6 +135,12 @@ def check(c: ConfigDict, path: pathlib.Path) -> None:
             f"{shown}; give a new one with --workdir, or take the change back. Keys of stages "
             "that have not begun and keys such as micro_rows, slots or save_every may change"
         )
+
+
+def _hold_the_same(old, known: dict[str, str], new, held: dict[str, str]) -> bool:
+    """Whether two values are names of files, each with its digests, and the same stands there."""
+    are_names = isinstance(old, str) and isinstance(new, str)
+    return are_names and old in known and new in held and known[old] == held[new]
 
 
 def growing(c: ConfigDict, stage: str) -> dict:

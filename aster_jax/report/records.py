@@ -14,6 +14,11 @@ from aster_jax.errors import InputError
 from aster_jax.report import collapse
 
 RL_STAGES = ("rl1", "rl2")
+_KINDS = {dict: "an object", list: "a list"}
+_REMEDY = (
+    "the file was edited or a disk was full: remove it, and the command of the run, given again "
+    "with the same config, writes it anew"
+)
 _METRIC_KEYS = ("stage", "step", "time_s")
 _RESULT_KEYS = (
     "checkpoint", "step", "evaluation", "arm", "heldout", "tokens", "turn_tokens",
@@ -70,13 +75,13 @@ def read(workdir: pathlib.Path, visit: Visit = _nothing) -> RunRecords:
             f"{config_path} is missing: {workdir} is not the workdir of a run; "
             "give the directory that main was started with"
         )
-    config = _whole(config_path)
-    markers = {stage: _whole(workdir / stage / "DONE.json") for stage in config["stages"]}
+    config = whole(config_path)
+    markers = {stage: whole(workdir / stage / "DONE.json") for stage in config["stages"]}
     finished = {stage: numbers for stage, numbers in markers.items() if numbers is not None}
     metrics = list(_lines(workdir / "metrics.jsonl", _METRIC_KEYS))
     all_results = _entries(workdir / "eval" / "results.json", _RESULT_KEYS)
     differences = _entries(workdir / "eval" / "differences.json", _DIFFERENCE_KEYS)
-    asked = _whole(workdir / "eval" / "asked.json") or []
+    asked = whole(workdir / "eval" / "asked.json", list) or []
     results = [r for r in all_results if r["file"] in asked]
     earlier = [r for r in all_results if r["file"] not in asked]
     eval_rows, rl_rows = [], []
@@ -123,15 +128,20 @@ def _counts(record, result, problems) -> bool:
 
 
 def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
-    """The objects of a JSON-lines file; none when it does not exist."""
+    """The objects of a JSON-lines file; none when it does not exist.
+
+    A last line without an end is what a kill left of it: passed over, as by the run itself.
+    """
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8", errors="replace") as f:
         for number, line in enumerate(f, start=1):
             where = f"{path}, line {number}"
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as e:
+                if not line.endswith("\n"):
+                    return
                 raise InputError(
                     f"{where}: not JSON ({e.msg}); the file was edited or a disk was full: "
                     "remove the line, or run the stage again"
@@ -142,7 +152,7 @@ def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
 
 def _entries(path: pathlib.Path, keys) -> list[dict]:
     """The objects of a JSON file that holds a list of them; none when it does not exist."""
-    found = _whole(path) or []
+    found = whole(path, list) or []
     for i, entry in enumerate(found):
         _require(entry, keys, f"{path}, entry {i + 1}")
     return found
@@ -156,11 +166,19 @@ def _require(record, keys, where):
         raise InputError(f"{where}: keys {missing} are missing")
 
 
-def _whole(path: pathlib.Path):
-    """A JSON file's value, None when it does not exist."""
+def whole(path: pathlib.Path, kind: type = dict):
+    """The value of one of a run's JSON files, None when it does not exist.
+
+    Raises InputError, with the file, for what is not JSON or no `kind` (dict or list).
+    """
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
-        raise InputError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from e
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        where = f"{path}, line {e.lineno}" if isinstance(e, json.JSONDecodeError) else path
+        said = e.msg if isinstance(e, json.JSONDecodeError) else str(e)
+        raise InputError(f"{where}: not JSON ({said}); {_REMEDY}") from e
+    if not isinstance(found, kind):
+        raise InputError(f"{path}: expected {_KINDS[kind]}, found {type(found).__name__}; {_REMEDY}")
+    return found

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from aster_jax import errors, huge_pages
-from aster_jax.errors import GaveUp, Leaving
+from aster_jax.errors import GaveUp, InputError, Leaving
 from aster_jax.lifetime import notice
 
 LOOK_S = 0.2
@@ -40,8 +40,9 @@ def play(
     with what it gave up for, if it did.
 
     `leaving()` says whether this process is to go. Raises `Leaving` then, when the others have
-    left too, and RuntimeError with the end of what a member printed for any other failure, when
-    the others have been ended: their workdirs are as after any kill.
+    left too. When the others have been ended (their workdirs are as after any kill), raises
+    InputError with the sentence in which a member told what the user has to mend, and
+    RuntimeError with the end of what a member printed for any other failure.
     """
     free = cores(at_once, sorted(os.sched_getaffinity(0)))
     waiting, running = list(places), {}
@@ -94,4 +95,8 @@ def _ended(place: str, code: int, log: pathlib.Path) -> GaveUp | None:
     said = log.read_text(encoding="utf-8", errors="replace").strip()
     if code == errors.GAVE_UP:
         return GaveUp(said.rpartition("aster_jax: ")[2])
+    last = said.rpartition("\n")[2]
+    if code == 1 and last.startswith("aster_jax: "):
+        sentence = last.removeprefix("aster_jax: ")
+        raise InputError(f"{place}: {sentence}; all it said is in {log}")
     raise RuntimeError(f"{place} ended with exit code {code}; {log} ends with\n{said[-TAIL:]}")

@@ -1,14 +1,24 @@
 """The numbers of a study's members -> its tables and a paragraph of what came out. Pure.
 
 Every number is a mean over seeds with its 95 % interval (`intervals.py`). The paragraph is
-written by rule: what an interval does not settle is said to be open, in either direction.
+written by rule: what an interval does not settle is said to be open, in either direction. A
+sentence compares numbers of the same seeds only, and a cell tells how many it is of where they
+are not all of the variant's.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from aster_jax.studies import intervals, measures, plan
 
-Grouped = dict[str, dict[int, measures.Measures]]  # by variant, then by seed
+# By variant, then by seed; a variant without a member that is made has no seeds. The first one
+# is what the others are compared with.
+Grouped = dict[str, dict[int, measures.Measures]]
+# All other numbers are shares or accuracies.
+_NO_RATES = (
+    "demo_tokens", "demo_calls", "eval_calls_before", "eval_calls_after", "calls_first",
+    "calls_last", "entropy_first", "entropy_last",
+)  # fmt: skip
 # (title, [(column, name of the scalar, digits)])
 TABLES = (
     ("Held-out problems, before and after RL", (
@@ -28,11 +38,12 @@ TABLES = (
 )  # fmt: skip
 
 
-def group(numbers: dict[plan.Member, measures.Measures]) -> Grouped:
-    """Members by variant and seed, in the order in which they were made."""
-    grouped: Grouped = {}
-    for member, found in numbers.items():
-        grouped.setdefault(member.variant, {})[member.seed] = found
+def group(numbers: dict[plan.Member, measures.Measures], planned: Sequence[plan.Member]) -> Grouped:
+    """The members that are made by variant and seed, in the order of all that are planned."""
+    grouped: Grouped = {member.variant: {} for member in planned}
+    for member in planned:
+        if member in numbers:
+            grouped[member.variant][member.seed] = numbers[member]
     return grouped
 
 
@@ -43,31 +54,75 @@ def scalar(by_seed: dict[int, measures.Measures], name: str) -> dict[int, float 
 
 def estimate(by_seed: dict[int, measures.Measures], name: str) -> intervals.Estimate | None:
     """Mean over seeds of one number, and its interval."""
-    return intervals.over_seeds(list(scalar(by_seed, name).values()))
+    bounds = () if name in _NO_RATES else (intervals.RATE,)
+    return intervals.over_seeds(list(scalar(by_seed, name).values()), *bounds)
 
 
 def said(grouped: Grouped) -> list[str]:
     """What came out, a sentence or two per variant, and each against the first."""
-    sentences, reference = [], next(iter(grouped))
-    for variant, by_seed in grouped.items():
-        before, after = scalar(by_seed, "accuracy_before"), scalar(by_seed, "accuracy_after")
-        if not _known(after):
-            continue
-        first, last = scalar(by_seed, "calls_first"), scalar(by_seed, "calls_last")
+    sentences = [
+        f"**{variant}** ({_seeds(by_seed)}): {_came(by_seed)}."
+        for variant, by_seed in grouped.items() if by_seed
+    ]  # fmt: skip
+    after = {variant: scalar(by_seed, "accuracy_after") for variant, by_seed in grouped.items()}
+    reference, *others = after
+    compared = [variant for variant in others if _known(after[variant])]
+    if compared and not _known(after[reference]):
         sentences.append(
-            f"**{variant}** ({_seeds(by_seed)}): accuracy {_mean(before)} before RL, "
-            f"{_mean(after)} after ({_changed(after, before, 'it')}); calls per trajectory "
-            f"{_mean(first, 2)} in the first RL steps, {_mean(last, 2)} in the last "
-            f"({_changed(last, first, 'they')}); {_collapses(by_seed)}."
+            f"Not compared: {', '.join(compared)}; the first variant, {reference}, has no accuracy "
+            "after RL to compare with."
         )
-    for variant, by_seed in list(grouped.items())[1:]:
-        against = intervals.difference(
-            scalar(by_seed, "accuracy_after"), scalar(grouped[reference], "accuracy_after")
-        )
-        if against is not None:
-            verdict = _judged(against, "above", "below", "no difference is shown")
-            sentences.append(f"After RL, {variant} against {reference}: {verdict}.")
+        return sentences
+    for variant in compared:
+        against = intervals.difference(after[variant], after[reference])
+        if against is None:
+            sentences.append(f"Not compared: {variant} and {reference} have no seed in common.")
+            continue
+        verdict = _judged(against, "above", "below", "no difference is shown")
+        paired = _of(against.n, max(len(after[variant]), len(after[reference])))
+        sentences.append(f"After RL, {variant} against {reference}{paired}: {verdict}.")
     return sentences
+
+
+def _came(by_seed) -> str:
+    """What became of one variant."""
+    before, after = (scalar(by_seed, f"accuracy_{when}") for when in ("before", "after"))
+    if not _has_rl(by_seed):
+        return f"no RL; accuracy {_mean(before)}"
+    accuracy = "accuracy after RL is not measured"
+    if both := _paired(before, after):
+        first, last = both
+        accuracy = (
+            f"accuracy {_mean(first)} before RL, {_mean(last)} after"
+            f"{_of(len(first), len(by_seed))} ({_changed(last, first, 'it')})"
+        )
+    elif known := _known(after):
+        some = _of(len(known), len(by_seed))
+        accuracy = f"accuracy {_mean(after)} after RL{some}, before it not measured"
+    both = _paired(scalar(by_seed, "calls_first"), scalar(by_seed, "calls_last"))
+    if not both:
+        return accuracy
+    first, last = both
+    return (
+        f"{accuracy}; calls per trajectory {_mean(first, 2)} in the first RL steps, "
+        f"{_mean(last, 2)} in the last{_of(len(first), len(by_seed))} "
+        f"({_changed(last, first, 'they')}); {_collapses(by_seed)}"
+    )
+
+
+def _has_rl(by_seed) -> bool:
+    return any(m.has_rl for m in by_seed.values())
+
+
+def _paired(one, other):
+    """Both numbers in the seeds that have both; None where no seed has."""
+    seeds = [s for s in one if None not in (one[s], other.get(s))]
+    return ({s: one[s] for s in seeds}, {s: other[s] for s in seeds}) if seeds else None
+
+
+def _of(n: int, seeds: int) -> str:
+    """In how many seeds, where that is not all of them."""
+    return "" if n == seeds else f" in {n} of {seeds} seeds"
 
 
 def _seeds(by_seed) -> str:
@@ -93,9 +148,10 @@ def _judged(change, up: str, down: str, neither: str) -> str:
     if change is None:
         return "not measured"
     if change.low is None:
-        return f"{change.mean:+.3f}, one seed: nothing is shown"
+        seeds = "one seed" if change.n == 1 else "the same in both seeds"
+        return f"{change.mean:+.3f}, {seeds}: nothing is shown"
     which = up if change.is_above else down if change.is_below else neither
-    return f"{which}, {cell(change, 3, '+')}"
+    return f"{which}, {cell(change, 3, change.n, '+')}"
 
 
 def _collapses(by_seed) -> str:
@@ -106,13 +162,26 @@ def _collapses(by_seed) -> str:
     return f"calls fell below half in {sum(known):.0f} of {len(known)}"
 
 
-def cell(found: intervals.Estimate | None, digits: int, sign: str = "") -> str:
-    """A number with its interval, as a table shows it; with `sign` "+" a difference."""
+def cell(found: intervals.Estimate | None, digits: int, seeds: int, sign: str = "") -> str:
+    """A number with its interval, as a table shows it; with `sign` "+" a difference.
+
+    `seeds` is how many the row says that it is of; another number is told.
+    """
     if found is None:
         return "-"
     form = f"{sign}.{digits}f"
     text = f"{found.mean:{form}}"
-    return text if found.low is None else f"{text} [{found.low:{form}}, {found.high:{form}}]"
+    if found.low is not None:
+        text += f" [{found.low:{form}}, {found.high:{form}}]"
+    return text if found.n == seeds else f"{text} (n={found.n})"
+
+
+def _shown(by_seed, name, digits) -> str:
+    """A variant's cell of a table of scalars."""
+    of_rl = not name.endswith("_before") and not name.startswith("demo_")
+    if of_rl and by_seed and not _has_rl(by_seed):
+        return "no RL"
+    return cell(estimate(by_seed, name), digits, len(by_seed))
 
 
 def tables(grouped: Grouped) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -129,13 +198,13 @@ def tables(grouped: Grouped) -> list[tuple[str, list[str], list[list[str]]]]:
     )  # fmt: skip
     for title, columns in (*TABLES, ("Accuracy by family, before and after RL", by_family)):
         used = [c for c in columns if any(estimate(s, c[1]) for s in grouped.values())]
-        rows = [[v, str(len(s)), *(cell(estimate(s, name), d) for _, name, d in used)]
+        rows = [[v, str(len(s)), *(_shown(s, name, d) for _, name, d in used)]
                 for v, s in grouped.items()]  # fmt: skip
         if used:
             found.append((title, ["variant", "n", *(c[0] for c in used)], rows))
     if matrix := matrix_of(grouped):
-        names = list(next(iter(matrix.values())))
-        rows = [[v, str(len(grouped[v])), *(cell(row.get(n), 3) for n in names)]
+        names = list(dict.fromkeys(n for row in matrix.values() for n in row))
+        rows = [[v, str(len(grouped[v])), *(cell(row.get(n), 3, len(grouped[v])) for n in names)]
                 for v, row in matrix.items()]  # fmt: skip
         found.append(("Accuracy after RL by evaluation", ["variant", "n", *names], rows))
         found += _matrix_differences(grouped, names)
@@ -151,13 +220,13 @@ def _matrix_differences(grouped, names):
             {seed: m.matrix.get(n) for seed, m in grouped[v].items()}
             for v, n in ((variant, name), (other, base))
         )
-        return cell(intervals.difference(ours, theirs), 3, "+")
+        return cell(intervals.difference(ours, theirs), 3, len(grouped[variant]), "+")
 
     found = [(
         f"The same, less that of `{main}`, paired by seed", ["variant", *rest],
         [[v, *(less(v, n, v, main) for n in rest)] for v in grouped],
     )]  # fmt: skip
-    if others:
+    if others and any(m.matrix for m in grouped[reference].values()):
         found.append((
             f"The same, less that of {reference}, paired by seed", ["variant", *names],
             [[v, *(less(v, n, reference, n) for n in names)] for v in others],
@@ -174,16 +243,28 @@ def matrix_of(grouped: Grouped) -> dict[str, dict[str, intervals.Estimate]]:
         return {}
     return {
         variant: {n: found for n in names
-                  if (found := intervals.over_seeds([m.matrix.get(n) for m in by_seed.values()]))}
+                  if (found := intervals.over_seeds([m.matrix.get(n) for m in by_seed.values()],
+                                                    intervals.RATE))}
         for variant, by_seed in grouped.items()
     }  # fmt: skip
 
 
-def to_markdown(name: str, question: str, grouped: Grouped, failed: dict[str, str]) -> str:
-    """The study as one page of markdown, which shows study.png."""
-    seeds = sorted({seed for by_seed in grouped.values() for seed in by_seed})
-    lines = [f"# {name}", "", question, "", f"Seeds {', '.join(map(str, seeds))}; intervals are "
-             "95 % over seeds (Student's t), paired by seed where two are compared.", ""]  # fmt: skip
+def to_markdown(
+    name: str, question: str, grouped: Grouped, failed: dict[str, str], missing: Sequence[str]
+) -> str:
+    """The study as one page of markdown, which shows study.png.
+
+    `failed` says by member why it was left out, `missing` names those that are not made yet.
+    """
+    made = sum(map(len, grouped.values()))
+    lines = [f"# {name}", "", question, ""]
+    if failed or missing:
+        total = made + len(failed) + len(missing)
+        still = f"; missing: {', '.join(missing)}" if missing else ""
+        lines += [f"{made} of {total} members{still}.", ""]
+    if made:
+        lines += [f"Seeds {', '.join(map(str, seeds(grouped)))}; intervals are 95 % over seeds "
+                  "(Student's t), paired by seed where two are compared.", ""]  # fmt: skip
     lines += [f"- {sentence}" for sentence in said(grouped)]
     lines += [f"- {where} is left out: {why}" for where, why in failed.items()]
     for title, columns, rows in tables(grouped):
@@ -192,17 +273,23 @@ def to_markdown(name: str, question: str, grouped: Grouped, failed: dict[str, st
     return "\n".join([*lines, "", f"![{name}](study.png)"]) + "\n"
 
 
-def to_json(name: str, grouped: Grouped, failed: dict[str, str]) -> dict:
+def seeds(grouped: Grouped) -> list[int]:
+    """Every seed that some variant has."""
+    return sorted({seed for by_seed in grouped.values() for seed in by_seed})
+
+
+def to_json(name: str, grouped: Grouped, failed: dict[str, str], missing: Sequence[str]) -> dict:
     """Everything that the page is made of: by variant, the estimates and each seed's numbers."""
     return {
         "name": name,
         "left_out": failed,
+        "missing": list(missing),
         "said": said(grouped),
         "variants": {
             variant: {
                 "estimates": {
                     key: dataclasses.asdict(found)
-                    for key in next(iter(by_seed.values())).scalars
+                    for key in dict.fromkeys(k for m in by_seed.values() for k in m.scalars)
                     if (found := estimate(by_seed, key))
                 },
                 "seeds": {str(s): dataclasses.asdict(m) for s, m in by_seed.items()},

@@ -2,7 +2,8 @@
 
 A study's unit is a run: what differs from seed to seed (problems, order, sampling) is what a
 claim has to hold against, and problems of one run are not independent of each other. One seed
-has no interval. Assumes that a run's number varies about its mean like a normal one.
+has no interval, and neither have two that agree, as two of a few problems do by chance. Assumes
+that a run's number varies about its mean like a normal one.
 """
 
 import dataclasses
@@ -12,11 +13,12 @@ from collections.abc import Sequence
 from scipy import special
 
 LEVEL = 0.95
+RATE = (0.0, 1.0)  # where shares and accuracies lie, so no interval of theirs goes beyond
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds; `low` and `high` are None where one value leaves no interval."""
+    """A mean over `n` seeds; `low` and `high` are None where those leave no interval."""
 
     mean: float
     low: float | None
@@ -34,20 +36,23 @@ class Estimate:
         return self.high is not None and self.high < 0
 
 
-def over_seeds(values: Sequence[float | None]) -> Estimate | None:
+def over_seeds(
+    values: Sequence[float | None], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate | None:
     """Mean and interval of one number per seed; seeds without one (None) are left out.
 
-    Returns None when there is no number at all.
+    `bounds` is where such a number can lie; the interval is cut there. Returns None when there
+    is no number at all.
     """
     known = [float(v) for v in values if v is not None]
     if not known:
         return None
     n, mean = len(known), sum(known) / len(known)
-    if n == 1:
-        return Estimate(mean, None, None, 1)
+    if n == 1 or (n == 2 and math.isclose(*known, abs_tol=1e-9)):
+        return Estimate(mean, None, None, n)
     variance = sum((v - mean) ** 2 for v in known) / (n - 1)
     half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt(variance / n)
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
 
 
 def difference(ours: dict[int, float | None], theirs: dict[int, float | None]) -> Estimate | None:

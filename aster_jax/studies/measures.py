@@ -1,11 +1,14 @@
 """What a study compares: the numbers of one run, from what it left in its workdir. Pure.
 
 Where in the flow: `report.records` of a finished member -> `Measures` -> `findings.py`.
-"Before" is the policy that RL starts from, the cold-started one or the base; "after" is the
-last RL checkpoint.
+"Before" is the policy that RL starts from: the cold-started one, or the base where the run has
+no SFT. "After" is the last RL checkpoint that was evaluated; a run without RL has none. Both go
+by name, so the order and the length of `eval.checkpoints` say nothing.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,37 +24,58 @@ class Measures:
     """One member in numbers.
 
     `scalars` by name, None where a run has none; accuracies and shares are in [0, 1], calls
-    per trajectory, entropies in nats per written token. `curves` have a value per RL step.
-    `matrix` is accuracy after RL by evaluation, in the config's order.
+    per trajectory, entropies in nats per written token. `curves` have a value per RL step,
+    None where it was lost. `matrix` is accuracy after RL by evaluation, in the config's order.
+    `has_rl` is whether the run has a stage of RL at all. No number is NaN or infinite.
     """
 
     scalars: dict[str, float | None]
-    curves: dict[str, list[float]]
+    curves: dict[str, list[float | None]]
     matrix: dict[str, float]
+    has_rl: bool = True
 
 
 def measure(found: records.RunRecords) -> Measures:
     """The numbers of one run. Parts that did not run leave None or nothing."""
-    main = [r for r in found.results if r["evaluation"] == "main"]
-    tool = [r for r in main if r["arm"] == "main"]
-    before, after = (tool[0], tool[-1]) if tool else (None, None)
-    alone = [r for r in main if r["arm"] == "think"]
+    tool, alone = (
+        {r["checkpoint"]: r for r in found.results if (r["evaluation"], r["arm"]) == ("main", arm)}
+        for arm in ("main", "think")
+    )
+    stages = found.config["stages"]
+    before = "sft" if "sft" in stages else "base"
+    after = next((s for s in reversed(records.RL_STAGES) if s in stages and s in tool), None)
     curves = _curves(found)
     scalars = {
         "demo_tokens": _demo_tokens(found.finished),
         "demo_calls": found.finished.get("demos", {}).get("calls_mean"),
-        **_of("before", before, alone[0] if alone else None),
-        **_of("after", after, alone[-1] if alone else None),
+        **_of("before", tool.get(before), alone.get(before)),
+        **_of("after", tool.get(after), alone.get(after)),
         **_ends("calls", curves["calls"]),
         **_ends("entropy", curves["entropy"]),
         **_ends("reward", curves["reward"]),
-        "one_call_last": _last(curves["at_most_one_call"]),
-        "truncated_last": _last(curves["truncated"]),
+        "one_call_last": mean(curves["at_most_one_call"][-EDGE:]),
+        "truncated_last": mean(curves["truncated"][-EDGE:]),
     }
     scalars["collapsed"] = _collapsed(curves["calls"])
     matrix = {r["evaluation"]: r["avg_at_k"] for r in found.results
-              if r["arm"] == "main" and after and r["checkpoint"] == after["checkpoint"]}  # fmt: skip
-    return Measures(scalars, curves, matrix)
+              if r["arm"] == "main" and r["checkpoint"] == after}  # fmt: skip
+    return Measures(
+        {name: _finite(value) for name, value in scalars.items()},
+        curves,
+        {name: value for name, value in matrix.items() if _finite(value) is not None},
+        bool({*records.RL_STAGES} & {*stages}),
+    )
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known; None where none is."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _finite(value: float | None) -> float | None:
+    """A number, or None for what is none: JSON has no word for it, and no mean survives it."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _of(when, tool, alone) -> dict[str, float | None]:
@@ -65,12 +89,12 @@ def _of(when, tool, alone) -> dict[str, float | None]:
     return {f"{name}_{when}": v for name, v in zip(names, values)} | families
 
 
-def _curves(found) -> dict[str, list[float]]:
+def _curves(found) -> dict[str, list[float | None]]:
     """One value per RL step, both stages in a row."""
     lines = [m for m in found.metrics if m["stage"] in records.RL_STAGES]
     named = {"calls": "calls_mean", "reward": "reward_mean", "entropy": "entropy_mean"}
     curves = {
-        name: [m[f"rollout/{key}"] for m in lines if f"rollout/{key}" in m]
+        name: [_finite(m[f"rollout/{key}"]) for m in lines if f"rollout/{key}" in m]
         for name, key in named.items()
     }
     steps = [collapse.summarise(rows)
@@ -87,13 +111,7 @@ def _demo_tokens(finished) -> float | None:
 
 
 def _ends(name, curve) -> dict[str, float | None]:
-    if not curve:
-        return {f"{name}_first": None, f"{name}_last": None}
-    return {f"{name}_first": float(np.mean(curve[:EDGE])), f"{name}_last": _last(curve)}
-
-
-def _last(curve) -> float | None:
-    return float(np.mean(curve[-EDGE:])) if curve else None
+    return {f"{name}_first": mean(curve[:EDGE]), f"{name}_last": mean(curve[-EDGE:])}
 
 
 def _collapsed(calls) -> float | None:
@@ -101,6 +119,7 @@ def _collapsed(calls) -> float | None:
 
     None where there were hardly any to begin with: what was not there cannot collapse.
     """
-    if not calls or np.mean(calls[:EDGE]) < HARDLY:
+    first, last = mean(calls[:EDGE]), mean(calls[-EDGE:])
+    if first is None or last is None or first < HARDLY:
         return None
-    return float(np.mean(calls[-EDGE:]) < COLLAPSED * np.mean(calls[:EDGE]))
+    return float(last < COLLAPSED * first)

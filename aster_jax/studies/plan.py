@@ -15,8 +15,11 @@ from ml_collections import ConfigDict
 from aster_jax import config as configs
 from aster_jax import config_check, naming
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
 
-_NAME = re.compile(r"\w[\w.-]*")
+_NAME = re.compile(r"\w[\w.-]{0,99}")
+# What else stands in a study's directory: its page, its lock, compiled programs, members' logs.
+_TAKEN = re.compile(r"study\..*|LOCK|compiled|.*\.txt", re.DOTALL)
 EXPORT = "weights"  # where a base leaves its weights, beneath its own directory
 
 
@@ -40,28 +43,47 @@ def is_study(c: ConfigDict) -> bool:
 
 
 def bases(c: ConfigDict) -> list[Member]:
-    """The runs that lead to the weights all members start from, in order; [] for none."""
-    named = dict(_variants(c))
-    unknown = [name for name in c.study.base if name not in named]
+    """The runs that lead to the weights all members start from, in order; [] for none.
+
+    Raises InputError for bases that are no variants, named twice, or all there are.
+    """
+    named, base = dict(_variants(c)), tuple(c.study.base)
+    unknown = [name for name in base if not isinstance(name, str) or name not in named]
     if unknown:
         raise InputError(f"study.base has {unknown}, no variants; there are {', '.join(named)}")
-    return [Member(name, c.study.seeds[0], named[name]) for name in c.study.base]
+    if len(set(base)) != len(base):
+        raise InputError(f"study.base={base} must hold each variant once; each is made once")
+    if len(base) == len(named):
+        raise InputError(
+            f"study.base={base} leaves no variant to compare; add one that starts from them"
+        )
+    return [Member(name, c.study.seeds[0], named[name]) for name in base]
 
 
 def members(c: ConfigDict) -> list[Member]:
     """All runs that are compared, seed by seed: whoever stops early has whole comparisons.
 
-    Raises InputError for a study without seeds, and for variants that cannot be told apart.
+    Raises InputError for a study without a name or seeds, and for variants that cannot be told
+    apart.
     """
-    if c.study.at_once < 1:
-        raise InputError(f"study.at_once={c.study.at_once} must be at least 1")
+    config_check.check_given(c)
+    if not c.name:
+        raise InputError("name is empty; the experiment file must set c.name")
+    if type(c.study.at_once) is not int or c.study.at_once < 1:
+        raise InputError(f"study.at_once={c.study.at_once!r} must be at least 1")
+    wrong = [s for s in c.study.seeds if not config_check.is_seed(s)]
+    if wrong:
+        raise InputError(
+            f"study.seeds has {wrong}; seeds are whole numbers from 0 to {config_check.MOST_SEED}"
+        )
     if not c.study.seeds or len(set(c.study.seeds)) != len(c.study.seeds):
         raise InputError(f"study.seeds={c.study.seeds} must hold each seed once, and at least one")
+    made = {base.variant for base in bases(c)}
     return [
-        Member(name, seed, changes)
+        Member(name, seed, changed)
         for seed in c.study.seeds
-        for name, changes in _variants(c)
-        if name not in c.study.base
+        for name, changed in _variants(c)
+        if name not in made
     ]
 
 
@@ -85,6 +107,13 @@ def config_of(c: ConfigDict, member: Member, weights: str = "") -> ConfigDict:
         config_check.validate(made)
     except InputError as e:
         raise InputError(f"variant {member.variant!r}: {e}") from e
+    if not made.stages:
+        raise InputError(f"variant {member.variant!r} has stages=(), so there is nothing to compare")
+    if member.variant in c.study.base and not set(changes.TRAINING) & set(made.stages):
+        raise InputError(
+            f"variant {member.variant!r} is a base with stages={made.stages}, and trains nothing "
+            f"to start from; give it one of {', '.join(changes.TRAINING)}"
+        )
     return made
 
 
@@ -94,22 +123,33 @@ def _variants(c) -> list[tuple[str, tuple]]:
     for i, variant in enumerate(c.study.variants):
         if not isinstance(variant, dict | ConfigDict) or "name" not in variant:
             raise InputError(f"study.variants[{i}]={variant!r} must be a dict with a 'name'")
-        changes = dict(variant.items())
-        name = changes.pop("name")
+        changed = dict(variant.items())
+        name = changed.pop("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in found:
             raise InputError(
-                f"study.variants[{i}] has name {name!r}; names are letters, digits, ., - and _, "
-                "each once"
+                f"study.variants[{i}] has name {name!r:.200}; names are letters, digits, ., - and "
+                "_, 100 at most, each once"
             )
-        if "seed" in changes or "name" in changes:
+        if _TAKEN.fullmatch(name):
+            raise InputError(
+                f"study.variants[{i}] has name {name!r}, which the study needs for a file of its "
+                "own; give another one"
+            )
+        if "seed" in changed:
             raise InputError(f"variant {name!r} sets 'seed'; seeds are study.seeds")
-        found[name] = tuple(changes.items())
+        found[name] = tuple(changed.items())
     return list(found.items())
 
 
 def _set(c, key, value, variant):
     """Assign one dotted key."""
-    if key not in configs.keys(c) or key.startswith("study."):
+    if not isinstance(key, str):
+        raise InputError(f"variant {variant!r} changes {key!r}; keys are names, such as 'rl1.steps'")
+    if key.partition(".")[0] == "study":
+        raise InputError(
+            f"variant {variant!r} changes {key!r}, which is of all variants; set it in the file"
+        )
+    if key not in configs.keys(c):
         hint = naming.nearest(key, configs.keys(c))
         raise InputError(
             f"variant {variant!r} changes {key!r}, which is no key"

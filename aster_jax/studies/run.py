@@ -2,8 +2,9 @@
 
 Every member is a run like any other, in a directory of its own, so all that holds for a run
 holds for it: it is locked, resumes from its newest checkpoint and has its own report. The
-same command goes on wherever it was stopped; what is finished is skipped. Writes
-`study.md`, `study.json` and `study.png` beside the members' directories.
+same command goes on wherever it was stopped; what is finished is skipped. What members would
+make alike is made once (`bases.py`, `share.py`). Writes `study.md`, `study.json` and `study.png`
+beside the members' directories.
 """
 
 import dataclasses
@@ -15,14 +16,13 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from aster_jax import export, together
+from aster_jax import together, weights, workdir
+from aster_jax.demos import families
 from aster_jax.errors import GaveUp, InputError, Leaving
-from aster_jax.lifetime import notice
+from aster_jax.lifetime import changes, notice
 from aster_jax.report import records
-from aster_jax.studies import beside, findings, measures, plan, plots
+from aster_jax.studies import bases, beside, findings, measures, plan, plots, share
 from aster_jax.train import metrics
-
-BASE = "base"  # in place of a member: what they all start from
 
 
 def run(c, path: pathlib.Path, play: Callable, command: Callable) -> None:
@@ -30,28 +30,46 @@ def run(c, path: pathlib.Path, play: Callable, command: Callable) -> None:
 
     `c` is the study's config; `play(config, workdir)` is one run, from its start or from where
     it was stopped; `command(place)` the command line that makes one member, for `study.at_once`.
-    Raises InputError for a study or a member that cannot work, before anything is run.
+    Raises InputError for a study or a member that cannot work, before anything is run, and
+    GaveUp where every member has given up.
     """
     members = plan.members(c)
     if together.count() > 1 < c.study.at_once:
         raise InputError("study.at_once must be 1 where several processes share every run")
-    for member in [*plan.bases(c), *members]:
-        plan.config_of(c, member)
-    _make_bases(c, path, play)
+    _check(c, members)
+    bases.make(c, path, play, _say)
+    finished = together.once("finished", lambda: [
+        m.path for m in members if (path / m.path / "report" / "DONE.json").exists()
+    ])  # fmt: skip
     made, failed = {}, {}
-    for member, gave_up in _played(c, path, members, play, command):
+    for member, gave_up in _played(c, path, members, finished, play, command):
         if gave_up:  # what its training came to is a result, and no reason to stop
             failed[member.path] = str(gave_up)
             _say(f"left out: {gave_up}")
         else:
             made[member] = together.once("study", lambda: _measure(path / member.path))
-            # In the members' order, whichever was done first.
-            so_far = {m: made[m] for m in members if m in made}
-            together.once("study", lambda: write(c, path, so_far, failed))
-    if not together.is_first() or not made:
-        return
-    print((path / "study.md").read_text(encoding="utf-8"), flush=True)
-    _say(f"see {path / 'study.md'} and {path / 'study.png'}")
+        if member.path not in finished[:-1]:  # a page of many members does not become one of few
+            together.once("study", lambda: write(c, path, members, made, failed))
+    if not made:
+        raise GaveUp(f"no member of {path} could be made; {path / 'study.md'} says why of each")
+    if together.is_first():
+        print((path / "study.md").read_text(encoding="utf-8"), flush=True)
+        _say(f"see {path / 'study.md'} and {path / 'study.png'}")
+
+
+def _check(c, members) -> None:
+    """InputError for a base or a member that cannot work, or reads what is not there."""
+    for member in [*plan.bases(c), *members]:
+        config = plan.config_of(c, member)
+        problems, source = config.problems, config.model.source
+        named = tuple(problems.families)
+        try:
+            if problems.source == "generated":  # the first problem of every family
+                families.problems(named, "train", len(named), config.seed, problems.digits)
+            if source != "scratch" and not source.startswith(("hf://", "pypi:")):
+                weights.describe(source)
+        except InputError as e:
+            raise InputError(f"variant {member.variant!r}: {e}") from e
 
 
 def run_one(c, path: pathlib.Path, place: str, play: Callable) -> None:
@@ -62,34 +80,41 @@ def run_one(c, path: pathlib.Path, place: str, play: Callable) -> None:
     member whose base is not there.
     """
     members = {member.path: member for member in plan.members(c)}
-    if place == BASE:
-        _make_bases(c, path, play)
+    if place == bases.PLACE:
+        bases.make(c, path, play, _say)
         return
     if place not in members:
         near = difflib.get_close_matches(place, members, n=1)
         known = f"{next(iter(members))} to {list(members)[-1]}"
         raise InputError(
             f"--member={place} is none of this study"
-            + (f"; did you mean {near[0]}?" if near else f"; there are {known}, and {BASE}")
+            + (f"; did you mean {near[0]}?" if near else f"; there are {known}, and {bases.PLACE}")
         )
-    play(plan.config_of(c, members[place], _base_weights(c, path)), path / place)
+    config = plan.config_of(c, members[place], bases.weights(c, path))
+    _share(config, path, members[place], list(members.values()))
+    play(config, path / place)
 
 
-def _played(c, path, members, play, command) -> Iterator[tuple[plan.Member, GaveUp | None]]:
-    """Every member when it is done, with what it gave up for, if it did."""
-    weights = _base_weights(c, path)
-    alone = c.study.at_once == 1
-    done = [m for m in members if alone or (path / m.path / "report" / "DONE.json").exists()]
+def _played(
+    c, path, members, finished, play, command
+) -> Iterator[tuple[plan.Member, GaveUp | None]]:
+    """Every member when it is done, with what it gave up for, if it did; `finished` ones first."""
+    start = bases.weights(c, path)
+    configs = {member: plan.config_of(c, member, start) for member in members}
+    done = sorted(members, key=lambda m: m.path not in finished)
+    if c.study.at_once > 1:
+        done = done[: len(finished)]
     for i, member in enumerate(done, 1):
         _say(f"member {i} of {len(members)}: {member.variant}, seed {member.seed}")
+        _share(configs[member], path, member, members)
         try:
-            play(plan.config_of(c, member, weights), path / member.path)
+            play(configs[member], path / member.path)
         except GaveUp as e:
             yield member, e
         else:
             yield member, None
         jax.clear_caches()  # programs of a member are its own; on disk they are kept
-    left = {m.path: m for m in members if m not in done}
+    left = {m.path: m for m in _leaders_first(configs) if m not in done}
     if not left:
         return
     told = notice.Notice()
@@ -104,38 +129,43 @@ def _played(c, path, members, play, command) -> Iterator[tuple[plan.Member, Gave
             sys.exit(notice.EXIT_CODE)
 
 
-def _make_bases(c, path: pathlib.Path, play: Callable) -> None:
-    weights = ""
-    for base in plan.bases(c):
-        _say(f"base {base.variant}")
-        play(plan.config_of(c, base, weights), path / base.variant)
-        weights = together.once("base", lambda: _weights(path / base.variant))
+def _leaders_first(configs: dict) -> list[plan.Member]:
+    """The members, those at the end that can share demonstrations with one before them."""
+    leaders, others, kinds = [], [], set()
+    for member, config in configs.items():
+        kind = json.dumps(changes.determining(config, "demos"))
+        is_new = "demos" not in config.stages or kind not in kinds
+        (leaders if is_new else others).append(member)
+        kinds.add(kind)
+    return leaders + others
 
 
-def _base_weights(c, path: pathlib.Path) -> str:
-    """The directory that members start from; "" for a study without a base."""
-    bases = plan.bases(c)
-    if not bases:
-        return ""
-    weights = path / bases[-1].variant / plan.EXPORT
-    if not (weights / "config.json").exists():
-        raise InputError(
-            f"{weights} is not there, and all members start from it; --member={BASE} makes it"
-        )
-    return str(weights)
+def _share(config, path: pathlib.Path, member, members) -> None:
+    """Give a member what another one of its seed has made that it would make alike."""
+    others = [path / m.path for m in members if m.seed == member.seed and m != member]
+    here = path / member.path
+    with workdir.held(config, here):
+        taken = together.once("share", lambda: {
+            stage: f"{o.relative_to(path)}" for stage, o in share.take(config, here, others).items()
+        })  # fmt: skip
+    for other in dict.fromkeys(taken.values()):
+        stages = " and ".join(stage for stage, o in taken.items() if o == other)
+        _say(f"{member.path} starts from {stages} of {other}, which it would make alike")
 
 
-def write(c, path: pathlib.Path, made: dict, failed: dict[str, str]) -> None:
+def write(c, path: pathlib.Path, members: list, made: dict, failed: dict[str, str]) -> None:
     """The comparison of the members made so far: study.md, study.json and study.png.
 
-    `made` has the `measures.Measures` of each `plan.Member`; `failed` says by directory why one
-    was left out.
+    `made` has the `measures.Measures` of each of `members`, as a dict; `failed` says by directory
+    why one was left out.
     """
-    grouped = findings.group({m: measures.Measures(**numbers) for m, numbers in made.items()})
-    text = findings.to_markdown(c.name, c.study.question, grouped, failed)
+    numbers = {member: measures.Measures(**found) for member, found in made.items()}
+    missing = [m.path for m in members if m not in made and m.path not in failed]
+    grouped = findings.group(numbers, members)
+    text = findings.to_markdown(c.name, c.study.question, grouped, failed, missing)
     metrics.replace(path / "study.md", text)
-    found = json.dumps(findings.to_json(c.name, grouped, failed), indent=1) + "\n"
-    metrics.replace(path / "study.json", found)
+    kept = findings.to_json(c.name, grouped, failed, missing)
+    metrics.replace(path / "study.json", json.dumps(kept, indent=1, allow_nan=False) + "\n")
     picture = path / "study.png.partial"
     picture.write_bytes(plots.figure(grouped))
     picture.replace(path / "study.png")
@@ -144,16 +174,6 @@ def write(c, path: pathlib.Path, made: dict, failed: dict[str, str]) -> None:
 def _measure(member: pathlib.Path) -> dict:
     """The measures of a finished member, as plain values that all processes can be told."""
     return dataclasses.asdict(measures.measure(records.read(member)))
-
-
-def _weights(base: pathlib.Path) -> str:
-    """The base's last checkpoint as a directory that members start from; made once."""
-    out = base / plan.EXPORT
-    if not (out / "config.json").exists():
-        stages = json.loads((base / "config.json").read_text())["stages"]
-        last = [s for s in ("sft", "rl1", "rl2") if s in stages][-1]
-        export.export(base, last, out, None, "float32")
-    return str(out)
 
 
 def _say(text: str) -> None:

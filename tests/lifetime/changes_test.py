@@ -159,6 +159,38 @@ def test_other_contents_of_a_file_that_is_being_trained_on_are_refused(tmp_path,
         workdir.open_run(settings(problems__source=str(rows)), tmp_path / "run", one_device)
 
 
+def test_a_file_is_what_it_holds_wherever_it_stands(tmp_path, one_device):
+    """Weights and problems under another spelling, or moved with the run."""
+    old, run = tmp_path / "old", tmp_path / "old" / "run"
+    (old / "weights").mkdir(parents=True)
+    (old / "weights" / "config.json").write_text("{}")
+    (old / "p.jsonl").write_text(json.dumps({"question": "What is 1+1?", "answer": "2"}) + "\n")
+
+    def named(place):
+        return {"model__source": f"{place}/weights", "problems__source": f"{place}/p.jsonl"}
+
+    begin(run, one_device, "demos", "sft", "rl1", **named(old))
+    workdir.open_run(settings(**named(f"{old}/../old")), run, one_device)
+    new = old.rename(tmp_path / "new")
+    workdir.open_run(settings(**named(new)), new / "run", one_device)
+    kept = json.loads((new / "run" / "config.json").read_text())
+    assert kept["model"]["source"] == f"{new}/weights"
+    (new / "weights" / "config.json").write_text("{ }")
+    with pytest.raises(InputError, match="model.source: .*old/weights -> .*new/weights"):
+        workdir.open_run(settings(**named(new)), new / "run", one_device)
+
+
+@pytest.mark.parametrize("file", ["config.json", "rl1/began.json", "rl1/DONE.json"])
+def test_a_file_of_the_run_that_is_torn_is_named_with_what_to_do(tmp_path, one_device, file):
+    begin(tmp_path, one_device, "rl1", done={"rl1": 30}, rl1__steps=30)
+    for text in ('{"st', "[]"):
+        (tmp_path / file).write_text(text)
+        with pytest.raises(InputError, match=f"{file}.*remove it, and the command of the run"):
+            run = workdir.open_run(settings(rl1__steps=30), tmp_path, one_device)
+            run.begin("rl1")
+            run.summary("rl1")
+
+
 def test_every_key_is_of_a_stage_or_free():
     """A new key of a training section determines its stage unless it is said not to."""
     c = settings(sft__probe_every=5)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aster_jax.errors import InputError
 from aster_jax.report import records
 from tests.report import made_run
 
@@ -59,6 +60,27 @@ def test_a_broken_line_is_named(tmp_path, file, line, said):
     with open(tmp_path / file, "a") as f:
         f.write(line + "\n")
     with pytest.raises(ValueError, match=f"{file}, {said}"):
+        records.read(tmp_path)
+
+
+def test_a_last_line_that_a_kill_tore_is_passed_over(tmp_path):
+    made_run.write(tmp_path)
+    whole = records.read(tmp_path)
+    for file in ("metrics.jsonl", "rl1/episodes/step_000003.jsonl"):
+        with open(tmp_path / file, "ab") as f:
+            f.write('{"stage": "rl1", "name": "é'.encode()[:-1])  # in the middle of a letter
+    assert records.read(tmp_path) == whole
+
+
+@pytest.mark.parametrize("file", ["config.json", "rl1/DONE.json", "eval/DONE.json", "eval/asked.json"])
+@pytest.mark.parametrize("text, said", [
+    (b'{"step"', "line 1: not JSON"), (b"", "line 1: not JSON"), (b"\xff", "not JSON"),
+    (b"7", "expected an? .*, found int"),
+])  # fmt: skip
+def test_a_broken_file_is_named_with_what_to_do(tmp_path, file, text, said):
+    made_run.write(tmp_path)
+    (tmp_path / file).write_bytes(text)
+    with pytest.raises(InputError, match=f"{file}.*{said}.*remove it, and the command of the run"):
         records.read(tmp_path)
 
 

@@ -63,7 +63,7 @@ def test_a_run_without_any_stage_yet(tmp_path):
 
 def test_a_broken_line_leaves_no_page_behind(tmp_path):
     made_run.write(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("{")
+    (tmp_path / "metrics.jsonl").write_text("{\n")
     with pytest.raises(ValueError, match="metrics.jsonl, line 1"):
         report.write(tmp_path, 8.0)
     assert not (tmp_path / "report").exists()

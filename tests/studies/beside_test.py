@@ -67,6 +67,14 @@ def test_a_failure_ends_the_others_and_is_told(tmp_path):
     assert gone(int((tmp_path / "pid-good").read_text()))
 
 
+def test_what_the_user_has_to_mend_is_one_sentence(tmp_path):
+    body = "import sys; print('[   0.1 s] run'); sys.exit('aster_jax: rl.lr=3 cannot be')"
+    with pytest.raises(errors.InputError) as told:
+        list(beside.play(["a/seed_0"], 1, python(body), tmp_path, lambda: False))
+    log = tmp_path / "a-seed_0.txt"
+    assert str(told.value) == f"a/seed_0: rl.lr=3 cannot be; all it said is in {log}"
+
+
 def test_told_to_go_it_tells_the_members(tmp_path):
     body = (
         "import signal, sys, time\n"

@@ -33,3 +33,19 @@ def test_differences_are_paired_by_seed():
     assert found.mean == pytest.approx((0.1 + 0.1 + 0.12) / 3)
     assert intervals.difference(theirs, ours).is_below
     assert intervals.difference({0: 0.5}, {0: None}) is None
+
+
+def test_two_seeds_that_agree_show_nothing():
+    for pair in ([0.5, 0.5], [0.1 + 0.2, 0.3], [-4.0, -4.0]):
+        found = intervals.over_seeds(pair)
+        assert (found.low, found.high, found.n) == (None, None, 2)
+        assert not found.is_above and not found.is_below
+    assert intervals.over_seeds([0.5, 0.5, 0.5]).low == 0.5
+
+
+def test_an_interval_ends_where_such_numbers_do():
+    wide = intervals.over_seeds([0.0, 0.0, 0.02])
+    assert wide.low < 0
+    cut = intervals.over_seeds([0.0, 0.0, 0.02], intervals.RATE)
+    assert (cut.low, cut.mean, cut.high) == (0.0, wide.mean, wide.high)
+    assert intervals.over_seeds([1.0, 1.0, 0.9], intervals.RATE).high == 1.0

@@ -9,7 +9,7 @@ from aster_jax.studies import plan
 
 def study(**changes):
     c = config.default()
-    c.name = "s"
+    c.name = changes.pop("name", "s")
     c.study.variants = (
         {"name": "start", "sft.steps": 7},
         {"name": "few", "rl1.max_calls": 2},
@@ -58,9 +58,25 @@ def test_a_member_differs_in_what_its_variant_says():
     ({"variants": ({"name": "a", "rl1.max_cals": 3},)}, "rl1.max_calls"),
     ({"variants": ({"name": "a", "rl1.steps": "three"},)}, "rl1.steps"),
     ({"variants": ({"name": "a", "rl.group": 1},)}, "variant 'a'.*group"),
-    ({"variants": ({"name": "a", "study.seeds": (1,)},)}, "study.seeds"),
     ({"variants": ({"name": "a", "seed": 3},)}, "seeds are study.seeds"),
     ({"variants": ("a",)}, "dict"),
+    *(({"seeds": (0, seed)}, "study.seeds has .*whole numbers from 0 to 2147483647")
+      for seed in ("x", 1.5, [1], -1, 2**63, None, True)),
+    ({"at_once": None}, "study.at_once=None"),
+    ({"at_once": True}, "study.at_once=True"),
+    ({"seeds": None}, "study.seeds=None"),
+    ({"base": ({"name": "start"},)}, "study.base has"),
+    ({"base": ("start", "start")}, "each variant once"),
+    ({"base": ("start", "few", "many")}, "leaves no variant to compare"),
+    ({"name": ""}, "name is empty"),
+    ({"variants": ({"name": "a", 5: 3},)}, "changes 5; keys are names"),
+    ({"variants": ({"name": "a", "stages": ()},)}, "'a' has stages=().*nothing to compare"),
+    ({"variants": ({"name": "a", "stages": ("demos",)}, {"name": "b"}), "base": ("a",)},
+     "'a' is a base .*trains nothing"),
+    ({"variants": ({"name": "a", "study.seeds": (1,)},)}, "study.seeds', which is of all variants"),
+    *(({"variants": ({"name": name},)}, "a file of its own")
+      for name in ("study.md", "study.json.partial", "LOCK", "compiled", "a-seed_0.txt")),
+    ({"variants": ({"name": "x" * 101},)}, "100 at most"),
 ])  # fmt: skip
 def test_what_cannot_work_is_named(changes, says):
     c = study(**changes)

@@ -11,6 +11,10 @@ import time
 
 import pytest
 
+from aster_jax.errors import GaveUp, InputError
+from aster_jax.studies import run
+from tests.studies import made_member
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KILLS = 5
 FILES = ("study.md", "study.json")
@@ -30,6 +34,93 @@ def finish(config, path, log):
     with open(log, "a") as out:
         assert start(config, path, out).wait(7200) == 0, log.read_text()[-3000:]
     return time.monotonic() - began
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """A study of members that are files alone; those of `bad` give up. Its JSON, None for none."""
+    monkeypatch.setattr(run, "_measure", lambda path: made_member.numbers())
+
+    def play_all(c, bad=(), at_each=lambda place: None):
+        def play(config, path):
+            at_each(place := f"{path.relative_to(tmp_path)}")
+            if place in bad:
+                raise GaveUp(f"{place} gave up")
+            made_member.play(config, path)
+
+        try:
+            run.run(c, tmp_path, play, lambda place: [])
+        finally:
+            found = tmp_path / "study.json"
+            kept = json.loads(found.read_text()) if found.exists() else None
+        return kept
+
+    return play_all
+
+
+@pytest.mark.parametrize("bad", ["a/seed_0", "b/seed_0"])
+def test_who_gives_up_is_on_the_page_whether_first_or_last(tmp_path, compare, bad):
+    found = compare(made_member.study(), [bad])
+    assert found["left_out"] == {bad: f"{bad} gave up"} and not found["missing"]
+    assert f"{bad} is left out" in (tmp_path / "study.md").read_text()
+
+
+def test_a_study_in_which_all_give_up_says_so(tmp_path, compare):
+    with pytest.raises(GaveUp, match="no member of .* could be made; .*study.md"):
+        compare(made_member.study(), ["a/seed_0", "b/seed_0"])
+    assert len(json.loads((tmp_path / "study.json").read_text())["left_out"]) == 2
+    assert (tmp_path / "study.png").exists()
+
+
+def test_a_table_never_becomes_smaller(tmp_path, compare):
+    """Neither when the command is given again nor when a seed is added."""
+    first = compare(made_member.study(seeds=(0, 1)))
+    seen = []
+
+    def look(place):
+        kept = json.loads((tmp_path / "study.json").read_text())
+        seen.append((place, sum(len(v["seeds"]) for v in kept["variants"].values())))
+
+    assert compare(made_member.study(seeds=(0, 1)), at_each=look) == first
+    assert [n for _, n in seen] == [4, 4, 4, 4]
+    seen.clear()
+    grown = compare(made_member.study(seeds=(2, 0, 1)), at_each=look)
+    assert seen == [("a/seed_0", 4), ("b/seed_0", 4), ("a/seed_1", 4), ("b/seed_1", 4),
+                    ("a/seed_2", 4), ("b/seed_2", 5)]  # fmt: skip
+    assert not grown["missing"] and list(grown["variants"]) == ["a", "b"]
+
+
+def test_a_page_of_a_part_names_the_rest(tmp_path, compare):
+    def leave(place):
+        if place == "b/seed_0":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(made_member.study(), at_each=leave)
+    assert "1 of 2 members; missing: b/seed_0." in (tmp_path / "study.md").read_text()
+
+
+def test_members_share_what_they_would_make_alike(tmp_path, compare, capsys):
+    compare(made_member.study())
+    assert "b/seed_0 starts from demos and sft of a/seed_0" in capsys.readouterr().out
+    assert (tmp_path / "b" / "seed_0" / "sft" / "shared.json").exists()
+    again = made_member.study(seeds=(1, 2))
+    configs = {m: run.plan.config_of(again, m) for m in run.plan.members(again)}
+    assert [m.path for m in run._leaders_first(configs)] == [
+        "a/seed_1", "a/seed_2", "b/seed_1", "b/seed_2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant, says", [
+    ({"problems.families": ("nope",)}, "variant 'c'.*nope"),
+    ({"model.source": "/no/where"}, "variant 'c'.*/no/where"),
+])  # fmt: skip
+def test_what_a_variant_reads_is_looked_for_before_anything_runs(compare, variant, says):
+    variants = ({"name": "a"}, {"name": "c", **variant})
+    played = []
+    with pytest.raises(InputError, match=says):
+        compare(made_member.study(variants=variants), at_each=played.append)
+    assert not played
 
 
 @pytest.mark.slow
