@@ -5,7 +5,7 @@ import itertools
 from aster_jax.data import chat
 from aster_jax.errors import InputError
 
-LONG = "0123456789" * 1000
+LONG = "0123456789" * 100
 SEAM = 2  # tokens more that the note may take in another text, or with a longer number
 
 
