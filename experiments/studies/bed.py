@@ -20,7 +20,7 @@ _BASES = (  # demos.style, problems.families, demos.count, sft.steps, sft.learni
     ("text*9,dense*3,told*3,check", ("walk2", "walk3"), 1600, 500, 4e-3),
     ("text*6,dense,told", ("walk1", "walk2", "walk3"), 2400, 160, 3e-3),
     ("text*16,dense,told", ("walk1", "walk2", "walk3"), 3000, 240, 3e-3),
-    ("text", ("walk1", "walk2", "walk3"), 2000, 260, 3e-3),
+    ("text", ("walk1", "walk2", "walk3"), 2000, 310, 3e-3),
 )
 
 

@@ -5,8 +5,8 @@
 Hardware: 2 CPU cores. `:small` takes 8 minutes; the default took 40 with
 `--config.study.at_once=2`, beside other work; `:night` is made for a night. One base, six
 starts: none; none, with every question asking for the tool; and four of about as many
-demonstration tokens: reasoning in text with one check at the end, text with every eighth or every
-fourth dense, and dense interaction.
+demonstration tokens: reasoning in text with one check at the end, text with every fourth or every
+second dense, and dense interaction.
 """
 
 from aster_jax import experiment
@@ -24,8 +24,8 @@ def get_config(size: str = ""):
         {"name": "zero", **started},
         {"name": "forced", **started, "problems.suffix": " Use the tool."},
         {"name": "sparse", "demos.style": "check", "demos.count": count * 11 // 7},
-        {"name": "eighth", "demos.style": "text*7,dense", "demos.count": count * 7 // 4},
         {"name": "quarter", "demos.style": "text*3,dense", "demos.count": count * 8 // 5},
+        {"name": "half", "demos.style": "text,dense", "demos.count": count * 4 // 3},
         {"name": "dense", "demos.style": "dense"},
         *bed.bases(size),
     )

@@ -173,11 +173,11 @@ def test_two_at_once_and_told_to_go_it_gives_the_same_table(tmp_path):
 def test_the_small_study_compares_every_start(tmp_path):
     finish("experiments/studies/cold_start.py:small", tmp_path / "run", tmp_path / "log")
     found = json.loads((tmp_path / "run" / "study.json").read_text())
-    assert list(found["variants"]) == ["zero", "forced", "sparse", "eighth", "quarter", "dense"]
+    assert list(found["variants"]) == ["zero", "forced", "sparse", "quarter", "half", "dense"]
     assert not found["left_out"]
     mean = {v: {k: e["mean"] for k, e in x["estimates"].items()} for v, x in found["variants"].items()}
     assert mean["dense"]["demo_calls"] > 5 > 1 == mean["sparse"]["demo_calls"]
-    tokens = [mean[v]["demo_tokens"] for v in ("sparse", "eighth", "quarter", "dense")]
+    tokens = [mean[v]["demo_tokens"] for v in ("sparse", "quarter", "half", "dense")]
     assert max(tokens) < 1.2 * min(tokens), "the starts must be of equally many tokens"
     assert mean["dense"]["calls_first"] > mean["zero"]["calls_first"]
     for variant in found["variants"].values():
