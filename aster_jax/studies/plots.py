@@ -23,7 +23,8 @@ _CURVES = (
 
 
 def figure(grouped: findings.Grouped) -> bytes:
-    """PNG bytes; a variant has one colour, a faint line is one seed, a strong one their mean."""
+    """PNG bytes; a variant has one colour, its line is the mean over seeds, its band an interval;
+    of two seeds, whose interval would hide all others, faint lines are each."""
     matrix = findings.matrix_of(grouped)
     with matplotlib.rc_context(plots.STYLE):
         drawn = Figure(figsize=(11.5, 10.6 if matrix else 7.2), layout="constrained")
@@ -55,15 +56,15 @@ def _foot(grouped) -> str:
     if not seeds:
         return "no member is made"
     return (
-        f"seeds {', '.join(map(str, seeds))}; n seeds per variant. Strong lines: means over seeds, "
-        "faint ones: single seeds; bands and whiskers: 95 % over seeds."
+        f"seeds {', '.join(map(str, seeds))}; n seeds per variant. Lines: means over seeds, faint "
+        "ones: single seeds; bands and whiskers: 95 % over seeds."
     )
 
 
 def _curve(ax, grouped, shades, name):
     for variant, by_seed in grouped.items():
         curves = [np.array(m.curves[name], float) for m in by_seed.values() if m.curves[name]]
-        for curve in curves if len(curves) > 1 else ():
+        for curve in curves if len(curves) == 2 else ():
             ax.plot(range(1, len(curve) + 1), curve, color=shades[variant], alpha=0.2, linewidth=1)
         if not curves:
             continue
@@ -73,7 +74,7 @@ def _curve(ax, grouped, shades, name):
         ax.plot(steps, middle, color=shades[variant], linewidth=2.2, marker=marker)
         if len(steps) == 1:
             ax.errorbar(1, middle, (middle - low, high - middle), color=shades[variant], capsize=3)
-        else:
+        elif len(curves) != 2:
             ax.fill_between(steps, low, high, color=shades[variant], alpha=0.15, linewidth=0)
 
 
