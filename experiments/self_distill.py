@@ -4,8 +4,7 @@
     python -m aster_jax.main --config experiments/self_distill.py
 
 Needs a finished quickstart in runs/quickstart. Hardware: 2 CPU cores, under 2 GB, no
-download; it took 20 minutes on 2 cores under a load of 17. What came of it is in
-experiments/README.md.
+download; it takes a minute or two. What came of it is in experiments/README.md.
 
 The teacher is the quickstart's RL: those of its episodes that are right become demonstrations
 (rejection sampling), the second stage's first, each once. The student starts where RL had
