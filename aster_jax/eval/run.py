@@ -17,6 +17,7 @@ from aster_jax import policy as policies
 from aster_jax import pools, settings, together, types, workdir
 from aster_jax.errors import InputError
 from aster_jax.eval import arms, episodes, results
+from aster_jax.report import records
 from aster_jax.rollout import journal, phase, record
 from aster_jax.train import metrics
 
@@ -32,7 +33,7 @@ def run(run: workdir.Run) -> None:
         for name, section in settings.evaluations(run.config).items()
     }
     path = run.directory("eval") / "results.json"
-    before = json.loads(path.read_text()) if together.is_first() and path.exists() else []
+    before = records.whole(path, list) or [] if together.is_first() else []
     book = results.Book(wanted, before, run.config.seed)
     if together.is_first():
         _write(path.with_name("asked.json"), book.asked())
@@ -91,7 +92,7 @@ def _problems(run, policy, name, heldout, section) -> list[types.Problem]:
     for stage in ("rl1", "rl2"):
         if heldout != "generated" and run.has_begun(stage):
             began = run.path / stage / "began.json"
-            left_out = together.once("began", lambda: json.loads(began.read_text()))["heldout"]
+            left_out = together.once("began", lambda: records.whole(began))["heldout"]
             seen = 0 if heldout in left_out else pools.trained_on(run.config, fitting, left_out)
             if seen:
                 run.say(
