@@ -140,8 +140,9 @@ def test_remat_and_the_form_for_decoding_change_nothing(tiny, params):
         assert float(value) == pytest.approx(float(again), rel=1e-6)
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(regrads), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5 * largest)
-    # v, o, gate and up; the norms of q and k want what they were before, and nothing `down`'s.
-    assert products[0] - products[1] == 4, products
+    # v, o, gate, up and the attention's result; the norms of q and k want what they were before,
+    # and nothing `down`'s.
+    assert products[0] - products[1] == 5, products
     unrolled = transformer.for_decoding(params)
     assert isinstance(unrolled["layers"], tuple) and len(unrolled["layers"]) == 2
     _, unrolled_grads = grad(unrolled, tiny)
