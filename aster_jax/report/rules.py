@@ -38,7 +38,7 @@ def _share_of(key, of_stage=False):
     which the policy after SFT plays."""
 
     def value(line, own, rl):
-        start = next((m[key] for m in (own if of_stage else rl) if m.get(key) is not None), None)
+        start = _first(own if of_stage else rl, key)
         return line[key] / start if start and line.get(key) is not None else None
 
     return value
@@ -49,10 +49,14 @@ def _above_first(key):
     same code is the right next step."""
 
     def value(line, own, rl):
-        start = next((m[key] for m in rl if m.get(key) is not None), None)
+        start = _first(rl, key)
         return line[key] - start if start is not None and line.get(key) is not None else None
 
     return value
+
+
+def _first(lines, key):
+    return next((m[key] for m in lines if m.get(key) is not None), None)
 
 
 def _truncated(line, own, rl):

@@ -134,9 +134,10 @@ def _leaders_first(configs: dict) -> list[plan.Member]:
     leaders, others, kinds = [], [], set()
     for member, config in configs.items():
         kind = json.dumps(changes.determining(config, "demos"))
-        is_new = "demos" not in config.stages or kind not in kinds
-        (leaders if is_new else others).append(member)
-        kinds.add(kind)
+        makes = "demos" in config.stages  # who makes none has none to share
+        (others if makes and kind in kinds else leaders).append(member)
+        if makes:
+            kinds.add(kind)
     return leaders + others
 
 
