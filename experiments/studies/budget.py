@@ -4,7 +4,7 @@
 
 Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default for 60, `:night` for a
 night. The same dense cold start, trained with at most 4, 8 and 16 calls per trajectory, each
-evaluated with 4, 8 and 16 calls and, with 16, with half of the tokens. Walks of 2 to 14
+evaluated with 4, 8 and 16 calls and, with 16, with a quarter of the tokens. Walks of 2 to 14
 steps; a call makes 1, 2 or 4 of them in the demonstrations, so that a policy may learn to
 make do with fewer.
 """
@@ -28,6 +28,6 @@ def get_config(size: str = ""):
     # The evaluation itself has 16 calls and 448 tokens.
     c.eval.also = (
         *({"name": f"calls-{n}", "max_calls": n, "think": False} for n in CALLS[:-1]),
-        {"name": "tokens-half", "response_tokens": 224, "think": False},
+        {"name": "tokens-quarter", "response_tokens": 112, "think": False},
     )
     return c
