@@ -125,6 +125,15 @@ def test_bytes_by_hand():
     assert params > count // 4 and moments == 2 * params + 3 * 4  # three counts of steps
     c.sft.moments_dtype = c.rl.moments_dtype = "bfloat16"
     assert programs.state_bytes(c, cfg, mesh) == (params, params + 3 * 4)
+    assert programs.reference_bytes(c, cfg, mesh) == 0
+    before = {p.name: p.beside for p in programs.of_run(c, cfg, mesh)}
+    c.rl.kl_coef = 1e-3  # the stage's first policy is kept beside all of RL
+    after = {p.name: p.beside for p in programs.of_run(c, cfg, mesh)}
+    assert programs.reference_bytes(c, cfg, mesh) == params
+    assert {name: after[name] - bytes for name, bytes in before.items()} == {
+        name: 0 if name == "sft step" else params for name in before
+    }
+    assert after["rl1+rl2 old log-probs"] == (params + 3 * 4) + params
     weights, cached = programs.rollout_bytes(c, cfg, mesh)
     pages = 6_144 // 32 // 4
     assert cached == pages * 32 * 2 * 2 * (2 // 2) * 32 * 4

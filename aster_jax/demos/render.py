@@ -1,14 +1,13 @@
 """Transcripts -> ids and masks for SFT: their rendering, their numbers, the file that SFT reads."""
 
 import collections
-import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from aster_jax import types
-from aster_jax.data import chat
+from aster_jax.data import chat, rows
 from aster_jax.demos import transcript as transcripts_of
 from aster_jax.demos.transcript import Transcript
 from aster_jax.errors import InputError
@@ -72,13 +71,20 @@ def save_demos(path: pathlib.Path, demos: Sequence[types.Demo]) -> None:
 
 
 def load_demos(path: pathlib.Path) -> list[types.Demo]:
-    """What `save_demos` wrote. Raises ValueError when the file is missing or empty."""
+    """What `save_demos` wrote. Raises InputError when it is missing, empty or damaged."""
     if not path.exists():
         raise InputError(f"{path} is missing; run the demos stage before sft")
-    demos = [
-        types.Demo(**{**r, "tokens": tuple(r["tokens"]), "loss_mask": tuple(r["loss_mask"])})
-        for r in map(json.loads, filter(None, path.read_text("utf-8").split("\n")))
-    ]
+    demos = [_read(record, f"{path} row {row}") for row, record in rows.lines(path)]
     if not demos:
         raise InputError(f"{path} holds no demonstrations; remove its folder and run demos again")
     return demos
+
+
+def _read(record, where) -> types.Demo:
+    try:
+        ids, mask = tuple(record["tokens"]), tuple(record["loss_mask"])
+        if len(ids) != len(mask):
+            raise ValueError(f"{len(ids)} tokens and a mask of {len(mask)}")
+        return types.Demo(**{**record, "tokens": ids, "loss_mask": mask})
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{where} is no demonstration ({e}); remove its folder and run demos again") from e

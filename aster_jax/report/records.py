@@ -78,7 +78,7 @@ def read(workdir: pathlib.Path, visit: Visit = _nothing) -> RunRecords:
     config = whole(config_path)
     markers = {stage: whole(workdir / stage / "DONE.json") for stage in config["stages"]}
     finished = {stage: numbers for stage, numbers in markers.items() if numbers is not None}
-    metrics = list(_lines(workdir / "metrics.jsonl", _METRIC_KEYS))
+    metrics = list(lines(workdir / "metrics.jsonl", _METRIC_KEYS))
     all_results = _entries(workdir / "eval" / "results.json", _RESULT_KEYS)
     differences = _entries(workdir / "eval" / "differences.json", _DIFFERENCE_KEYS)
     asked = whole(workdir / "eval" / "asked.json", list) or []
@@ -104,7 +104,7 @@ def episodes(workdir: pathlib.Path) -> list[dict]:
 def _episodes(workdir, file, visit, result=None) -> list[collapse.Measured]:
     """Measured rows of a file's episodes, those that a result counts."""
     rows, problems = [], set()
-    for number, record in enumerate(_lines(workdir / file, _EPISODE_KEYS), start=1):
+    for number, record in enumerate(lines(workdir / file, _EPISODE_KEYS), start=1):
         if result is not None and not _counts(record, result, problems):
             continue
         try:
@@ -127,10 +127,11 @@ def _counts(record, result, problems) -> bool:
     return record["problem_id"] in problems and record["sample"] < result["samples"]
 
 
-def _lines(path: pathlib.Path, keys) -> Iterator[dict]:
-    """The objects of a JSON-lines file; none when it does not exist.
+def lines(path: pathlib.Path, keys) -> Iterator[dict]:
+    """The objects of a JSON-lines file, which have these keys; none when it does not exist.
 
     A last line without an end is what a kill left of it: passed over, as by the run itself.
+    Raises InputError, with file and line, for any other that is no such object.
     """
     if not path.exists():
         return

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 
 from aster_jax import config as configs
 from aster_jax import pools, together, types, workdir
+from aster_jax.data import rows
 from aster_jax.errors import InputError
+from aster_jax.report import records
 from aster_jax.train import metrics
 
 
@@ -25,15 +27,15 @@ class Visit:
     accuracy: float
 
 
-def last_visits(records: Iterable[dict], min_scored: int = 1) -> dict[str, Visit]:
+def last_visits(episodes: Iterable[dict], min_scored: int = 1) -> dict[str, Visit]:
     """Per problem id, the outcome of the latest step that drew it.
 
-    `records` are read once and nothing but numbers is kept of them. Trajectories that were
+    `episodes` are read once and nothing but numbers is kept of them. Trajectories that were
     lost do not count; a visit with fewer than `min_scored` that do is no visit: one lucky
     survivor does not make a problem always solved.
     """
     rewards: dict[tuple[str, int], list[float]] = {}
-    for r in records:
+    for r in episodes:
         if not types.says_nothing(r["end"], r["verdict"]):
             rewards.setdefault((r["problem_id"], r["step"]), []).append(r["reward"])
     visits: dict[str, Visit] = {}
@@ -47,8 +49,7 @@ def last_visits(records: Iterable[dict], min_scored: int = 1) -> dict[str, Visit
 def _episodes(directory: pathlib.Path) -> Iterator[dict]:
     """The records of all steps, one at a time: a long run's texts do not fit in memory."""
     for path in sorted(directory.glob("step_*.jsonl")):
-        with open(path, encoding="utf-8") as f:
-            yield from map(json.loads, f)
+        yield from records.lines(path, ("problem_id", "step", "end", "verdict", "reward"))
 
 
 def run(run: workdir.Run) -> None:
@@ -95,4 +96,8 @@ def keep(pool: list[types.Problem], path: pathlib.Path) -> list[types.Problem]:
 def _kept(path) -> list[str]:
     if not path.exists():
         raise InputError(f"{path} is missing; run the filter stage before rl2")
-    return [r["id"] for r in map(json.loads, path.read_text().splitlines()) if r["kept"]]
+    found = [record for _, record in rows.lines(path)]
+    try:
+        return [r["id"] for r in found if r["kept"]]
+    except (KeyError, TypeError) as e:
+        raise InputError(f"{path} is not what the filter writes ({e!r}); remove it, it is made anew") from e

@@ -63,6 +63,13 @@ def state_bytes(c, cfg, mesh) -> tuple[int, int]:
     return params, absent.shard_bytes(state) - params
 
 
+def reference_bytes(c, cfg, mesh) -> int:
+    """Bytes per device of the policy that the KL term of RL compares with; 0 without one."""
+    if not any(keys.kl_coef for keys in _rl_stages(c).values()):
+        return 0
+    return state_bytes(c, cfg, mesh)[0]
+
+
 def _rl_stages(c):
     return {name: configs.rl_stage(c, name) for name in ("rl1", "rl2") if name in c.stages}
 
@@ -74,15 +81,16 @@ def _training(c, cfg, mesh) -> list[Program]:
         trace = functools.partial(_step, c.sft, cfg, mesh, loss.loss_fn, types.SftBatch, shape)
         made["sft", shape] = ["sft step", trace, 0]
     _, moments = state_bytes(c, cfg, mesh)
+    reference = reference_bytes(c, cfg, mesh)
     for stage, keys in _rl_stages(c).items():
         members = keys.prompts // keys.minibatches * keys.group
         shape = (-(-members // keys.micro_rows), keys.micro_rows, keys.row_tokens)
         wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
         trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
-        parts = [(("rl", shape), "step", trace, 0)]
+        parts = [(("rl", shape), "step", trace, reference)]
         if keys.minibatches * keys.updates > 1 or keys.kl_coef:
             score = functools.partial(_score, c, cfg, mesh, shape)
-            parts.append((("old", shape), "old log-probs", score, moments))
+            parts.append((("old", shape), "old log-probs", score, moments + reference))
         for key, name, trace, beside in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
             made[key] = [f"{before}{stage} {name}", trace, beside]
@@ -137,8 +145,9 @@ def _rollout(c, cfg, mesh) -> list[Program]:
     weights = jax.eval_shape(made.adopt, trained)
     slots = jax.eval_shape(made.empty)
     P, W = sizes.write_rows(shards)[-1] * shards, sizes.row_pages
-    state = params + moments
-    found = [Program("adopt weights", "rollout", lambda: made.adopt.trace(trained), moments)]
+    beside = moments + reference_bytes(c, cfg, trains_on)
+    state = params + beside
+    found = [Program("adopt weights", "rollout", lambda: made.adopt.trace(trained), beside)]
     for C in sizes.prefill_buckets:
         args = (weights, slots.cache, _ints(P, C), _ints(P), _ints(P), _ints(P, W))
         trace = functools.partial(made.prefill.trace, *args)

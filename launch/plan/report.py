@@ -37,6 +37,7 @@ def make(wanted: Wanted, say) -> dict:
     mesh = absent.build(wanted.topology, c.mesh)
     cfg = programs.model(c)
     params, moments = programs.state_bytes(c, cfg, mesh)
+    reference = programs.reference_bytes(c, cfg, mesh)
     weights, cached = programs.rollout_bytes(c, cfg, mesh)
     found = {
         "config": c.name, "topology": wanted.topology, "chip": wanted.chip.name,
@@ -44,7 +45,7 @@ def make(wanted: Wanted, say) -> dict:
         "parameters": transformer.count_params(cfg), "jax": jax.__version__,
         "bytes": {
             "parameters": params, "moments": moments, "weights while sampling": weights,
-            "cache": cached,
+            "cache": cached, **({"reference policy": reference} if reference else {}),
         },
         "rows": estimate.rows(c, cfg, mesh, wanted.assumed),
         "programs": {}, "remedies": {},

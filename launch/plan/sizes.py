@@ -61,15 +61,15 @@ def _with_rollouts(c, chips, available, made) -> str:
     cfg = programs.model(c)
     mesh = absent.build(f"cpu:{chips}", c.mesh)
     page = c.rollout.page_tokens
-    params, moments = programs.state_bytes(c, cfg, mesh)
+    state = sum(programs.state_bytes(c, cfg, mesh)) + programs.reference_bytes(c, cfg, mesh)
     weights, cached = programs.rollout_bytes(c, cfg, mesh)
     shards = meshes.batch_shards(meshes.for_rollouts(mesh))
     token = cached / (c.rollout.pool_tokens // page // shards * page)
-    room = available * (1 - SPARED) - params - moments - weights
+    room = available * (1 - SPARED) - state - weights
     own = int(room / token) if room > 0 else 0
     if own < c.rollout.capacity:
         return (
-            f"while sampling {(params + moments + weights) / GIB:.1f} GiB of state and weights leave "
+            f"while sampling {(state + weights) / GIB:.1f} GiB of state and weights leave "
             f"no room for a row of {c.rollout.capacity} tokens"
         )
     own = min(1 << own.bit_length() - 1, c.rollout.pool_tokens // shards)
@@ -83,7 +83,9 @@ def _with_rollouts(c, chips, available, made) -> str:
     }  # fmt: skip
     longest = max(stage.row_tokens for stage in _stages(c))
     micro = (c.rl.micro_rows, longest)
-    floor = memory.needed_bytes(cfg, mesh, own * shards, c.rollout.dtype, micro, c.rl.moments_dtype)
+    copies = 2 if any(stage.kl_coef for stage in _stages(c)) else 1
+    sampled = (own * shards, c.rollout.dtype)
+    floor = memory.needed_bytes(cfg, mesh, *sampled, micro, c.rl.moments_dtype, copies)
     if floor["training"] > available:
         return f"in training at least {floor['training'] / GIB:.1f} GiB"
     return ""

@@ -152,7 +152,8 @@ def _sampling(ran, hours, chip) -> str:
         return ""
     of = hours["bytes"]
     peak = max(one["temporaries"] for name, one in ran.items() if not name.endswith("step"))
-    parts = (of["parameters"] + of["moments"], of["weights while sampling"], of["cache"], peak)
+    state = of["parameters"] + of["moments"] + of.get("reference policy", 0)
+    parts = (state, of["weights while sampling"], of["cache"], peak)
     return " + ".join(f"{n / GIB:.1f}" for n in parts) + f" of {chip.memory / GIB:.1f} GiB"
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from aster_jax import tools
+from aster_jax import errors, tools
 from aster_jax.data import chat, tokenizer
 from aster_jax.demos import collect, families, render, scripts, teacher, transcript, walks
 from aster_jax.reward import verify
@@ -137,6 +137,22 @@ def test_files_give_back_what_was_written(dense, words, tmp_path):
     assert first["messages"][0] == {"role": "user", "content": dense[0].problem.question}
     with pytest.raises(ValueError, match="run the demos stage"):
         render.load_demos(tmp_path / "absent.jsonl")
+
+
+@pytest.mark.parametrize(
+    "damage, complaint",
+    [
+        (lambda text: text[:-10], "row 4 is not JSON"),
+        (lambda text: text.replace('"tokens"', '"token"', 1), "row 1 is no demonstration .*tokens"),
+        (lambda text: text.replace("[", "[1, ", 1), "row 1 is no demonstration .*a mask of"),
+    ],
+)
+def test_damaged_demonstrations_are_named_by_file_and_row(dense, words, tmp_path, damage, complaint):
+    path = tmp_path / "demos.jsonl"
+    render.save_demos(path, [render.render(t, words, "chatml", None, 64) for t in dense[:4]])
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(errors.InputError, match=f"demos.jsonl {complaint}"):
+        render.load_demos(path)
 
 
 def test_thoughts_move_into_the_think_block(problems, executor):

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from aster_jax import types
+from aster_jax import errors, types
 from aster_jax.rl import filter as filters
 
 
@@ -81,3 +81,19 @@ def test_keep_reads_the_file_in_the_pools_order(tmp_path):
 def test_a_missing_file_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="run the filter stage before rl2"):
         filters.keep([], tmp_path / "kept.jsonl")
+
+
+@pytest.mark.parametrize("line, complaint", [('{"id": "a", "ke', "row 2"), ('{"id": "a"}', "'kept'")])
+def test_a_damaged_file_is_named(tmp_path, line, complaint):
+    path = tmp_path / "kept.jsonl"
+    path.write_text('{"id": "b", "kept": true}\n' + line)
+    with pytest.raises(errors.InputError, match=f"kept.jsonl.*{complaint}"):
+        filters.keep([], path)
+
+
+def test_a_damaged_episode_is_named(tmp_path):
+    episode = json.dumps(record("a", 1, 1.0)) + "\n"
+    path = tmp_path / "step_000001.jsonl"
+    path.write_text(episode + "{}\n" + episode)
+    with pytest.raises(errors.InputError, match="step_000001.jsonl, line 2: keys"):
+        list(filters._episodes(tmp_path))
