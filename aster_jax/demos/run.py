@@ -112,7 +112,9 @@ def _check_still(c, found, number):
     raise GaveUp(
         f"{sum(reasons[r] for r in still)} of {asked} conversations with the teacher at {t.url} stand "
         f"still, and {number} demonstrations are there of demos.count={c.demos.count}: {why}. What "
-        "is paid is in the journal; the same command goes on with them"
+        "is paid is in the journal; the same command goes on with them. Where it is a conversation "
+        "that its server or the tool fails at every time, give another workdir this "
+        "demos.teacher.journal and a demos.count that can do without it"
     )
 
 
