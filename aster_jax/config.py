@@ -158,7 +158,7 @@ def _tools():
     c.wall_limit_s = 30.0  # of one call, in seconds from the start of its execution
     c.memory_limit_mib = 1024  # address space of one interpreter, above its start size
     c.max_running = 0  # cells running at once; 0 = twice the cores
-    c.last_value = "str"  # how a final expression is shown: str, repr, none, aster
+    c.last_value = "str"  # how a final expression is shown: str, repr, pretty, none, aster
     c.niceness = 0  # scheduling priority given up by interpreters, 0 to 19
     # Quick to import in a cell then, but each fork takes longer: 10 ms more on a busy machine for
     # all of these. Code may import others too.

@@ -129,7 +129,12 @@ def check(run: workdir.Run) -> None:
             f"model.style is {c.model.style}, the checkpoint's own chat template is of style "
             f"{_known(c.model.source).style}: it will be taught new markup",
         )
-    shards = meshes.batch_shards(run.mesh)
+    check_rows(c, run.mesh)
+
+
+def check_rows(c, mesh) -> None:
+    """InputError where a microbatch of a stage does not divide over the mesh."""
+    shards = meshes.batch_shards(mesh)
     for stage in set(c.stages) & set(changes.TRAINING):
         micro_rows = section_of(c, stage).micro_rows
         if micro_rows % shards:

@@ -9,7 +9,7 @@ ASKS = ("-h", "-help", "--help", "help")
 _TEXT = """\
 aster: train a language model to think with a Python tool, by the ASTER recipe (arXiv 2602.01204)
 
-  {command} --config quickstart                    the whole recipe on 2 CPU cores, in 4 minutes
+  {command} --config quickstart                    the whole recipe on 2 CPU cores, in 5 minutes
   {command} --config quickstart --config.rl.learning_rate=2e-3      with another value of one key
   {command} --config my_experiment.py --workdir /mnt/runs/mine      your own file, somewhere else
 

@@ -3,17 +3,16 @@
     python -m aster_jax.main --config experiments/aster_4b.py --workdir /mnt/shared/aster_4b
     python -m aster_jax.main --config experiments/aster_4b.py:16 ...
 
-Hardware: exactly 64 devices, such as a TPU v5p-128: v5p names count TensorCores, so that is
+Hardware: 64 devices, such as a TPU v5p-128: v5p names count TensorCores, so that is
 64 chips and 64 JAX devices, on 16 hosts with one process each. Behind a colon another number
 of devices: 16 for a v5p-32. What is spread over them follows; what one of them holds stays the
 same but for the parameters. Chips with less memory need a smaller pool, or rows over several
 of them (mesh.context): `python -m launch.plan.table` finds the sizes.
 What it takes of the 95.73 GiB of a chip, by the compiler's word (libtpu 0.0.52): 12.0 GiB in an
-RL update of stage 2, 11.3 of them temporary, and 26.2 GiB while sampling, 18.0 of them the cache
-and 7.5 the weights. `python -m launch.plan --config experiments/aster_4b.py --topology v5p:4x4x4` says so.
+RL update of stage 2, 11.3 of them temporary, and up to 27.0 GiB while sampling, 18.0 of them the
+cache and 7.5 the weights. `python -m launch.plan --config experiments/aster_4b.py --topology v5p:4x4x4` says so.
 The paper used Ascend 910, the public reproduction 8 GPUs. Expected: the paper's table (AIME
-2025, avg@16): 54.6 after SFT, 85.0 after RL at 30K tokens. Not run by us: see the README for
-what was. Where the data files come from is in experiments/README.md.
+2025, avg@16): 54.6 after SFT, 85.0 after RL at 30K tokens. Not run by us: see docs/limits.md. Where the data files come from is in experiments/README.md.
 
 Sources: [A] the authors' README, [R] the public reproduction's scripts, [P] the paper as
 reviewed. Where they are silent the value is ours and says so.

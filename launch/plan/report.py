@@ -4,7 +4,10 @@ import dataclasses
 
 import jax
 
+from aster_jax import mesh as meshes
+from aster_jax import policy, settings
 from aster_jax.model import transformer
+from aster_jax.rollout import engine
 from launch.plan import absent, estimate, matmuls, programs, remedies
 from launch.plan.chips import GIB, Chip
 
@@ -36,6 +39,8 @@ def make(wanted: Wanted, say) -> dict:
     c = wanted.config
     mesh = absent.build(wanted.topology, c.mesh)
     cfg = programs.model(c)
+    policy.check_rows(c, mesh)
+    engine.check(settings.engine_sizes(c.rollout), meshes.batch_shards(meshes.for_rollouts(mesh)))
     params, moments = programs.state_bytes(c, cfg, mesh)
     reference = programs.reference_bytes(c, cfg, mesh)
     weights, cached = programs.rollout_bytes(c, cfg, mesh)

@@ -6,12 +6,13 @@ would, and starts the stage again. A mark in a record tells whether it was made 
 
 import json
 import shutil
+import types as python_types
 import weakref
 
 import jax
 import pytest
 
-from aster_jax import config, workdir
+from aster_jax import config, types, workdir
 from aster_jax import policy as policies
 from aster_jax.eval import arms
 from aster_jax.eval import run as evaluation
@@ -214,6 +215,20 @@ def test_what_the_verifier_lost_is_judged_and_not_made_again(run, monkeypatch):
     assert [(r["reward"], r["verdict"]) for r in judged[1:5:3]] == [(1.0, "exact")] * 2
     assert judged[2]["verdict"] == "no_answer"
     assert results(run)[0]["avg_at_k"] == pytest.approx(2 / 9)
+
+
+def test_lost_verdicts_are_asked_for_with_the_problems_own_scorers(run):
+    asked = [python_types.SimpleNamespace(problem=types.Problem(i, "q", "7", "f", f"of {i}")) for i in "ab"]
+    seen, filed = [], []
+    had = python_types.SimpleNamespace(
+        unjudged=lambda which: [{"problem_id": "b", "final_text": "it is 7", "gold": "7"}],
+        new_part=lambda: "part",
+        add=lambda part, records: filed.extend(records),
+    )
+    verifier = python_types.SimpleNamespace(score=lambda items: seen.extend(items) or [(1.0, "exact")])
+    evaluation._judge_again(run, lambda: python_types.SimpleNamespace(verifier=verifier), had, asked)
+    assert seen == [("it is 7", "7", "of b")]
+    assert [(r["problem_id"], r["reward"]) for r in filed] == [("b", 1.0)]
 
 
 def test_what_stays_lost_is_said_counted_as_wrong_and_tried_at_the_next_start(run, capsys):
