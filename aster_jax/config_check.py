@@ -176,6 +176,23 @@ def _validate_sizes(c):
         )
 
 
+def _validate_measured(c, stages):
+    """What acts on measurements that are not made."""
+    if "sft" in c.stages and c.sft.stop_accuracy and not c.sft.probe_every:
+        raise InputError(
+            f"sft.stop_accuracy={c.sft.stop_accuracy} never stops anything with sft.probe_every=0; "
+            "give the steps between probes, or stop_accuracy=0"
+        )
+    for name in {"rl1", "rl2"} & set(c.stages):
+        keys_ = stages[name]
+        if keys_.hand_on == "best" and not (keys_.eval_every and keys_.keep_best):
+            raise InputError(
+                f"{_named(c, name, 'hand_on')}=best needs measurements and the best one's checkpoint, but "
+                f"{_named(c, name, 'eval_every')}={keys_.eval_every} and "
+                f"{_named(c, name, 'keep_best')}={keys_.keep_best}"
+            )
+
+
 def _validate_training(c):
     """What would train next to nothing, or something else than was sampled."""
     if c.model.param_dtype != "float32":
@@ -192,6 +209,7 @@ def _validate_training(c):
                 f"{_named(c, name, 'row_tokens')}={keys_.row_tokens} must be a multiple of {cut}: each "
                 f"of mesh.context={c.mesh.context} devices holds two stretches of a row"
             )
+    _validate_measured(c, stages)
     rollout = c.rollout
     if not {"rl1", "rl2"} & set(c.stages):
         return

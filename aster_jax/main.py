@@ -132,6 +132,8 @@ def _run_stages(run: workdir.Run) -> None:
                 run.say(stage, "finished before, skipped")
                 continue
             run.begin(stage)
+            if stage != "report":
+                run.open_again("report")  # what it says is of before, whatever stops us from here on
             STAGES[stage](run)
             worked = True
     except (InputError, GaveUp):
@@ -179,11 +181,20 @@ def _check(run: workdir.Run) -> None:
 
 
 def default_workdir(name: str, arguments: list[str]) -> str:
-    """runs/NAME, and what was overridden on the command line, so that runs do not mix."""
+    """runs/NAME, and what was overridden on the command line, so that runs do not mix.
+
+    A value may follow its flag as a word of its own, and a flag may be taken back (`--noconfig.`).
+    """
+    words: list[str] = []
+    for a in arguments:
+        if words and "=" not in words[-1] and not a.startswith("-"):
+            words[-1] += f"={a}"
+        else:
+            words.append(a)
     overrides = [
-        re.sub(r"[^A-Za-z0-9_.=-]", "_", a.lstrip("-").removeprefix("config."))
-        for a in arguments
-        if re.match(r"--?config\.", a)
+        re.sub(r"[^A-Za-z0-9_.=-]", "_", a.lstrip("-").replace("config.", "", 1))
+        for a in words
+        if re.match(r"--?(no)?config\.", a)
     ]
     return os.path.join("runs", "-".join([name, *sorted(overrides)]))
 

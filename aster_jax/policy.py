@@ -181,12 +181,15 @@ def say_disk(run: workdir.Run) -> None:
 
 def _check_memory(run, cfg):
     c = run.config
-    for stage in changes.TRAINING:
+    sampled = (c.rollout.pool_tokens, c.rollout.dtype)
+    left = [s for s in changes.TRAINING if s in c.stages and not run.is_finished(s)]
+    for stage in left:
         section = section_of(c, stage)
         micro = (section.micro_rows, section.row_tokens)
-        sampled = (c.rollout.pool_tokens, c.rollout.dtype)
         copies = 2 if stage != "sft" and section.kl_coef else 1
         memory.check(cfg, run.mesh, *sampled, micro, section.moments_dtype, copies)
+    if not left:
+        memory.check(cfg, run.mesh, *sampled)
 
 
 def expected_config(run: workdir.Run) -> model_config.ModelConfig:
@@ -196,12 +199,8 @@ def expected_config(run: workdir.Run) -> model_config.ModelConfig:
 
 
 def base_params(run: workdir.Run, policy: Policy) -> dict:
-    """The parameters before any training, laid out on the run's mesh.
-
-    Raises ValueError, before allocating anything, when the run cannot fit the memory.
-    """
+    """The parameters before any training, laid out on the run's mesh."""
     m = run.config.model
-    _check_memory(run, policy.cfg)
     if m.source == "scratch":
         return step.init_params(policy.cfg, run.config.seed, run.mesh)
 

@@ -79,6 +79,13 @@ def test_the_defaults_are_valid():
         ("eval.also", ({"name": "x", "temprature": 1.0},), "'x' has .'temprature'.; known keys"),
         ("eval.also", ({"name": "x", "temperature": "hot"},), "eval.also 'x'"),
         ("eval.also", ({"name": "x", "top_p": 2.0},), "eval.also 'x': .*top_p=2.0"),
+        ("eval.also", ({"name": "x", "samples": 0},), "eval.also 'x' has samples=0; .* at least 1"),
+        ("eval.also", ({"name": "x", "samples": -2},), "samples=-2"),
+        ("eval.also", ({"name": "x", "max_calls": -1},), "max_calls=-1; it must be at least 0"),
+        ("eval.also", ({"name": "x", "samples": None},), "samples=None"),
+        ("eval.also", ({"name": "x", "turn_tokens": None},), "turn_tokens=None"),
+        ("sft.stop_accuracy", 0.8, "never stops anything with sft.probe_every=0"),
+        ("rl1.hand_on", "best", "rl1.hand_on=best needs measurements.*rl1?.eval_every=0"),
         ("eval.also", ({"name": "x", "context_tokens": 999},), "'x'.context_tokens=999 exceeds"),
     ],
 )

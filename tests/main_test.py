@@ -35,6 +35,9 @@ def parse(monkeypatch):
         (["--config.seed=2"], "runs/smoke-seed=2"),
         (["--config.seed=2", "--config.sft.steps=3"], "runs/smoke-seed=2-sft.steps=3"),
         (["--config.sft.steps=3", "--config.seed=2"], "runs/smoke-seed=2-sft.steps=3"),
+        (["--config.seed", "2"], "runs/smoke-seed=2"),
+        (["--config.seed", "2", "--config.sft.steps", "3"], "runs/smoke-seed=2-sft.steps=3"),
+        (["--noconfig.rl.divide_by_std", "--config", "smoke"], "runs/smoke-norl.divide_by_std"),
         (["-config.problems.source=/a/b c.jsonl"], "runs/smoke-problems.source=_a_b_c.jsonl"),
     ],
 )
@@ -112,6 +115,30 @@ def stage_that(tmp_path, one_device, monkeypatch):
         main._run_stages(made)
 
     return run
+
+
+def test_a_report_of_before_is_made_again_after_a_kill(tmp_path, one_device, monkeypatch):
+    """Killed between a stage that had more to do and the report, the next start makes the report."""
+    c = config.default()
+    c.name, c.stages = "t", ("demos", "report")
+    made, reports = workdir.open_run(c, tmp_path, one_device), []
+
+    def report(run):
+        if reports.append(len(reports)) or len(reports) == 2:
+            raise RuntimeError("killed")
+        run.finish("report", {})
+
+    monkeypatch.setattr(main, "_check", lambda run: None)
+    monkeypatch.setitem(main.STAGES, "demos", lambda run: run.finish("demos", {}))
+    monkeypatch.setitem(main.STAGES, "report", report)
+    main._run_stages(made)
+    main._run_stages(made)
+    assert reports == [0]
+    made.open_again("demos")  # as where more is asked of it
+    with pytest.raises(RuntimeError, match="killed"):
+        main._run_stages(made)
+    main._run_stages(made)
+    assert reports == [0, 1, 2] and made.is_finished("report")
 
 
 def log(path):

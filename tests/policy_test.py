@@ -7,7 +7,7 @@ import pytest
 from aster_jax import config, policy, workdir
 from aster_jax import settings as made_of
 from aster_jax.data import chat
-from aster_jax.train import checkpoint, optim, step
+from aster_jax.train import checkpoint, memory, optim, step
 from tests.rollout import chatter
 
 
@@ -123,8 +123,25 @@ def test_a_stage_starts_from_the_nearest_one_of_this_run(
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(run, described):
     huge = settings()
     huge.rollout.pool_tokens = 1 << 40
-    with pytest.raises(ValueError, match="GiB"):
-        policy.base_params(workdir.Run(huge, run.path, run.mesh), described)
+    with pytest.raises(ValueError, match="GiB.* to train with"):
+        policy.check(workdir.Run(huge, run.path, run.mesh))
+
+
+def test_what_trains_nothing_needs_no_memory_for_training(run, described, monkeypatch):
+    """Moments and gradients are counted for the stages that are left, and for no others."""
+    cfg, c = policy.expected_config(run), run.config
+    sampled = (c.rollout.pool_tokens, c.rollout.dtype)
+    needed = memory.needed_bytes(cfg, run.mesh, *sampled)
+    assert needed["training"] == 0
+    monkeypatch.setattr(memory, "available_bytes", lambda: (needed["rollout"], "this one"))
+    with pytest.raises(ValueError, match="to train with"):
+        policy.check(run)
+    only = settings()
+    only.stages = ("eval", "report")
+    policy.check(workdir.Run(only, run.path, run.mesh))
+    monkeypatch.setattr(memory, "available_bytes", lambda: (needed["rollout"] - 1, "this one"))
+    with pytest.raises(ValueError, match=r"per device \([0-9.]+ to roll out"):
+        policy.check(workdir.Run(only, run.path, run.mesh))
 
 
 def test_the_optimiser_is_the_sections():

@@ -46,7 +46,7 @@ def run(run: workdir.Run, stage: str) -> None:
         measure = validate.Measure(run, policy, players, stage, c, held, saved.best_score)
         table = play.Table(run, policy, players, stage, c, pool, prompts)
         calls = metrics.history(run.path, alarms.RL_STAGES, alarms.CALLS)
-        dropped = False
+        dropped, score = False, None
         while at.step < c.steps:
             dropped = dropped or progress.drop_moments(run, stage, saved)
             try:
@@ -76,11 +76,11 @@ def run(run: workdir.Run, stage: str) -> None:
             run.record(stage, now, time.monotonic() - began, values)
             _say(run, stage, c, now, values, why_not)
             _watch(run, stage, calls, values)
+            score = values.get("rl/eval_accuracy")
             if metrics.every(c.save_every, now, c.steps) or saved.owed or measure.is_best(values):
-                score = values.get("rl/eval_accuracy")
                 saved.save(now, state, progress.position(at), score)
             progress.give_up(at, c, stage, why_not)
-        saved.settle(at.step, state, progress.position(at))
+        saved.settle(at.step, state, progress.position(at), score)
         progress.drop_moments(run, stage, saved)
         best = saved.best
     run.finish(stage, {"step": at.step, "best": best, "problems": len(pool)})

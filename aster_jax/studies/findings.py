@@ -148,7 +148,7 @@ def _judged(change, up: str, down: str, neither: str) -> str:
     if change is None:
         return "not measured"
     if change.low is None:
-        seeds = "one seed" if change.n == 1 else "the same in both seeds"
+        seeds = "one seed" if change.n == 1 else f"the same in all {change.n} seeds"
         return f"{change.mean:+.3f}, {seeds}: nothing is shown"
     which = up if change.is_above else down if change.is_below else neither
     return f"{which}, {cell(change, 3, change.n, '+')}"

@@ -2,8 +2,8 @@
 
 A study's unit is a run: what differs from seed to seed (problems, order, sampling) is what a
 claim has to hold against, and problems of one run are not independent of each other. One seed
-has no interval, and neither have two that agree, as two of a few problems do by chance. Assumes
-that a run's number varies about its mean like a normal one.
+has no interval, and neither have seeds that agree to the last digit: what they vary by is not
+known then. Assumes that a run's number varies about its mean like a normal one.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def over_seeds(
     if not known:
         return None
     n, mean = len(known), sum(known) / len(known)
-    if n == 1 or (n == 2 and math.isclose(*known, abs_tol=1e-9)):
+    if n == 1 or max(known) - min(known) < 1e-9:
         return Estimate(mean, None, None, n)
     variance = sum((v - mean) ** 2 for v in known) / (n - 1)
     half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt(variance / n)

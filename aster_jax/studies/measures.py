@@ -94,13 +94,13 @@ def _curves(found) -> dict[str, list[float | None]]:
     lines = [m for m in found.metrics if m["stage"] in records.RL_STAGES]
     named = {"calls": "calls_mean", "reward": "reward_mean", "entropy": "entropy_mean"}
     curves = {
-        name: [_finite(m[f"rollout/{key}"]) for m in lines if f"rollout/{key}" in m]
+        name: [_finite(m.get(f"rollout/{key}")) for m in lines]
         for name, key in named.items()
     }
     steps = [collapse.summarise(rows)
              for rows in collapse.group(found.rl_rows, "stage", "step").values()]  # fmt: skip
     curves["at_most_one_call"] = [s["at_most_one_call_frac"] for s in steps]
-    curves["truncated"] = [1 - s["end"].get("answered", 0.0) for s in steps]
+    curves["truncated"] = [1 - s["end"].get("answered", 0.0) if s["end"] else None for s in steps]
     return curves
 
 

@@ -79,11 +79,14 @@ def _curve(ax, grouped, shades, name):
 
 
 def _over_seeds(curves, name):
-    """Smoothed means of the steps, and the ends of their intervals; NaN where there is none."""
+    """Smoothed means of the steps, and the ends of their intervals; NaN where there is none. A
+    step at which more than two seeds agree has a band of no width, so that it is not torn."""
     bounds = (intervals.RATE,) if name == "reward" else ((0.0, np.inf),)
     found = [intervals.over_seeds([None if np.isnan(v) else v for v in step], *bounds)
              for step in zip(*curves)]  # fmt: skip
-    ends = [(np.nan,) * 3 if e is None else (e.mean, e.low, e.high) for e in found]
+    ends = [(np.nan,) * 3 if e is None
+            else (e.mean,) * 3 if e.low is None and e.n > 2
+            else (e.mean, e.low, e.high) for e in found]  # fmt: skip
     return [plots.smooth(np.array(line, float)) for line in zip(*ends)]
 
 

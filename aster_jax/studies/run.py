@@ -38,8 +38,9 @@ def run(c, path: pathlib.Path, play: Callable, command: Callable) -> None:
         raise InputError("study.at_once must be 1 where several processes share every run")
     _check(c, members)
     bases.make(c, path, play, _say)
+    start = bases.weights(c, path)
     finished = together.once("finished", lambda: [
-        m.path for m in members if (path / m.path / "report" / "DONE.json").exists()
+        m.path for m in members if _is_finished(plan.config_of(c, m, start), path / m.path)
     ])  # fmt: skip
     made, failed = {}, {}
     for member, gave_up in _played(c, path, members, finished, play, command):
@@ -55,6 +56,13 @@ def run(c, path: pathlib.Path, play: Callable, command: Callable) -> None:
     if together.is_first():
         print((path / "study.md").read_text(encoding="utf-8"), flush=True)
         _say(f"see {path / 'study.md'} and {path / 'study.png'}")
+
+
+def _is_finished(config, path: pathlib.Path) -> bool:
+    """Whether a member has ended as its config asks now: one with more to do is none."""
+    if not (path / "report" / "DONE.json").exists():
+        return False
+    return records.whole(path / "config.json") == json.loads(workdir.as_json(config))
 
 
 def _check(c, members) -> None:

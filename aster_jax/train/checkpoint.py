@@ -175,7 +175,9 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._finish, args=(writer, step, score))
         self._thread.start()
 
-    def settle(self, step: int, state: train_step.TrainState, position: dict) -> None:
+    def settle(
+        self, step: int, state: train_step.TrainState, position: dict, score: float | None = None
+    ) -> None:
         """Until the state after a stage's last step is on disk: a stage without it has not
         ended. Where the disk is full, waits for space.
 
@@ -189,7 +191,7 @@ class Checkpoints:
             if self._owed:
                 time.sleep(metrics.LOOK_EVERY_S)
                 waited += metrics.LOOK_EVERY_S
-            self.save(step, state, position)
+            self.save(step, state, position, score)
             self.wait()
 
     def wait(self) -> None:

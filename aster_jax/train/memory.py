@@ -23,7 +23,7 @@ def needed_bytes(
     mesh,
     pool_tokens: int,
     rollout_dtype: str,
-    micro: tuple[int, int],
+    micro: tuple[int, int] | None = None,
     moments_dtype: str = "float32",
     copies: int = 1,
 ) -> dict[str, int]:
@@ -33,19 +33,19 @@ def needed_bytes(
     own, spread over all devices but those of `data`, and what enters every layer of a
     microbatch, `micro` = (rows, tokens of a row). A rollout holds parameters and moments too,
     the weights once more in its own dtype, and all pages of the cache. `copies` of the parameters
-    are held beside each other, 2 with a reference policy.
+    are held beside each other, 2 with a reference policy. Without `micro` nothing is trained.
     """
     count = transformer.count_params(cfg)
     shards = mesh.size // mesh.shape["data"]
     held = count * jnp.dtype(cfg.param_dtype).itemsize // shards
     weights = count * jnp.dtype(rollout_dtype).itemsize // mesh.shape["tensor"]
-    moments = 2 * count * jnp.dtype(moments_dtype).itemsize // shards
+    moments = 2 * count * jnp.dtype(moments_dtype).itemsize // shards if micro else 0
     per_token = cache.bytes_per_token(cfg, rollout_dtype)
     heads = mesh.shape["tensor"] if meshes.kv_heads_axis(cfg, mesh) else 1
     cached = pool_tokens * per_token // meshes.batch_shards(meshes.for_rollouts(mesh)) // heads
-    activations = _activation_bytes(cfg, mesh, *micro)
+    activations = _activation_bytes(cfg, mesh, *micro) if micro else 0
     return {
-        "training": (1 + copies) * held + moments + activations,
+        "training": (1 + copies) * held + moments + activations if micro else 0,
         "activations": activations,
         "rollout": copies * held + moments + weights + cached,
         "cache": cached,
@@ -116,7 +116,7 @@ def check(
     mesh,
     pool_tokens: int,
     rollout_dtype: str,
-    micro: tuple[int, int],
+    micro: tuple[int, int] | None = None,
     moments_dtype: str = "float32",
     copies: int = 1,
 ) -> None:
@@ -125,10 +125,13 @@ def check(
     most = max(needed["training"], needed["rollout"])
     limit, where = available_bytes()
     if most > limit:
+        trained = (
+            f"{needed['training'] / GIB:.1f} to train with {needed['activations'] / GIB:.1f} for a "
+            "microbatch, " if micro else ""
+        )  # fmt: skip
         raise InputError(
             f"a model of {transformer.count_params(cfg) / 1e9:.2f} B parameters needs at least "
-            f"{most / GIB:.1f} GiB per device ({needed['training'] / GIB:.1f} to train with "
-            f"{needed['activations'] / GIB:.1f} for a microbatch, "
+            f"{most / GIB:.1f} GiB per device ({trained}"
             f"{needed['rollout'] / GIB:.1f} to roll out with {needed['cache'] / GIB:.1f} of cache), "
             f"{where} is {limit / GIB:.1f} GiB; use more devices with mesh.fsdp, mesh.context or "
             "mesh.tensor, a smaller model, or lower micro_rows, row_tokens or rollout.pool_tokens"

@@ -35,12 +35,11 @@ def test_differences_are_paired_by_seed():
     assert intervals.difference({0: 0.5}, {0: None}) is None
 
 
-def test_two_seeds_that_agree_show_nothing():
-    for pair in ([0.5, 0.5], [0.1 + 0.2, 0.3], [-4.0, -4.0]):
-        found = intervals.over_seeds(pair)
-        assert (found.low, found.high, found.n) == (None, None, 2)
+def test_seeds_that_agree_show_nothing():
+    for values in ([0.5, 0.5], [0.1 + 0.2, 0.3], [-4.0, -4.0], [0.5] * 3, [1.0] * 5):
+        found = intervals.over_seeds(values)
+        assert (found.low, found.high, found.n) == (None, None, len(values))
         assert not found.is_above and not found.is_below
-    assert intervals.over_seeds([0.5, 0.5, 0.5]).low == 0.5
 
 
 def test_an_interval_ends_where_such_numbers_do():

@@ -63,6 +63,7 @@ def test_what_is_no_number_is_not_known():
     found = evaluated(("sft", "rl1", "eval"), "sft", "rl1", sft=float("nan"), rl1=0.5)
     steps = [{"stage": "rl1", "step": i, "time_s": 0.0, "rollout/calls_mean": value}
              for i, value in enumerate((4.0, None, float("nan"), 2.0))]  # fmt: skip
+    del steps[1]["rollout/calls_mean"]  # what a step has none of
     made = measures.measure(dataclasses.replace(found, metrics=steps))
     assert made.scalars["accuracy_before"] is None and made.scalars["accuracy_after"] == 0.5
     assert made.curves["calls"] == [4.0, None, None, 2.0]

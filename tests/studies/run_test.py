@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from aster_jax import config, workdir
 from aster_jax.errors import GaveUp, InputError
 from aster_jax.studies import run
 from tests.studies import made_member
@@ -34,6 +35,18 @@ def finish(config, path, log):
     with open(log, "a") as out:
         assert start(config, path, out).wait(7200) == 0, log.read_text()[-3000:]
     return time.monotonic() - began
+
+
+def test_a_member_with_more_to_do_is_not_finished(tmp_path):
+    """So that study.at_once makes several of those at once that are given more steps."""
+    c = config.default()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "config.json").write_text(workdir.as_json(c))
+    assert not run._is_finished(c, tmp_path)
+    (tmp_path / "report" / "DONE.json").write_text("{}")
+    assert run._is_finished(c, tmp_path)
+    c.rl2.steps += 1
+    assert not run._is_finished(c, tmp_path)
 
 
 @pytest.fixture

@@ -362,6 +362,14 @@ def test_a_full_disk_is_said_owed_and_made_good(state, abstract, tmp_path):
     gc.collect()
 
 
+def test_what_settles_a_stage_keeps_its_score(state, tmp_path):
+    """The save after the last step may be the one that a full disk refused."""
+    with checkpoint.Checkpoints(tmp_path / "checkpoints", LAST_TWO) as store:
+        store.save(1, numbered(state, 1), POSITION, 0.25)
+        store.settle(2, numbered(state, 2), POSITION, 0.5)
+        assert (store.steps, store.best, store.best_score) == ([1, 2], 2, 0.5)
+
+
 def test_what_is_no_fault_of_the_disk_is_raised(state, tmp_path):
     with checkpoint.Checkpoints(tmp_path, LAST_TWO) as store:
         with pytest.raises(TypeError, match="not JSON serializable"):
