@@ -168,7 +168,7 @@ def _check(run: workdir.Run) -> None:
         s for s in run.config.stages if not _is_current(run, s)
     ]))  # fmt: skip
     if left - {"filter", "report"}:
-        for text in pools.check(run.config):
+        for text in pools.check(run.config, left):
             run.say("run", text)
     if left & {"sft", "rl1", "rl2", "eval"}:
         policy.check(run)

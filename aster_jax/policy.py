@@ -5,6 +5,7 @@ Where weights, model, data and checkpoints meet, so that sft, rl and eval ask on
 
 import dataclasses
 import functools
+import math
 
 import jax
 
@@ -163,17 +164,20 @@ def say_disk(run: workdir.Run) -> None:
         if stage not in c.stages or run.is_finished(stage):
             continue
         section = section_of(c, stage)
-        played = {}
+        steps, kept, played = section.steps, settings.kept(section), {}
         if stage != "sft":
             played = {
                 "trajectories": section.steps * section.prompts * section.group
                 * (1 + section.refill_tries),
                 "tokens": section.context_tokens,
             }
+        elif section.epochs:
+            # At most a row for each demonstration. Many share one, so the checkpoints of
+            # keep_every, alone in growing with the steps, are not to refuse a run.
+            steps = math.ceil(section.epochs * c.demos.count / section.rows)
+            kept = dataclasses.replace(kept, every=0)
         tx = optim.build(settings.optimiser(section))
-        stages[stage] = disk.Stage(
-            tx, section.steps, section.save_every, settings.kept(section), **played
-        )
+        stages[stage] = disk.Stage(tx, steps, section.save_every, kept, **played)
     if stages:
         needed = disk.needed_bytes(expected_config(run), stages)
         run.say("run", disk.check(run.path, needed))

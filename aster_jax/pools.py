@@ -7,8 +7,10 @@ by a hash of the id, and questions of any held-out file are left out.
 """
 
 import hashlib
+from collections.abc import Collection
 
-from aster_jax import types
+from aster_jax import config as configs
+from aster_jax import settings, types
 from aster_jax.data import problems
 from aster_jax.demos import families, teacher
 from aster_jax.errors import InputError
@@ -17,14 +19,15 @@ from aster_jax.lifetime import changes
 GENERATED = {"validation": "probe"}  # what a split is called among the generated ones
 
 
-def check(config) -> list[str]:
+def check(config, stages: Collection[str]) -> list[str]:
     """What is to be said about the problem files before they are used: rows left out.
 
-    Raises an InputError now for problems that a later stage could not use.
+    Raises an InputError now for problems that one of the `stages`, those to come, could not use.
     """
-    held = changes.heldout_files(config)
+    left = changes.left_out(config)
     said = []
-    for name in ("generated", *held) if config.problems.heldout == "generated" else held:
+    evaluated = (e.heldout or config.problems.heldout for e in settings.evaluations(config).values())
+    for name in dict.fromkeys(evaluated):
         found = heldout(config, name)
         total = len(found) if name == "generated" else len(problems.load(name, "drop"))
         if len(found) < total:
@@ -32,8 +35,8 @@ def check(config) -> list[str]:
                 f"{len(found)} of {total} problems of {name} are evaluated; "
                 "problems.num_heldout=0 takes all"
             )
-    if {"rl1", "rl2"} & set(config.stages):
-        found, least = len(train(config, held)), max(config.rl.minibatches, 1)
+    if {"rl1", "rl2"} & set(stages):
+        found, least = len(train(config, left)), max(config.rl.minibatches, 1)
         if found < least:
             raise InputError(
                 f"there are {found} training problems (those of held-out files and the validation "
@@ -42,26 +45,34 @@ def check(config) -> list[str]:
             )
         if found < config.rl.prompts:
             said.append(f"{found} training problems: fewer than rl.prompts={config.rl.prompts}")
-    files = [f for f in (config.problems.source, *held) if f != "generated"]
+    if _measures(config, stages):
+        validation(config, left, 1)
+    files = [f for f in (config.problems.source, *left.files) if f != "generated"]
     repeats = {f: problems.num_repeats(f) for f in files}
     return said + [f"repeated questions left out of {f}: {n}" for f, n in repeats.items() if n]
 
 
-def train(config, held: list[str]) -> list[types.Problem]:
-    """The training problems: of a file all there are but those of `held` files and validation."""
+def _measures(config, stages) -> bool:
+    """Whether one of these stages is measured on validation problems."""
+    rl = (configs.rl_stage(config, stage) for stage in ("rl1", "rl2") if stage in stages)
+    return any(c.eval_every for c in rl) or ("sft" in stages and config.sft.probe_every > 0)
+
+
+def train(config, left: changes.LeftOut) -> list[types.Problem]:
+    """The training problems: of a file, all but those that are `left` out."""
     p = config.problems
     if p.source == "generated":
         return _generated(config, "train", p.num_train)
-    found = _own(config, held)
-    apart = {problem.id for problem in _apart(config, found)} if _validates(config) else set()
+    found = _own(config, left.files)
+    apart = {problem.id for problem in _apart(config, found)} if left.validation else set()
     return [problem for problem in found if problem.id not in apart]
 
 
-def validation(config, held: list[str], count: int) -> list[types.Problem]:
+def validation(config, left: changes.LeftOut, count: int) -> list[types.Problem]:
     """Up to `count` problems to measure on while training, never trained on."""
     if config.problems.source == "generated":
         return _generated(config, GENERATED["validation"], count)
-    found = _apart(config, _own(config, held))[:count]
+    found = _apart(config, _own(config, left.files))[:count]
     if not found:
         raise InputError(
             "there are no validation problems; raise problems.num_validation, or measure "
@@ -83,12 +94,12 @@ def demos(config, count: int) -> list[types.Problem]:
     return _generated(config, "demos", count)
 
 
-def taught(config, held: list[str], count: int) -> list[types.Problem]:
+def taught(config, left: changes.LeftOut, count: int) -> list[types.Problem]:
     """Up to `count` problems for a teacher that solves any: those of the demos split, or of the
     file that RL trains on."""
     if config.problems.source == "generated":
         return _generated(config, "demos", count)
-    return train(config, held)[:count]
+    return train(config, left)[:count]
 
 
 def heldout(config, source: str = "") -> list[types.Problem]:
@@ -103,12 +114,12 @@ def heldout(config, source: str = "") -> list[types.Problem]:
     return found[: p.num_heldout] if p.num_heldout else found
 
 
-def trained_on(config, held_out: list[types.Problem], used: list[str]) -> int:
-    """How many of these held-out problems stand among the training problems of a run that
-    left out the files `used` when it began."""
+def trained_on(config, held_out: list[types.Problem], left: changes.LeftOut) -> int:
+    """How many of these held-out problems stand among the training problems of a stage, with
+    what it `left` out when it began."""
     if config.problems.source == "generated":
         return 0
-    return len({other.id for _, other in problems.overlaps(train(config, used), held_out)})
+    return len({other.id for _, other in problems.overlaps(train(config, left), held_out)})
 
 
 def _generated(config, split, count):
@@ -116,16 +127,11 @@ def _generated(config, split, count):
     return families.problems(tuple(p.families), split, count, config.seed, p.digits)
 
 
-def _own(config, held) -> list[types.Problem]:
+def _own(config, files) -> list[types.Problem]:
     """Of the file of training problems, those that stand in no held-out file."""
     found = problems.load(config.problems.source, duplicates="drop")
-    others = [p for name in held for p in problems.load(name, "drop")]
+    others = [p for name in files for p in problems.load(name, "drop")]
     return problems.without_overlap(found, others)
-
-
-def _validates(config) -> bool:
-    sections = (config.rl, config.rl1, config.rl2)
-    return config.sft.probe_every > 0 or any(section.eval_every for section in sections)
 
 
 def _apart(config, found) -> list[types.Problem]:

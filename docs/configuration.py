@@ -25,7 +25,8 @@ A workdir remembers what its stages were made with. *Recorded by* names the stag
 determines: once one of them has begun, the key may not change in that workdir any more (a stage's
 number of steps may still grow, as long as nothing goes on from its end). Where nothing is named, it
 may change at any time. Where `sft.probe_every` is on, SFT records what its probes depend on too: budgets of
-`rl1`, sampling and the tool's limits."""
+`rl1`, sampling, the tool's limits, and the problems until it is made. Of a file of problems `rl1` and `rl2` record
+whether any `eval_every` or `probe_every` sets validation problems apart: measuring may end later, but not begin."""
 TITLES = {"": "Of the whole run", "rl": "rl: both RL stages", "rl1": "rl1 and rl2: one RL stage"}
 NOTES = {
     "rl1": "`rl1` and `rl2` take every key of `rl` too: unset there, it is taken from `rl`.",

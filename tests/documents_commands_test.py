@@ -114,7 +114,7 @@ def _try_run(arguments, patch):
         return
     config_check.validate(c)
     if pathlib.Path(c.problems.source).is_file():
-        pools.check(c)
+        pools.check(c, c.stages)
 
 
 class _Read(BaseException):

@@ -1,5 +1,7 @@
 """From a run to its model: vocabulary, sizes, and the parameters a stage ended with."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -118,6 +120,17 @@ def test_a_stage_starts_from_the_nearest_one_of_this_run(
     for stage in begun:
         made.begin(stage)
     assert {stage: policy.starts_from(made, stage) for stage in expected} == expected
+
+
+def test_sft_by_epochs_is_counted_on_the_disk(tmp_path, one_device, capsys):
+    c = settings()
+    c.stages, c.sft.steps, c.sft.epochs, c.sft.keep_every = ("demos", "sft"), 0, 2.0, 1
+    policy.say_disk(workdir.open_run(c, tmp_path, one_device))
+    by_epochs = capsys.readouterr().out
+    c.sft.steps, c.sft.epochs, c.sft.keep_every = 16, 0.0, 0
+    policy.say_disk(workdir.Run(c, tmp_path, one_device))
+    known = re.search("checkpoints (.*) of episodes", capsys.readouterr().out)
+    assert "(sft " in known[1] and known[1] in by_epochs
 
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(run, described):

@@ -16,12 +16,12 @@ def generated():
 
 
 def drawn(c, split, count):
-    held = changes.heldout_files(c)
+    left = changes.left_out(c)
     if split == "train":
-        return pools.train(c, held)[:count]
+        return pools.train(c, left)[:count]
     if split == "heldout":
         return pools.heldout(c)[:count]
-    return pools.demos(c, count) if split == "demos" else pools.validation(c, held, count)
+    return pools.demos(c, count) if split == "demos" else pools.validation(c, left, count)
 
 
 def questions(c, split, count):
@@ -51,18 +51,18 @@ def test_files_never_train_on_what_is_held_out(tmp_path):
     c = config.default()
     c.problems.source = write(tmp_path / "train.jsonl", range(10, 30))
     c.problems.heldout = write(tmp_path / "held.jsonl", range(25, 40))
-    held = changes.heldout_files(c)
-    assert [p.answer for p in pools.train(c, held)] == [str(n + 1) for n in range(10, 25)]
+    left = changes.left_out(c)
+    assert [p.answer for p in pools.train(c, left)] == [str(n + 1) for n in range(10, 25)]
     with pytest.raises(InputError, match="demos.source='expert' solves generated problems"):
         pools.demos(c, 2)
     c.problems.num_heldout = 4
     assert [p.answer for p in pools.heldout(c)] == ["26", "27", "28", "29"]
-    assert any("4 of 15 problems of" in text for text in pools.check(c))
+    assert any("4 of 15 problems of" in text for text in pools.check(c, c.stages))
     c.problems.num_heldout = 0
     assert len(pools.heldout(c)) == 15
-    assert pools.check(c) == ["15 training problems: fewer than rl.prompts=16"]
+    assert pools.check(c, c.stages) == ["15 training problems: fewer than rl.prompts=16"]
     c.rl.prompts = 15
-    assert pools.check(c) == []
+    assert pools.check(c, c.stages) == []
     with pytest.raises(InputError, match="num_heldout=0"):
         pools.heldout(c, "generated")
 
@@ -71,30 +71,56 @@ def test_every_held_out_file_is_left_out_of_training(tmp_path):
     c = config.default()
     c.problems.source = write(tmp_path / "train.jsonl", range(10, 30))
     c.eval.also = ({"name": "more", "heldout": write(tmp_path / "more.jsonl", range(10, 13))},)
-    assert [p.answer for p in pools.train(c, changes.heldout_files(c))][0] == "14"
+    assert [p.answer for p in pools.train(c, changes.left_out(c))][0] == "14"
     # A file that is named later does not change what a stage under way trains on; it is told.
-    assert [p.answer for p in pools.train(c, [])][0] == "11"
+    assert [p.answer for p in pools.train(c, changes.LeftOut())][0] == "11"
     found = pools.heldout(c, c.eval.also[0]["heldout"])
-    assert pools.trained_on(c, found, []) == 3
-    assert pools.trained_on(c, found, changes.heldout_files(c)) == 0
+    assert pools.trained_on(c, found, changes.LeftOut()) == 3
+    assert pools.trained_on(c, found, changes.left_out(c)) == 0
 
 
 def test_validation_problems_of_a_file_are_a_split_of_their_own(tmp_path):
     c = config.default()
     c.problems.source = write(tmp_path / "train.jsonl", range(10, 60))
     c.problems.num_validation = 8
-    assert len(pools.train(c, [])) == 50  # nothing is set apart that nobody measures on
+    assert len(pools.train(c, changes.left_out(c))) == 50  # nothing is set apart that nobody measures on
     c.rl.eval_every = 5
-    apart = {p.id for p in pools.validation(c, [], 99)}
-    left = {p.id for p in pools.train(c, [])}
-    assert len(apart) == 8 and len(left) == 42 and not apart & left
+    left = changes.left_out(c)
+    apart = {p.id for p in pools.validation(c, left, 99)}
+    rest = {p.id for p in pools.train(c, left)}
+    assert len(apart) == 8 and len(rest) == 42 and not apart & rest
     # Which ones, a hash of the id decides, not the order of the file.
     c.problems.source = write(tmp_path / "other" / "train.jsonl", reversed(range(10, 60)))
-    assert {p.id for p in pools.validation(c, [], 99)} == apart
-    assert len(pools.validation(c, [], 3)) == 3
+    assert {p.id for p in pools.validation(c, left, 99)} == apart
+    assert len(pools.validation(c, left, 3)) == 3
     c.problems.num_validation = 0
     with pytest.raises(InputError, match="num_validation"):
-        pools.validation(c, [], 3)
+        pools.validation(c, left, 3)
+
+
+@pytest.mark.parametrize("key, stage", [("rl.eval_every", "rl1"), ("rl2.eval_every", "rl2"),
+                                        ("sft.probe_every", "sft")])  # fmt: skip
+def test_nothing_to_measure_on_is_said_before_the_first_stage(tmp_path, key, stage):
+    c = config.default()
+    c.problems.source = write(tmp_path / "train.jsonl", range(10, 60))
+    c.problems.num_validation = 0
+    pools.check(c, c.stages)
+    section, _, name = key.partition(".")
+    c[section][name] = 5
+    with pytest.raises(InputError, match="there are no validation problems"):
+        pools.check(c, c.stages)
+    # Another one does not ask for them, nor one that is over.
+    pools.check(c, set(c.stages) - {stage, *({"rl2"} if key == "rl.eval_every" else ())})
+
+
+def test_generated_problems_without_a_number_are_refused_in_any_evaluation(tmp_path):
+    c = config.default()
+    c.problems.heldout = write(tmp_path / "held.jsonl", range(25, 40))
+    c.problems.num_heldout = 0
+    pools.check(c, c.stages)
+    c.eval.also = ({"name": "more", "heldout": "generated"},)
+    with pytest.raises(InputError, match="problems.num_heldout=0 takes all of a file"):
+        pools.check(c, c.stages)
 
 
 def test_a_repeated_question_is_used_once_and_said(tmp_path):
@@ -104,13 +130,13 @@ def test_a_repeated_question_is_used_once_and_said(tmp_path):
     c.problems.heldout = write(tmp_path / "held.jsonl", (7, 8, 8))
     assert [p.answer for p in drawn(c, "train", 9)] == ["2", "3", "4"]
     assert [p.answer for p in drawn(c, "heldout", 9)] == ["8", "9"]
-    assert pools.check(c) == [
+    assert pools.check(c, c.stages) == [
         f"repeated questions left out of {c.problems.source}: 2",
         f"repeated questions left out of {c.problems.heldout}: 1",
     ]
     c.problems.source = write(tmp_path / "once.jsonl", (1, 2))
     c.problems.heldout = "generated"
-    assert pools.check(c) == []
+    assert pools.check(c, c.stages) == []
 
 
 @pytest.mark.parametrize(
@@ -142,7 +168,7 @@ def test_the_tool_gets_the_runs_limits():
 
 def test_files_of_later_stages_are_read_at_once(tmp_path):
     c = generated()
-    pools.check(c)
+    pools.check(c, c.stages)
     c.problems.heldout = str(tmp_path / "absent.jsonl")
     with pytest.raises(ValueError, match="absent.jsonl does not exist"):
-        pools.check(c)
+        pools.check(c, c.stages)

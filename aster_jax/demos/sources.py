@@ -88,7 +88,7 @@ def _expert(run) -> Gathered:
 
 def _endpoint(run) -> Gathered:
     c, t = run.config, run.config.demos.teacher
-    asked = pools.taught(c, changes.heldout_files(c), t.problems or c.demos.count)
+    asked = pools.taught(c, changes.left_out(c), t.problems or c.demos.count)
     server = settings.teacher_server(c)
     endpoint.check_key(server)
     how, budgets = settings.teacher_how(c), settings.teacher_budgets(c)

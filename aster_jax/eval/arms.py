@@ -17,9 +17,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import pathlib
 
 from aster_jax import policy as policies
-from aster_jax import settings, types, workdir
+from aster_jax import settings, together, types, workdir
 from aster_jax.data import digest
 from aster_jax.demos import families
 from aster_jax.rollout import live, phase, sampling
@@ -109,19 +110,28 @@ def wanted(run: workdir.Run) -> list[Arm]:
     InputError for one whose stage has not ended, OSError for a problem file that is gone.
     """
     made = {"base", *run.config.stages, *filter(run.has_ended, run.config.eval.checkpoints)}
+    # Each arm's file, or before that the folder of its parts.
+    there = set(together.once("arms", lambda: [f"eval/{p.stem}.jsonl" for p in run.path.glob("eval/*")]))
     found = []
     for evaluation, section in settings.evaluations(run.config).items():
         heldout = section.heldout or run.config.problems.heldout
         asked = _asked(run.config, section, heldout)
+        spelled = _by_path(run.config, asked, heldout)
         for checkpoint in (c for c in run.config.eval.checkpoints if c in made):
             origin, step = _origin(run, checkpoint)
             for name in NAMES:
                 if name != "main" and not section[name]:
                     continue
-                about = json.dumps([asked, origin, step, name], sort_keys=True)
-                fingerprint = hashlib.sha256(about.encode()).hexdigest()
-                found.append(Arm(checkpoint, step, evaluation, name, section, heldout, fingerprint))
+                arm, older = (
+                    Arm(checkpoint, step, evaluation, name, section, heldout, _fingerprint(about))
+                    for about in ([asked, origin, step, name], [spelled, origin, step, name])
+                )
+                found.append(older if older.file in there and arm.file not in there else arm)
     return found
+
+
+def _fingerprint(about: list) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _origin(run, checkpoint) -> tuple[str, int]:
@@ -136,14 +146,20 @@ def _origin(run, checkpoint) -> tuple[str, int]:
 
 
 def _asked(config, section, heldout) -> dict:
-    """What determines an evaluation's episodes beside the checkpoint, as JSON values."""
+    """What determines an evaluation's episodes beside the checkpoint, as JSON values.
+
+    Files and weights count by what they hold, wherever they stand; a file of problems also by its
+    stem, which the problems' ids begin with.
+    """
     if heldout == "generated":
         named = config.problems.families
         held = [list(named), config.problems.digits, *filter(None, [families.version(named)])]
     else:
         held = digest.of(heldout)
-    asked = [heldout, held, *filter(None, [config.problems.suffix])]
+    asked = [pathlib.Path(heldout).stem, held, *filter(None, [config.problems.suffix])]
     model = {key: value for key, value in config.model.items() if key != "remat"}
+    if model["source"] != "scratch" and pathlib.Path(model["source"]).exists():
+        model["source"] = digest.of(config.model.source)
     return {
         "heldout": asked,
         "seed": config.seed,
@@ -152,6 +168,13 @@ def _asked(config, section, heldout) -> dict:
         "rollout": [config.rollout[key] for key in _ROLLOUT],
         "own": [section[key] for key in _OWN],
     }
+
+
+def _by_path(config, asked, heldout) -> dict:
+    """The same as older versions had it, with paths in place of what stands there: an arm that was
+    begun under that name goes on under it."""
+    model = {**asked["model"], "source": config.model.source}
+    return {**asked, "heldout": [heldout, *asked["heldout"][1:]], "model": model}
 
 
 def by_players(wanted_: list[Arm]) -> list[tuple[sampling.Sampling, list[list[Arm]]]]:

@@ -17,6 +17,7 @@ from aster_jax import policy as policies
 from aster_jax import pools, settings, together, types, workdir
 from aster_jax.errors import InputError
 from aster_jax.eval import arms, episodes, results
+from aster_jax.lifetime import changes
 from aster_jax.report import records
 from aster_jax.rollout import journal, phase, record
 from aster_jax.train import metrics
@@ -92,8 +93,9 @@ def _problems(run, policy, name, heldout, section) -> list[types.Problem]:
     for stage in ("rl1", "rl2"):
         if heldout != "generated" and run.has_begun(stage):
             began = run.path / stage / "began.json"
-            left_out = together.once("began", lambda: records.whole(began))["heldout"]
-            seen = 0 if heldout in left_out else pools.trained_on(run.config, fitting, left_out)
+            known = together.once("began", lambda: records.whole(began))
+            left = changes.left_out(run.config, known)
+            seen = 0 if heldout in left.files else pools.trained_on(run.config, fitting, left)
             if seen:
                 run.say(
                     "eval",

@@ -7,6 +7,7 @@ that have not begun, and keys that say how the work is done and not what comes o
 (`OPERATIONAL`; a result may then differ by the rounding of its sums).
 """
 
+import dataclasses
 import fnmatch
 import json
 import pathlib
@@ -27,10 +28,11 @@ _SAMPLING = (
     "rollout.temperature", "rollout.top_p", "rollout.top_k", "rollout.dtype",
     "rollout.tool_result_tokens", "rollout.max_malformed",
 )  # fmt: skip
-_PROBLEMS = (
-    "problems.source", "problems.families", "problems.digits", "problems.num_train",
-    "problems.num_validation", "problems.suffix",
+_ASKED = (
+    "problems.source", "problems.families", "problems.digits", "problems.num_validation",
+    "problems.suffix",
 )  # fmt: skip
+_PROBLEMS = (*_ASKED, "problems.num_train")
 DETERMINES = {
     "demos": (
         "seed", "model.source", "model.style", "model.show_tool", "model.vocab_size", "demos.*",
@@ -51,6 +53,16 @@ OPERATIONAL = (
     )),
 )  # fmt: skip
 GROWING = ("sft.steps", "sft.epochs", "rl1.steps", "rl2.steps")
+SETS_APART = "problems.sets_apart"  # no key of the config: whether it has a validation split
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """What training leaves out of a file of problems: the questions of the held-out `files`, and
+    the validation split where `validation` says that there is one."""
+
+    files: tuple[str, ...] = ()
+    validation: bool = False
 
 
 def determining(c: ConfigDict, stage: str) -> dict:
@@ -60,7 +72,8 @@ def determining(c: ConfigDict, stage: str) -> dict:
         flat |= {f"{name}.{key}": value for key, value in configs.rl_stage(c, name).items()}
     patterns = list(DETERMINES[stage]) if stage in DETERMINES else []
     if stage == "sft" and c.sft.probe_every:  # its probes decide when it stops
-        patterns += [*_SAMPLING, *_TOOL, *(f"rl1.{b}" for b in (*configs.BUDGETS, "max_calls"))]
+        patterns += [*_SAMPLING, *_TOOL, *_ASKED]
+        patterns += [f"rl1.{budget}" for budget in (*configs.BUDGETS, "max_calls")]
     found = {
         key: value for key, value in flat.items()
         if _matches(key, patterns) and not _matches(key, OPERATIONAL)
@@ -70,6 +83,8 @@ def determining(c: ConfigDict, stage: str) -> dict:
         found.pop("problems.num_validation", None)
         if "problems.families" in found and (version := families.version(c.problems.families)):
             found["problems.reasoning_gym"] = version
+    elif stage in ("rl1", "rl2"):
+        found[SETS_APART] = bool(measuring(c))
     return json.loads(json.dumps(found))
 
 
@@ -78,11 +93,16 @@ def files(c: ConfigDict, stage: str) -> dict[str, str]:
     read = []
     if stage == "demos" and c.demos.source != "expert":
         read.append(c.demos.source)
-    if stage in ("demos", "rl1", "rl2") and c.problems.source != "generated":
+    if c.problems.source != "generated" and (stage == "demos" or _draws(c, stage)):
         read.append(c.problems.source)
     if stage in ("demos", *TRAINING) and pathlib.Path(c.model.source).exists():
         read.append(c.model.source)
     return {name: digest.of(name) for name in read if pathlib.Path(name).exists()}
+
+
+def _draws(c, stage) -> bool:
+    """Whether the stage plays training or validation problems."""
+    return stage in ("rl1", "rl2") or (stage == "sft" and c.sft.probe_every > 0)
 
 
 def heldout_files(c: ConfigDict) -> list[str]:
@@ -91,13 +111,47 @@ def heldout_files(c: ConfigDict) -> list[str]:
     return [name for name in dict.fromkeys(named) if name and name != "generated"]
 
 
+def measuring(c: ConfigDict) -> list[str]:
+    """What the config measures on validation problems while it trains, as KEY=VALUE."""
+    asked = {"sft.probe_every": c.sft.probe_every}
+    asked |= {f"{s}.eval_every": c[s].eval_every for s in configs.RL_SECTIONS}
+    return [f"{key}={value}" for key, value in asked.items() if value]
+
+
+def left_out(c: ConfigDict, began: dict | None = None) -> LeftOut:
+    """What training leaves out by the config, or by the record of a stage that has `began`.
+
+    A file of the record is taken under the name that it has in the config now, if it has moved.
+    """
+    if began is None:
+        return LeftOut(tuple(heldout_files(c)), bool(measuring(c)))
+    known, apart = began["heldout"], began["keys"].get(SETS_APART, bool(measuring(c)))
+    if isinstance(known, dict):  # a version before this one recorded names alone
+        now = {held: name for name, held in _held(heldout_files(c)).items() if held}
+        known = [now.get(held, name) for name, held in known.items()]
+    return LeftOut(tuple(known), apart)
+
+
 def record(c: ConfigDict, stage: str) -> dict:
     """What is written when a stage begins."""
     return {
         "keys": determining(c, stage),
         "files": files(c, stage),
-        "heldout": heldout_files(c),
+        "heldout": _held(heldout_files(c)),
     }
+
+
+def is_record(began: dict, c: ConfigDict, stage: str) -> bool:
+    """Whether a stage of this config would begin from just what stands in a record."""
+    own = record(c, stage)
+    if isinstance(began["heldout"], list):
+        own["heldout"] = list(own["heldout"])
+    return began == own
+
+
+def _held(names) -> dict[str, str]:
+    """The digests of files by their names; "" for one that is not there."""
+    return {name: digest.of(name) if pathlib.Path(name).exists() else "" for name in names}
 
 
 def check(c: ConfigDict, path: pathlib.Path) -> None:
@@ -106,28 +160,7 @@ def check(c: ConfigDict, path: pathlib.Path) -> None:
     A file or directory is what it holds: under another path with the same contents, as after a
     move, it is the same one.
     """
-    wrong = []
-    for stage in configs.STAGES:
-        began = path / stage / "began.json"
-        if not began.exists():
-            continue
-        known = records.whole(began)
-        now, held = determining(c, stage), files(c, stage)
-        if stage == "demos" and (path / stage / "DONE.json").exists():
-            # They are made, and what RL then draws from need not be what they were drawn from.
-            now = {key: value for key, value in now.items() if not key.startswith("problems.")}
-            held.pop(c.problems.source, None)
-        for key in sorted(set(known["keys"]) & set(now)):
-            old, new = known["keys"][key], now[key]
-            if old == new or _hold_the_same(old, known["files"], new, held):
-                continue
-            if key not in GROWING:
-                wrong.append(f"{key}: {old} -> {new} ({_where(path, stage)})")
-            elif why := _cannot_grow(path, stage, key, new):
-                wrong.append(f"{key}: {old} -> {new} ({why})")
-        for name in sorted(set(known["files"]) & set(held)):
-            if known["files"][name] != held[name]:
-                wrong.append(f"the contents of {name} ({_where(path, stage)})")
+    wrong = [text for stage in configs.STAGES for text in _wrong(c, path, stage)]
     if wrong:
         shown = "; ".join(dict.fromkeys(wrong[:5]))
         raise InputError(
@@ -135,6 +168,50 @@ def check(c: ConfigDict, path: pathlib.Path) -> None:
             f"{shown}; give a new one with --workdir, or take the change back. Keys of stages "
             "that have not begun and keys such as micro_rows, slots or save_every may change"
         )
+
+
+def _wrong(c, path, stage) -> list[str]:
+    """What the config would change of a stage, each with why it may not."""
+    if not (path / stage / "began.json").exists():
+        return []
+    known, where = records.whole(path / stage / "began.json"), _where(path, stage)
+    now, read = determining(c, stage), files(c, stage)
+    leaves_out = c.problems.source != "generated" and _draws(c, stage)
+    if stage in ("demos", "sft") and _is_made(c, path, stage, known):
+        # What RL then draws from need not be what they were drawn from, or probed on.
+        now = {key: value for key, value in now.items() if not key.startswith("problems.")}
+        read.pop(c.problems.source, None)
+        leaves_out = False
+    wrong = []
+    for key in sorted(set(known["keys"]) & set(now)):
+        old, new = known["keys"][key], now[key]
+        if old == new or _hold_the_same(old, known["files"], new, read):
+            continue
+        if key == SETS_APART:
+            if new:  # else it goes on without the problems that were set apart when it began
+                wrong.append(f"{', '.join(measuring(c))}: nothing was set apart to measure on ({where})")
+        elif key not in GROWING:
+            wrong.append(f"{key}: {old} -> {new} ({where})")
+        elif why := _cannot_grow(path, stage, key, new):
+            wrong.append(f"{key}: {old} -> {new} ({why})")
+    for name in sorted(set(known["files"]) & set(read)):
+        if known["files"][name] != read[name]:
+            wrong.append(f"the contents of {name} ({where})")
+    for name in _edited(c, known["heldout"]) if leaves_out else ():
+        wrong.append(f"the contents of {name}, left out of training ({where}: what is new needs a new name)")
+    return wrong
+
+
+def _is_made(c, path, stage, known) -> bool:
+    return (path / stage / "DONE.json").exists() and not asks_for_more(c, known)
+
+
+def _edited(c, known) -> list[str]:
+    """The held-out files of a record that stand there with other contents than they had."""
+    if isinstance(known, list):  # of a version that recorded names alone
+        return []
+    now, here = set(_held(heldout_files(c)).values()), _held(known)
+    return [n for n, held in known.items() if held and held not in now and here[n] not in ("", held)]
 
 
 def _hold_the_same(old, known: dict[str, str], new, held: dict[str, str]) -> bool:

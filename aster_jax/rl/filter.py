@@ -14,6 +14,7 @@ from aster_jax import config as configs
 from aster_jax import pools, together, types, workdir
 from aster_jax.data import rows
 from aster_jax.errors import InputError
+from aster_jax.lifetime import changes
 from aster_jax.report import records
 from aster_jax.train import metrics
 
@@ -60,7 +61,7 @@ def run(run: workdir.Run) -> None:
 def _run(run):
     c = run.config.filter
     rl1 = run.summary("rl1")
-    pool = pools.train(run.config, run.begin("rl1")["heldout"])
+    pool = pools.train(run.config, changes.left_out(run.config, run.begin("rl1")))
     min_scored = max(1, math.ceil(c.min_scored * configs.rl_stage(run.config, "rl1").group))
     visits = last_visits(_episodes(run.path / "rl1" / "episodes"), min_scored)
     lines = []

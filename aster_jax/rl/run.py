@@ -16,6 +16,7 @@ from aster_jax import config as configs
 from aster_jax import policy as policies
 from aster_jax import pools, settings, together, types, workdir
 from aster_jax.errors import InputError, Leaving
+from aster_jax.lifetime import changes
 from aster_jax.report import alarms, collapse
 from aster_jax.rl import filter as filters
 from aster_jax.rl import grpo, play, progress, update, validate
@@ -26,9 +27,9 @@ from aster_jax.train import checkpoint, metrics, optim, step
 def run(run: workdir.Run, stage: str) -> None:
     """One RL stage, from its start or from its newest checkpoint."""
     c = configs.rl_stage(run.config, stage)
-    held = run.begin(stage)["heldout"]
+    left = changes.left_out(run.config, run.begin(stage))
     policy = policies.describe(run)
-    pool = _pool(run, policy, stage, c, held)
+    pool = _pool(run, policy, stage, c, left)
     prompts = _prompts(run, stage, c, len(pool))
     tx = optim.build(settings.optimiser(c))
     loss_fn = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(run.config, c))
@@ -43,7 +44,7 @@ def run(run: workdir.Run, stage: str) -> None:
         reference = progress.reference(run, stage, policy, c)
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
         began = time.monotonic() - began_s
-        measure = validate.Measure(run, policy, players, stage, c, held, saved.best_score)
+        measure = validate.Measure(run, policy, players, stage, c, left, saved.best_score)
         table = play.Table(run, policy, players, stage, c, pool, prompts)
         calls = metrics.history(run.path, alarms.RL_STAGES, alarms.CALLS)
         dropped, score = False, None
@@ -86,9 +87,9 @@ def run(run: workdir.Run, stage: str) -> None:
     run.finish(stage, {"step": at.step, "best": best, "problems": len(pool)})
 
 
-def _pool(run, policy, stage, c, held) -> list[types.Problem]:
+def _pool(run, policy, stage, c, left) -> list[types.Problem]:
     """Training problems: all of them in stage 1, what the filter left in stage 2."""
-    pool = pools.train(run.config, held)
+    pool = pools.train(run.config, left)
     if stage == "rl2" and ("filter" in run.config.stages or run.has_ended("filter")):
         pool = filters.keep(pool, run.directory("filter") / "kept.jsonl")
     pool = phase.fitting(run, policy, pool, stage, c.context_tokens)

@@ -19,15 +19,16 @@ def is_due(c, step: int) -> bool:
 class Measure:
     """Measures a stage's policy on the validation split, with the stage's own budgets.
 
-    `known`: the best accuracy so far, None where nothing has been measured.
+    `left`: what the stage leaves out (`changes.LeftOut`). `known`: the best accuracy so far, None
+    where nothing has been measured.
     """
 
-    def __init__(self, run, policy, players, stage: str, c, held: list[str], known: float | None):
+    def __init__(self, run, policy, players, stage: str, c, left, known: float | None):
         self._run, self._policy, self._players, self._stage = run, policy, players, stage
         self._c, self._best = c, -1.0 if known is None else known
         self._problems = []
         if c.eval_every:
-            found = pools.validation(run.config, held, c.eval_problems)
+            found = pools.validation(run.config, left, c.eval_problems)
             self._problems = phase.fitting(run, policy, found, stage, c.context_tokens)
 
     def __call__(self, params: dict, step: int) -> dict[str, float]:

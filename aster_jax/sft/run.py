@@ -13,6 +13,7 @@ from aster_jax import pools, settings, workdir
 from aster_jax.data import packing
 from aster_jax.demos import render
 from aster_jax.errors import GaveUp, InputError, Leaving
+from aster_jax.lifetime import changes
 from aster_jax.rollout import phase, record
 from aster_jax.sft import loss
 from aster_jax.train import checkpoint, metrics, optim, step
@@ -152,8 +153,8 @@ class _prober:
             how = settings.sampled(c.rollout)
             self._context = phase.players(self._run, self._policy, how)
             self._players = self._context.__enter__()
-            held = self._run.begin("sft")["heldout"]
-            found = pools.validation(c, held, c.sft.probe_problems)
+            left = changes.left_out(c, self._run.begin("sft"))
+            found = pools.validation(c, left, c.sft.probe_problems)
             self._problems = phase.fitting(
                 self._run, self._policy, found, "rl1", c.rl1.context_tokens
             )

@@ -50,7 +50,7 @@ def _is_same(c, here, other, stage) -> bool:
     began = records.whole(other / stage / "began.json")
     config, asked = records.whole(other / "config.json"), json.loads(workdir.as_json(c))
     sections = _ALIKE[stage] + _PROBED * (stage == "sft" and c.sft.probe_every > 0)
-    if began != changes.record(c, stage) or any(config[s] != asked[s] for s in sections):
+    if not changes.is_record(began, c, stage) or any(config[s] != asked[s] for s in sections):
         return False
     if stage == "demos":
         return True

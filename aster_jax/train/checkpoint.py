@@ -26,9 +26,10 @@ from aster_jax.errors import InputError
 from aster_jax.train import metrics, sums
 from aster_jax.train import step as train_step
 
-ITEMS = ("params", "optimiser", "position")
+MOMENTS = "optimiser"
+ITEMS = ("params", MOMENTS, "position")
 SUMS = "sums.json"
-DROPPED = "optimiser.dropped"  # an empty folder where the moments were
+DROPPED = f"{MOMENTS}.dropped"  # an empty folder where the moments were
 UNFINISHED = ".orbax-checkpoint-tmp"
 GOING = ".going"  # what a checkpoint is called while it is deleted
 LONGEST_WRITE_S = 24 * 3600  # a slow disk is no reason to give a checkpoint up
@@ -283,7 +284,7 @@ class Checkpoints:
     def _drop_moments(self):
         self._clear()
         for step in self._here():
-            moments = self._directory / str(step) / "optimiser"
+            moments = self._directory / str(step) / MOMENTS
             dropped = moments.with_name(DROPPED)
             if moments.exists():
                 moments.rename(dropped)

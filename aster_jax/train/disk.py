@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import optax
@@ -81,16 +81,21 @@ def needed_bytes(cfg: config.ModelConfig, stages: Mapping[str, Stage]) -> Needed
 def check(path: pathlib.Path, needed: Needed) -> str:
     """A sentence for the log about the disk of workdir `path`.
 
-    What stands under `path/STAGE/checkpoints` already counts as written.
+    What the stages of `needed` have under `path/STAGE/checkpoints` counts as written already. Of
+    other stages, which are finished, only the moments count: they are going to be deleted.
 
     Raises InputError when the checkpoints do not fit. Episodes alone refuse nothing, for
     their bound is far above what is usual.
     """
     free = shutil.disk_usage(path).free
-    files = (p for folder in path.glob("*/checkpoints") for p in folder.rglob("*"))
-    held = sum(p.stat().st_size for p in files if p.is_file())
-    said = sentence(needed, free, held)
-    if sum(needed.checkpoints.values()) - held > free:
+    held = going = 0
+    for folder in path.glob("*/checkpoints"):
+        if folder.parent.name in needed.checkpoints:
+            held += _written(folder.rglob("*"))
+        elif needed.checkpoints:
+            going += _written(folder.glob(f"*/{checkpoint.MOMENTS}/**/*"))
+    said = sentence(needed, free, held, going)
+    if sum(needed.checkpoints.values()) - held - going > free:
         raise InputError(
             f"{said} on the disk of {path}; give a --workdir on a larger disk, free some space, "
             "or lower keep or raise keep_every of the stages (0 keeps none of those)"
@@ -98,8 +103,13 @@ def check(path: pathlib.Path, needed: Needed) -> str:
     return said
 
 
-def sentence(needed: Needed, free: int, held: int = 0) -> str:
-    """What is needed, by stage, and what there is; `held` of it is written already."""
+def _written(files: Iterable[pathlib.Path]) -> int:
+    return sum(p.stat().st_size for p in files if p.is_file())
+
+
+def sentence(needed: Needed, free: int, held: int = 0, going: int = 0) -> str:
+    """What is needed, by stage, and what there is; `held` of it is written already, and `going`
+    more bytes, of finished stages, will be deleted."""
     total = sum(needed.checkpoints.values())
     parts = ", ".join(f"{name} {_size(n)}" for name, n in needed.checkpoints.items())
     text = (
@@ -108,8 +118,10 @@ def sentence(needed: Needed, free: int, held: int = 0) -> str:
     )  # fmt: skip
     if held:
         text += f"{_size(held)} are there, "
+    if going:
+        text += f"{_size(going)} of finished stages will be deleted, "
     text += f"{_size(free)} are free"
-    if total - held <= free < total + needed.episodes - held:
+    if total <= free + held + going < total + needed.episodes:
         text += ", which long episodes may fill before the end"
     return text
 

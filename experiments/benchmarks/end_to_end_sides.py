@@ -21,6 +21,7 @@ from aster_jax import config as configs
 from aster_jax import mesh, pools, settings, types, workdir
 from aster_jax import policy as policies
 from aster_jax.data import problems
+from aster_jax.lifetime import changes
 from aster_jax.rl import grpo, update
 from aster_jax.rollout import journal, phase
 from aster_jax.train import optim, step
@@ -72,7 +73,7 @@ class Ours:
         self._state = self._fresh()
         loss = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(config, self._c))
         self._step = step.compile_step(self._state, self.policy.cfg, loss, self._tx, self._run.mesh)
-        self._pool, self._stack = pools.train(config, []), contextlib.ExitStack()
+        self._pool, self._stack = pools.train(config, changes.LeftOut()), contextlib.ExitStack()
 
     def _fresh(self):
         params = policies.base_params(self._run, self.policy)

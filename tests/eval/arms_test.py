@@ -1,5 +1,6 @@
 """Which arms there are, what makes one another one, and what each is asked."""
 
+import hashlib
 import itertools
 import json
 
@@ -100,6 +101,46 @@ def test_a_problem_file_counts_by_what_it_holds(tmp_path, one_device):
         path.write_text(text)
         files.append(arms.wanted(made(tmp_path, one_device, **keys))[0].file)
     assert files[0] == files[2] != files[1]
+
+
+def test_files_that_have_moved_are_the_same_ones(tmp_path, one_device):
+    old = tmp_path / "old"
+    (old / "weights").mkdir(parents=True)
+    (old / "weights" / "config.json").write_text("{}")
+    (old / "held.jsonl").write_text("a")
+
+    def file(place, name="held"):
+        keys = {"problems.heldout": f"{place}/{name}.jsonl", "model.source": f"{place}/weights"}
+        return arms.wanted(made(tmp_path / "run", one_device, **keys))[0].file
+
+    before = file(old)
+    assert file(f"{old}/../old") == before
+    new = old.rename(tmp_path / "new")
+    assert file(new) == before
+    # A problem's id begins with its file's name; other weights are another checkpoint.
+    (new / "other.jsonl").write_text("a")
+    assert file(new, "other") != before
+    (new / "weights" / "config.json").write_text("{ }")
+    assert file(new) != before
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parts"])
+def test_an_arm_that_is_named_after_a_path_goes_on_under_its_name(tmp_path, one_device, suffix):
+    """As older versions named them."""
+    path = tmp_path / "held.jsonl"
+    path.write_text("a")
+    run = made(tmp_path, one_device, **{"problems.heldout": str(path)})
+    arm = arms.wanted(run)[0]
+    asked = arms._asked(run.config, run.config.eval, str(path))
+    asked["heldout"][0] = str(path)
+    about = json.dumps([asked, "base", 0, "main"], sort_keys=True)
+    older = f"base_main_main_{hashlib.sha256(about.encode()).hexdigest()[:8]}"
+    assert arm.file != f"eval/{older}.jsonl"
+    run.directory("eval")
+    (run.path / "eval" / f"{older}{suffix}").touch()
+    assert arms.wanted(run)[0].file == f"eval/{older}.jsonl"
+    (run.path / arm.file).touch()
+    assert arms.wanted(run)[0].file == arm.file
 
 
 def test_a_checkpoint_counts_by_where_its_parameters_come_from(tmp_path, one_device):

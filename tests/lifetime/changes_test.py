@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from aster_jax import config, workdir
+from aster_jax import config, pools, workdir
 from aster_jax.errors import InputError
 from aster_jax.lifetime import changes
 
@@ -178,6 +178,120 @@ def test_a_file_is_what_it_holds_wherever_it_stands(tmp_path, one_device):
     (new / "weights" / "config.json").write_text("{ }")
     with pytest.raises(InputError, match="model.source: .*old/weights -> .*new/weights"):
         workdir.open_run(settings(**named(new)), new / "run", one_device)
+
+
+def rows(path, *numbers):
+    """A file of problems at `path`, whose folder is made; its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [{"question": f"What is {n}+1?", "answer": f"{n + 1}"} for n in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return str(path)
+
+
+def files(place, **values):
+    return {"problems__source": f"{place}/p.jsonl", "problems__heldout": f"{place}/held.jsonl", **values}
+
+
+@pytest.mark.parametrize("of_an_old_version", [False, True])
+def test_a_held_out_file_that_has_moved_is_left_out_under_its_new_name(
+    tmp_path, one_device, of_an_old_version
+):
+    old, run = tmp_path / "old", tmp_path / "run"
+    rows(old / "p.jsonl", *range(9))
+    rows(old / "held.jsonl", 3, 4)
+    begin(run, one_device, "rl1", **files(old))
+    path = run / "rl1" / "began.json"
+    began = json.loads(path.read_text())
+    if of_an_old_version:
+        path.write_text(json.dumps({**began, "heldout": list(began["heldout"])}))
+    new = old if of_an_old_version else old.rename(tmp_path / "new")
+    # One that is named later is not left out: the stage goes on with the problems it had.
+    more = ({"name": "more", "heldout": rows(tmp_path / "more.jsonl", 7)},)
+    c = settings(**files(new, eval__also=more))
+    again = workdir.open_run(c, run, one_device)
+    left = changes.left_out(c, again.begin("rl1"))
+    assert left == changes.LeftOut((f"{new}/held.jsonl",), False)
+    assert len(pools.train(c, left)) == 7
+
+
+def test_other_contents_of_a_held_out_file_are_refused_where_it_is_left_out(tmp_path, one_device):
+    rows(tmp_path / "p.jsonl", *range(9))
+    held = tmp_path / "held.jsonl"
+    for stage, source, is_left_out in (
+        ("rl1", "p", True), ("rl2", "p", True), ("rl1", "generated", False), ("sft", "p", False),
+    ):  # fmt: skip
+        run = tmp_path / f"{stage}_{source}"
+        keys = files(tmp_path) | ({"problems__source": source} if source == "generated" else {})
+        rows(held, 3, 4)
+        begin(run, one_device, stage, **keys)
+        workdir.open_run(settings(**keys), run, one_device)
+        rows(held, 3, 5)
+        if is_left_out:
+            with pytest.raises(InputError, match=f"the contents of .*held.jsonl.*{stage} is under way"):
+                workdir.open_run(settings(**keys), run, one_device)
+            # Under another name it is one more evaluation, as long as the old one stands there.
+            mended = rows(tmp_path / "mended.jsonl", 3, 5)
+            rows(held, 3, 4)
+            workdir.open_run(settings(**{**keys, "problems__heldout": mended}), run, one_device)
+        else:
+            workdir.open_run(settings(**keys), run, one_device)
+
+
+def test_nothing_is_measured_on_what_a_stage_trains_on(tmp_path, one_device):
+    """The validation split is set apart when a stage begins, or not at all."""
+    rows(tmp_path / "p.jsonl", *range(99))
+    plain = {"problems__source": f"{tmp_path}/p.jsonl"}
+    measured = {**plain, "rl__eval_every": 5}
+    begin(tmp_path / "plain", one_device, "rl1", **plain)
+    for key in ("rl__eval_every", "rl2__eval_every", "sft__probe_every"):
+        asked = key.replace("__", ".")
+        with pytest.raises(InputError, match=f"{asked}=5: nothing was set apart .*rl1 is under way"):
+            workdir.open_run(settings(**plain, **{key: 5}), tmp_path / "plain", one_device)
+    # The other way round it goes on as it began, and a stage to come is as the config says.
+    begin(tmp_path / "measured", one_device, "rl1", **measured)
+    c = settings(**plain)
+    run = workdir.open_run(c, tmp_path / "measured", one_device)
+    left = [changes.left_out(c, run.begin(stage)) for stage in ("rl1", "rl2")]
+    assert [len(pools.train(c, each)) for each in left] == [99 - c.problems.num_validation, 99]
+    # One of an older version does not say: it goes on by the config, as it did.
+    path = tmp_path / "plain" / "rl1" / "began.json"
+    began = json.loads(path.read_text())
+    del began["keys"][changes.SETS_APART]
+    path.write_text(json.dumps(began))
+    c = settings(**measured)
+    run = workdir.open_run(c, tmp_path / "plain", one_device)
+    assert changes.left_out(c, run.begin("rl1")).validation
+
+
+@pytest.mark.parametrize("key, value", [("suffix", " Think."), ("digits", 3), ("families", ("mod",))])
+def test_what_probes_ask_belongs_to_sft_until_it_is_made(tmp_path, one_device, key, value):
+    probed = {"sft__probe_every": 5}
+    other = settings(**probed, **{f"problems__{key}": value})
+    run = begin(tmp_path / "probed", one_device, "sft", **probed)
+    with pytest.raises(InputError, match=f"problems.{key}: .*sft is under way"):
+        workdir.open_run(other, run.path, one_device)
+    run.finish("sft", {"step": 100})
+    workdir.open_run(other, run.path, one_device)
+    longer = settings(**probed, **{f"problems__{key}": value}, sft__steps=200)
+    with pytest.raises(InputError, match=f"problems.{key}: "):
+        workdir.open_run(longer, run.path, one_device)
+    begin(tmp_path / "plain", one_device, "sft")
+    workdir.open_run(settings(**{f"problems__{key}": value}), tmp_path / "plain", one_device)
+
+
+def test_the_file_that_probes_come_from_may_not_change_under_way(tmp_path, one_device):
+    keys = files(tmp_path, sft__probe_every=5)
+    rows(tmp_path / "held.jsonl", 3)
+    for name in ("p", "held"):
+        rows(tmp_path / "p.jsonl", *range(99))
+        run = begin(tmp_path / name / "run", one_device, "sft", **keys)
+        before = (tmp_path / f"{name}.jsonl").read_text()
+        rows(tmp_path / f"{name}.jsonl", 1, 2)
+        with pytest.raises(InputError, match=f"the contents of .*{name}.jsonl.*sft is under way"):
+            workdir.open_run(settings(**keys), run.path, one_device)
+        run.finish("sft", {"step": 100})
+        workdir.open_run(settings(**keys), run.path, one_device)
+        (tmp_path / f"{name}.jsonl").write_text(before)
 
 
 @pytest.mark.parametrize("file", ["config.json", "rl1/began.json", "rl1/DONE.json"])

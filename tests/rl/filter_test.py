@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from aster_jax import errors, types
+from aster_jax import config, errors, types, workdir
 from aster_jax.rl import filter as filters
 
 
@@ -68,6 +68,25 @@ def test_solved_problems_come_back_when_too_few_are_left():
     assert [x["id"] for x in lines if x["kept"]] == ["a", "b", "c"]
     assert filters.bring_back(lines, 9) == 1 and all(x["kept"] for x in lines)
     assert filters.bring_back(lines, 0) == 0
+
+
+def test_the_pool_is_the_one_that_stage_1_has_trained_on(tmp_path, one_device):
+    """What it left out when it began, although the held-out file has moved since and nothing is
+    measured any more."""
+    c = config.default()
+    c.name, c.rl.eval_every, c.problems.num_validation = "t", 5, 3
+    for name, numbers in (("p", range(20)), ("held", range(4))):
+        lines = [json.dumps({"question": f"What is {n}+1?", "answer": f"{n + 1}"}) for n in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    c.problems.source, c.problems.heldout = str(tmp_path / "p.jsonl"), str(tmp_path / "held.jsonl")
+    run = workdir.open_run(c, tmp_path / "run", one_device)
+    run.begin("rl1")
+    run.finish("rl1", {"step": 30})
+    c.problems.heldout = str((tmp_path / "held.jsonl").rename(tmp_path / "moved.jsonl"))
+    c.rl.eval_every = 0
+    filters.run(workdir.open_run(c, tmp_path / "run", one_device))
+    kept = (tmp_path / "run" / "filter" / "kept.jsonl").read_text().splitlines()
+    assert len(kept) == 20 - 4 - 3
 
 
 def test_keep_reads_the_file_in_the_pools_order(tmp_path):

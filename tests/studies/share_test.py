@@ -55,6 +55,29 @@ def test_what_differs_is_not_taken(tmp_path, changed, taken):
     assert list(share.take(c, second, [first])) == taken
 
 
+@pytest.mark.parametrize("key, value, is_asked", [
+    ("problems.suffix", " Think.", True), ("problems.num_train", 9, False),
+    ("problems.num_heldout", 9, False),
+])  # fmt: skip
+def test_sft_that_ends_by_its_probes_is_another_one_where_they_ask_something_else(
+    tmp_path, key, value, is_asked
+):
+    for every in (0, 5):
+        probed = {"sft.probe_every": every}
+        variants = ({"name": "a", **probed}, {"name": "b", **probed, key: value})
+        (_, first), (c, second) = pair(tmp_path / str(every), *variants)
+        expected = ["demos"] if every and is_asked else ["demos", "sft"]
+        assert list(share.take(c, second, [first])) == expected
+
+
+def test_an_old_versions_record_without_digests_is_as_good(tmp_path):
+    (_, first), (c, second) = pair(tmp_path)
+    for stage in share.SHARED:
+        began = json.loads((first / stage / "began.json").read_text())
+        (first / stage / "began.json").write_text(json.dumps({**began, "heldout": []}))
+    assert list(share.take(c, second, [first])) == ["demos", "sft"]
+
+
 def test_other_demonstrations_of_the_same_config_are_not_trained_on(tmp_path):
     (_, first), (c, second) = pair(tmp_path)
     made_member.play(c, second, "demos")

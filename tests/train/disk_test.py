@@ -104,6 +104,24 @@ def test_check_asks_the_disk(tmp_path):
         disk.check(tmp_path, disk.Needed({"sft": 2 * free}, 0))
 
 
+def sparse(path, size):
+    """A file of a size that the disk need not have."""
+    path.mkdir(parents=True)
+    with open(path / "x", "wb") as f:
+        f.truncate(size)
+
+
+def test_what_other_stages_have_written_leaves_no_more_room(tmp_path):
+    """Of a finished stage the parameters stay; its moments make room for those of the next."""
+    free = shutil.disk_usage(tmp_path).free
+    needed = disk.Needed({"rl1": free * 3 // 2}, 0)
+    sparse(tmp_path / "sft" / "checkpoints" / "9" / "params" / "d", 2 * free)
+    with pytest.raises(InputError, match="larger disk"):
+        disk.check(tmp_path, needed)
+    sparse(tmp_path / "sft" / "checkpoints" / "9" / "optimiser" / "d", free)
+    assert "of finished stages will be deleted" in disk.check(tmp_path, needed)
+
+
 def test_what_is_written_already_needs_no_more_space(tmp_path):
     with small_disk.mounted(tmp_path / "disk", 1 << 20) as path:
         needed = disk.Needed({"sft": 900_000}, 0)
