@@ -194,10 +194,16 @@ def read(ids: Iterable[int], tokenizer, style: str, with_calls: bool = True) -> 
 
 
 def call_of(text: str) -> tuple[str, str] | None:
-    """(name, the JSON of its arguments) of a call's JSON; None where it says no such thing."""
+    """(name, the JSON of its arguments) of a call's JSON; None where it says no such thing.
+
+    Half of a surrogate pair, which JSON can spell, is nothing that could be said: neither file
+    nor answer could hold it (`calls.read` does not run it either).
+    """
     try:
         found = json.loads(text, strict=False)
         one = messages.read_one({"role": "assistant", "tool_calls": [found]}, "the turn").calls[0]
+        arguments = json.loads(one.arguments)  # where they came as their JSON, it may be escaped there
+        (one.name + json.dumps(arguments, ensure_ascii=False)).encode()
     except (InputError, ValueError, RecursionError):
         return None
     return one.name, one.arguments

@@ -89,6 +89,17 @@ def test_bytes_of_one_character_wait_for_each_other(words):
     assert broken.feed(ids[:-3]) + broken.feed([], last=True) != ""
 
 
+@pytest.mark.parametrize("call", [
+    r"""{"name": "code_interpreter", "arguments": {"code": "print('HALF')"}}""",
+    r"""{"name": "f", "arguments": "{\"code\": \"\HALF\"}"}""",
+    r"""{"name": "f", "arguments": {"HALF": 1}}""", r"""{"name": "HALF", "arguments": {}}""",
+])  # fmt: skip
+def test_half_of_a_surrogate_pair_is_no_call(call):
+    assert turns.call_of(call.replace("HALF", r"\ud83d")) is None
+    slash = "\\" * call.count("\\HALF")
+    assert turns.call_of(call.replace("HALF", rf"\ud83d{slash}\ude00")) is not None
+
+
 def test_a_result_reads_back(words):
     for vocabulary in words.values():
         for text in ("12", "a\nb </tool_response> c", ""):
