@@ -8,13 +8,16 @@ as OpenAI messages, or in the Agent Trajectory Interchange Format.
 
 import argparse
 import contextlib
+import functools
 import json
 import pathlib
+import shutil
 import sys
 
 from aster_jax import __version__, named, weights
 from aster_jax import config as configs
 from aster_jax.data import files as readable
+from aster_jax.data import rows
 from aster_jax.errors import InputError
 from aster_jax.interchange import atif, conversation
 
@@ -36,43 +39,58 @@ def export_episodes(files: list[pathlib.Path], form: str, out: pathlib.Path, mod
     """Write the episodes of a run's files in a format that others read; how many.
 
     "openai": one file, messages and tools per line. "atif": a directory, a document per
-    episode, of a model by that name. Raises InputError naming file and line of what is no
+    episode, of a model by that name. Raises InputError naming file and row of what is no
     episode, and where `out` is there already.
     """
     if out.exists():
         raise InputError(f"{out} is there already; give another --out")
     count, partial = 0, out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
+    _clear(partial)  # what an export that failed has left is none of this one
     with contextlib.ExitStack() as stack:
         if form == "atif":
-            partial.mkdir(exist_ok=True)
+            partial.mkdir()
         else:
-            lines = stack.enter_context(open(partial, "w", encoding="utf-8"))
+            lines = stack.enter_context(open(partial, "wb"))
         for record in _records(files):
             count += 1
             if form == "atif":
                 text = json.dumps(record(atif.to_trajectory, model, __version__)) + "\n"
                 (partial / f"{count:06d}.json").write_text(text, "utf-8")
             else:
-                lines.write(json.dumps(record(conversation.to_line), ensure_ascii=False) + "\n")
+                lines.write(record(_line))
     partial.rename(out)  # so that what is there is whole
     return count
+
+
+def _clear(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _line(record) -> bytes:
+    """What `conversation` makes of a record; ValueError where no UTF-8 has what it says."""
+    return (json.dumps(conversation.to_line(record), ensure_ascii=False) + "\n").encode()
 
 
 def _records(files):
     """For every line of the files, a function that makes something of its record."""
     for path in files:
-        for number, line in enumerate(readable.read_text(path).split("\n"), start=1):
-            if not line.strip():
-                continue
+        readable.check_regular(path)
+        try:
+            for row, record in rows.lines(path):
+                yield functools.partial(_made, record, f"{path} row {row}")
+        except OSError as e:
+            raise InputError(f"{path} cannot be read ({e})") from e
 
-            def make(form, *given, line=line, where=f"{path}, line {number}"):
-                try:
-                    return form(json.loads(line), *given)
-                except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
-                    raise InputError(f"{where}: not an episode record ({e!r:.200})") from e
 
-            yield make
+def _made(record, where, form, *given):
+    try:
+        return form(record, *given)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        raise InputError(f"{where}: not an episode record ({e!r:.200})") from e
 
 
 def main() -> None:

@@ -5,9 +5,11 @@ stays what everything else reads. A tracker that fails is said once and left out
 it never ends a run. Process 0 alone has any.
 """
 
+import contextlib
 import importlib
 import json
 import math
+import os
 import pathlib
 import secrets
 import struct
@@ -149,8 +151,10 @@ class Online:
         self._module = importlib.import_module(name)
         self._known = path / f"{name}.json"
         self._sent = {"id": secrets.token_hex(8), "steps": {}}
-        if self._known.exists():
-            self._sent = json.loads(self._known.read_text())
+        # What cannot be read is as good as none: a new run is begun there, instead of no run.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self._known.read_text())
+            self._sent = {"id": str(found["id"]), "steps": dict(found["steps"])}
         self._drawn: set[str] = set()
         where = {"id": self._sent["id"], "dir": str(path)} if name == "wandb" else {}
         self._module.init(
@@ -176,4 +180,6 @@ class Online:
         line = {f"{stage}/step": step, **{names[k]: v for k, v in numbers.items()}}
         self._module.log(line, step=sum(steps.values()))
         self._sent["steps"] = steps
-        self._known.write_text(json.dumps(self._sent))
+        beside = self._known.with_name(self._known.name + ".partial")
+        beside.write_text(json.dumps(self._sent))
+        os.replace(beside, self._known)  # never half a file, whatever ends this process

@@ -1,7 +1,9 @@
 """Trackers: event files that go on without doubled steps, and failures that end nothing."""
 
+import errno
 import json
 import os
+import pathlib
 import sys
 import types
 
@@ -148,6 +150,29 @@ def test_a_service_gets_every_step_once_in_one_run(service, tmp_path, name):
     assert one == two and one["resume"] == "allow" and one["config"] == {"seed": 3}
     assert one["name"].startswith("smoke-")
     assert json.loads((tmp_path / f"{name}.json").read_text())["steps"] == {"sft": 4, "rl1": 1}
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": "ab', "[]", '{"id": "ab"}', '{"id": "ab", "steps": 7}'])
+def test_a_torn_note_of_what_was_sent_ends_no_tracking(service, tmp_path, torn):
+    (tmp_path / "wandb.json").write_text(torn)
+    trackers = track.Trackers(("wandb",), tmp_path)
+    assert record(tmp_path, trackers, "sft", 1, loss=1.0) == [] and len(service.logs) == 1
+    assert json.loads((tmp_path / "wandb.json").read_text())["steps"] == {"sft": 1}
+
+
+def test_a_full_disk_leaves_the_note_of_what_was_sent(service, tmp_path, monkeypatch):
+    trackers = track.Trackers(("wandb",), tmp_path)
+    record(tmp_path, trackers, "sft", 1, loss=1.0)
+    before = (tmp_path / "wandb.json").read_text()
+
+    def half(path, text):
+        path.write_bytes(text.encode()[:5])
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as full:
+        full.setattr(pathlib.Path, "write_text", half)
+        (said,) = trackers.log("sft", 2, {"loss": 1.0})
+    assert "no space" in said and (tmp_path / "wandb.json").read_text() == before
 
 
 def test_a_service_that_is_away_is_left_out_and_the_others_go_on(service, tmp_path):

@@ -222,11 +222,14 @@ def _save(talk, screen, name):
     if not name:
         screen.line("give a file: /save FILE", "error")
         return
-    path = pathlib.Path(name).expanduser()
+    text = json.dumps(talk.record, ensure_ascii=False, indent=1) + "\n"
     try:
-        path.write_text(json.dumps(talk.record, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    except OSError as e:
-        screen.line(f"{path} cannot be written: {e.strerror}", "error")
+        path = pathlib.Path(name).expanduser()
+        # A keyboard can give half of a surrogate pair, which becomes JSON's own escape.
+        path.write_text(text, "utf-8", "backslashreplace")
+    except (OSError, ValueError, RuntimeError) as e:  # the latter two: no path, no such user
+        why = e.strerror if isinstance(e, OSError) else e
+        screen.line(f"{name} cannot be written: {why}", "error")
     else:
         screen.line(f"saved to {path}")
 

@@ -98,16 +98,16 @@ def _problem(record, path: pathlib.Path, row: int, float_fields) -> types.Proble
         raise InputError(f"{where} is not an object with fields: {str(record)[:60]!r}")
     question = _question(record, where)
     answer = golds.of(record, where, float_fields)
-    if any("\ud800" <= c <= "\udfff" for c in question + answer):
-        raise InputError(f"{where} holds half of a surrogate pair, which is no character")
     own = _own_id(record)
+    family = next((record[f] for f in ("family", "data_source") if _is_text(record, f)), None)
+    if any("\ud800" <= c <= "\udfff" for c in question + answer + (own or "") + (family or "")):
+        raise InputError(f"{where} holds half of a surrogate pair, which is no character")
     digest = hashlib.sha256(question.encode()).hexdigest()[:12]
-    family = next((record[f] for f in ("family", "data_source") if _is_text(record, f)), path.stem)
     return types.Problem(
         id=f"{path.stem}/{digest if own is None else own}",
         question=question,
         answer=answer,
-        family=family,
+        family=path.stem if family is None else family,
     )
 
 

@@ -17,6 +17,10 @@ START, END_TURN, THINK, END_THINK, CALL, END_CALL, RESULT, END_RESULT = chat.CON
 # and cut it short.
 WRITTEN_TAGS = (THINK, END_THINK, CALL, END_CALL)
 
+_BAD = "\ufffd"  # what bytes that are no character decode to
+_OPEN = 3  # the bytes that a character may still lack, and the ids or U+FFFD that its others may be
+_KEPT = 12  # ids that are decoded again where nothing is whole
+
 # "call" is more of a call's JSON, "called" all of it once it is closed, "broken" what had
 # begun as one and is none, with its tag.
 Kind = Literal["thought", "text", "call", "called", "broken"]
@@ -30,24 +34,54 @@ class Piece(NamedTuple):
 
 
 class Letters:
-    """Ids to text as they come; bytes that are no whole character yet are held back."""
+    """Ids to text as they come; bytes that are no whole character yet are held back.
+
+    A character has at most 4 bytes: what is no character after 3 ids more is none at all, and
+    is told as the U+FFFD it decodes to, so that a model that writes nothing else is shown too.
+    """
 
     def __init__(self, tokenizer):
         self._decode = tokenizer.decode
+        # The newest ids and how many characters of their text are told. Only they are decoded;
+        # some were told before, as some vocabularies write a first token without its space.
         self._ids: list[int] = []
-        self._start = self._told = 0
+        self._said = 0
+        self._whole = 0  # ids up to the newest place where all that stood before was whole
 
     def feed(self, ids: Iterable[int], last: bool = False) -> str:
         """What these ids add to the text; with `last`, what was held back too."""
+        tried = len(self._ids)
         self._ids += ids
-        # Only the newest ids are decoded, with those before them, as some vocabularies
-        # write a first token without its space.
-        before = self._decode(self._ids[self._start : self._told])
-        now = self._decode(self._ids[self._start :])
-        if now.endswith("\ufffd") and not last:
+        size = len(self._ids)
+        if size == tried and not last:
             return ""
-        self._start, self._told = self._told, len(self._ids)
-        return now[len(before) :]
+        now = self._decode(self._ids)
+        if last:
+            return now[self._said :]
+        # An end that was tried before is no better now, and no unfinished character begins
+        # further back.
+        text, end = now, size
+        while text.endswith(_BAD) and end - 1 > max(tried, self._whole, size - _OPEN - 1):
+            end -= 1
+            text = self._decode(self._ids[:end])
+        if not text.endswith(_BAD):
+            new = text[self._said :]
+            self._ids, self._whole = self._ids[self._whole :], end - self._whole
+            self._said = len(self._decode(self._ids[: self._whole]))
+            return new
+        if size - self._whole <= _OPEN:
+            return ""
+        return self._broken(now)
+
+    def _broken(self, now) -> str:
+        """What is new of a text that ends in bytes which are no character, but for its end."""
+        end = max(self._said, len(now) - min(_OPEN, len(now) - len(now.rstrip(_BAD))))
+        new, self._said = now[self._said : end], end
+        if len(self._ids) > 3 * _KEPT // 2:
+            # What is held is of at most 9 bytes, and 3 more tell where a character begins.
+            self._ids, self._whole = self._ids[-_KEPT:], 0
+            self._said = len(self._decode(self._ids)) - (len(now) - end)
+        return new
 
 
 class Raw:
@@ -194,10 +228,16 @@ def read(ids: Iterable[int], tokenizer, style: str, with_calls: bool = True) -> 
 
 
 def call_of(text: str) -> tuple[str, str] | None:
-    """(name, the JSON of its arguments) of a call's JSON; None where it says no such thing."""
+    """(name, the JSON of its arguments) of a call's JSON; None where it says no such thing.
+
+    Half of a surrogate pair, which JSON can spell, is nothing that could be said: neither file
+    nor answer could hold it (`calls.read` does not run it either).
+    """
     try:
         found = json.loads(text, strict=False)
         one = messages.read_one({"role": "assistant", "tool_calls": [found]}, "the turn").calls[0]
+        arguments = json.loads(one.arguments)  # where they came as their JSON, it may be escaped there
+        (one.name + json.dumps(arguments, ensure_ascii=False)).encode()
     except (InputError, ValueError, RecursionError):
         return None
     return one.name, one.arguments

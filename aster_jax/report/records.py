@@ -19,6 +19,7 @@ _REMEDY = (
     "the file was edited or a disk was full: remove it, and the command of the run, given again "
     "with the same config, writes it anew"
 )
+_CONFIG_KEYS = ("name", "stages")
 _METRIC_KEYS = ("stage", "step", "time_s")
 _RESULT_KEYS = (
     "checkpoint", "step", "evaluation", "arm", "heldout", "tokens", "turn_tokens",
@@ -70,12 +71,14 @@ def read(workdir: pathlib.Path, visit: Visit = _nothing) -> RunRecords:
     with its file and number.
     """
     config_path = workdir / "config.json"
-    if not config_path.exists():
+    config = whole(config_path)
+    # A model has a config.json too, which knows nothing of stages.
+    if config is None or not {*_CONFIG_KEYS} <= {*config}:
+        what = "missing" if config is None else "of no run"
         raise InputError(
-            f"{config_path} is missing: {workdir} is not the workdir of a run; "
+            f"{config_path} is {what}: {workdir} is not the workdir of a run; "
             "give the directory that main was started with"
         )
-    config = whole(config_path)
     markers = {stage: whole(workdir / stage / "DONE.json") for stage in config["stages"]}
     finished = {stage: numbers for stage, numbers in markers.items() if numbers is not None}
     metrics = list(lines(workdir / "metrics.jsonl", _METRIC_KEYS))

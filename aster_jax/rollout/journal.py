@@ -10,6 +10,7 @@ import os
 import pathlib
 import threading
 
+from aster_jax.errors import InputError
 from aster_jax.train import metrics
 
 
@@ -64,12 +65,13 @@ class Journal:
         """Records of the final file if there is one, else those added so far, by all owners.
 
         A process that was killed leaves a torn last line: it, and whatever a damaged disk
-        has put after the last whole record, is cut off the file.
+        has put after the last whole record, is cut off the file. The final file was whole:
+        InputError names its line that is no record.
         """
         with self._lock:
             if self._path.exists():
                 with open(self._path, "rb") as lines:
-                    return [json.loads(line) for line in lines]
+                    return [_sealed(line, self._path, i) for i, line in enumerate(lines, 1)]
             return [record for partial in self._partials() for record in _whole(partial)]
 
     def _partials(self) -> list[pathlib.Path]:
@@ -127,6 +129,16 @@ def _whole(partial: pathlib.Path) -> list[dict]:
             good += len(line)
         lines.truncate(good)
     return records
+
+
+def _sealed(line: bytes, path: pathlib.Path, number: int) -> dict:
+    record = _parse(line.removesuffix(b"\n") + b"\n")  # an editor may have left the last end off
+    if record is None:
+        raise InputError(
+            f"{path}, line {number}: no episode; the file was edited or a disk was full: remove "
+            "the line, and the same command makes what it held again"
+        )
+    return record
 
 
 def _parse(line: bytes) -> dict | None:

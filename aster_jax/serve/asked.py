@@ -6,7 +6,7 @@ changes nothing: an answer made without them would be another one than was asked
 
 import dataclasses
 import json
-import math
+import sys
 
 from aster_jax.errors import InputError
 from aster_jax.rollout import sampling
@@ -191,7 +191,9 @@ def _whole(body, name, default, least):
 
 def _number(body, name, default) -> float:
     value = body[name] if name in body else default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Neither "not a number" nor a whole number beyond all floats, which `math.isfinite` raises at.
+    if not (is_number and abs(value) <= sys.float_info.max):
         raise bad(name, f"{name}={value!r:.60} must be a number")
     return float(value)
 

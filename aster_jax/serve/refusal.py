@@ -1,5 +1,7 @@
 """A request that is not served, as OpenAI's clients expect to be told."""
 
+from aster_jax.data import visible
+
 
 class Refusal(Exception):
     """Turned into an error answer: HTTP status, message, OpenAI's code and the parameter."""
@@ -16,8 +18,9 @@ class Refusal(Exception):
         """The JSON of the answer."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = "rate_limit_error" if self.status == 429 else kind
-        message = str(self)
-        error = {"message": message, "type": kind, "param": self.param, "code": self.code}
+        # Both may quote the request, and half of a surrogate pair cannot be sent back.
+        message, param = visible.escaped(str(self)), self.param and visible.escaped(self.param)
+        error = {"message": message, "type": kind, "param": param, "code": self.code}
         return {"error": error}
 
 

@@ -7,8 +7,10 @@ are not all of the variant's.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
+from aster_jax.data import visible
 from aster_jax.studies import intervals, measures, plan
 
 # By variant, then by seed; a variant without a member that is made has no seeds. The first one
@@ -268,9 +270,16 @@ def to_markdown(
     lines += [f"- {sentence}" for sentence in said(grouped)]
     lines += [f"- {where} is left out: {why}" for where, why in failed.items()]
     for title, columns, rows in tables(grouped):
-        lines += ["", f"## {title}", "", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+        heads = map(_as_cell, columns)
+        lines += ["", f"## {title}", "", f"| {' | '.join(heads)} |", "| --- " * len(columns) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"![{name}](study.png)"]) + "\n"
+    # The page is printed too, and why a member gave up may quote what others wrote.
+    return visible.escaped("\n".join([*lines, "", f"![{name}](study.png)"])) + "\n"
+
+
+def _as_cell(text: str) -> str:
+    """A text as a cell shows it: a family is whatever a problem file says."""
+    return re.sub(r"([\\|<\[`])", r"\\\1", " ".join(text.split()))
 
 
 def seeds(grouped: Grouped) -> list[int]:

@@ -1,5 +1,6 @@
 """A conversation over a real engine and the real tool: ids kept, variables kept, interrupts."""
 
+import io
 import json
 import threading
 import time
@@ -7,7 +8,8 @@ import time
 import pytest
 
 from aster_jax import named, rollout, tools, weights
-from aster_jax.chat import interpreter, talk
+from aster_jax.chat import __main__ as command
+from aster_jax.chat import interpreter, screen, talk
 from aster_jax.data import chat
 from aster_jax.rollout import live
 from tests.rollout import chatter
@@ -96,6 +98,17 @@ def test_what_does_not_fit_is_said_and_nothing_changes(begin):
         one.ask("7 " * 900)
     assert one.messages == []
     assert one.ask("Name a prime.").end
+
+
+def test_what_was_said_is_saved_whatever_it_is(begin, tmp_path):
+    one, _, _ = begin()
+    one.ask("Name a prime. \udcff")  # as Python reads a byte that is no UTF-8
+    command._save(one, screen.Screen(io.StringIO()), str(tmp_path / "talk.json"))
+    assert json.loads((tmp_path / "talk.json").read_text("utf-8")) == one.record
+    for name in ("a\0b", str(tmp_path / "no" / "folder"), "~nobody-of-this-name/x"):
+        out = io.StringIO()
+        command._save(one, screen.Screen(out), name)
+        assert "cannot be written" in out.getvalue()
 
 
 def test_variables_live_on_until_they_are_lost(executor):

@@ -79,6 +79,9 @@ USER = {"role": "user", "content": "q"}
         ({"question": "q", "answer": float("nan")}, "row 2: field 'answer' is nan, which stands"),
         ({"question": "q", "answer": float("-inf")}, "row 2: field 'answer' is -inf, which"),
         ({"question": "q\ud800", "answer": "1"}, "row 2 holds half of a surrogate pair"),
+        ({"question": "q", "answer": "1", "id": "\udfff"}, "row 2 holds half of a surrogate pair"),
+        ({"question": "q", "answer": "1", "family": "a\ud800"}, "row 2 holds half of a surrogate"),
+        ({"question": "q", "answer": "1", "data_source": "\ud800"}, "row 2 holds half of a surrog"),
         (
             {"question": "q", "reward_model": {"ground_truth": ""}},
             "row 2: field 'reward_model.ground_truth' is empty",

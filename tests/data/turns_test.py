@@ -1,6 +1,7 @@
 """Turns read while they are written: as `chat.parse_turn` reads them whole, however they come."""
 
 import random
+import types
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from aster_jax.data import chat, tokenizer, turns
 from tests import shared_data
+from tests.weights import made
 
 STYLES = [("chatml", True), ("qwen3", True), ("qwen3_thinking_2507", True), ("chatml", False)]
 CALL = '{"name": "code_interpreter", "arguments": {"code": "print(\\"</tool_call> é😀\\")"}}'
@@ -17,11 +19,11 @@ CALL = '{"name": "code_interpreter", "arguments": {"code": "print(\\"</tool_call
 def words(tmp_path_factory):
     """Vocabularies with the markup's tags as control tokens, and with few of them."""
     texts = ["The answer is 12. Let me think about é and ü.", CALL, "print(3*7)\n"] * 5
-    made = {}
+    found = {}
     for name, control in (("all", chat.CONTROL), ("few", ("<|im_start|>", "<|im_end|>"))):
         folder = tmp_path_factory.mktemp(name)
-        made[name] = tokenizer.train_sentencepiece(texts, 400, control, folder)
-    return made
+        found[name] = tokenizer.train_sentencepiece(texts, 400, control, folder)
+    return found
 
 
 def said(pieces, kind):
@@ -87,6 +89,57 @@ def test_bytes_of_one_character_wait_for_each_other(words):
     assert "".join(shown) == "a🜚b" and "" in shown
     broken = turns.Letters(words["all"])
     assert broken.feed(ids[:-3]) + broken.feed([], last=True) != ""
+
+
+@pytest.fixture(scope="module")
+def by_bytes(words, tmp_path_factory):
+    """(vocabulary, the id of every byte) of two that tell what is no character differently."""
+    learned, level = words["all"], made.words(tmp_path_factory.mktemp("bytes"))
+    # GPT-2's letters: bytes that are visible stand for themselves, the others follow in order.
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in shown]
+    letters = {b: chr(b) for b in shown} | {b: chr(256 + i) for i, b in enumerate(others)}
+    return [(learned, learned.byte_ids),
+            (level, {b: level.full.token_to_id(letter) for b, letter in letters.items()})]  # fmt: skip
+
+
+BYTES = st.sampled_from([*"é你😀\ufffda".encode(), 0xFF, 0x80, 0xE4, ord("b")])
+
+
+@settings(derandomize=True, max_examples=150, deadline=None, database=None)
+@given(st.lists(BYTES, max_size=60), st.lists(st.integers(0, 9), min_size=60, max_size=60))
+def test_any_bytes_come_as_they_are_decoded_whole(by_bytes, found, portions):
+    for vocabulary, byte_ids in by_bytes:
+        ids, letters = [byte_ids[b] for b in found], turns.Letters(vocabulary)
+        shown, rest = "", ids
+        for n in portions:
+            shown, rest = shown + letters.feed(rest[:n]), rest[n:]
+        assert shown + letters.feed(rest, last=True) == vocabulary.decode(ids)
+
+
+def test_bytes_without_end_are_shown_at_once_and_decoded_a_few_times(by_bytes):
+    for vocabulary, byte_ids in by_bytes:
+        decoded = 0
+
+        def decode(ids, vocabulary=vocabulary):
+            nonlocal decoded
+            decoded += len(ids)
+            return vocabulary.decode(ids)
+
+        letters = turns.Letters(types.SimpleNamespace(decode=decode))
+        shown = [letters.feed([byte_ids[0xFF]]) for _ in range(4000)]
+        assert len("".join(shown)) >= 3997 and decoded < 20 * 4000
+
+
+@pytest.mark.parametrize("call", [
+    r"""{"name": "code_interpreter", "arguments": {"code": "print('HALF')"}}""",
+    r"""{"name": "f", "arguments": "{\"code\": \"\HALF\"}"}""",
+    r"""{"name": "f", "arguments": {"HALF": 1}}""", r"""{"name": "HALF", "arguments": {}}""",
+])  # fmt: skip
+def test_half_of_a_surrogate_pair_is_no_call(call):
+    assert turns.call_of(call.replace("HALF", r"\ud83d")) is None
+    slash = "\\" * call.count("\\HALF")
+    assert turns.call_of(call.replace("HALF", rf"\ud83d{slash}\ude00")) is not None
 
 
 def test_a_result_reads_back(words):

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import pytest
 
 from aster_jax import types
+from aster_jax.errors import InputError
 from aster_jax.eval import episodes
 from aster_jax.rollout import journal, live
 
@@ -70,6 +71,20 @@ def test_a_killed_phase_leaves_what_had_ended(tmp_path):
     assert [r["problem_id"] for r in had.seal(asked)] == ["a", "b", "c"]
     assert [r["problem_id"] for r in lines(tmp_path)] == ["a", "b", "c"]
     assert not (tmp_path / "eval" / "arm.parts").exists()
+
+
+@pytest.mark.parametrize("damaged", [b'{"problem_id": "b", "sam\n', b"\xff\n", b"7\n", b"\n"])
+def test_a_damaged_line_of_a_finished_arm_is_named(tmp_path, damaged):
+    had, asked = opened(tmp_path), requests("abc")
+    had.add(had.new_part(), [record(p) for p in "abc"])
+    had.seal(asked)
+    path = tmp_path / "eval" / "arm.jsonl"
+    first, _, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + damaged + third)
+    with pytest.raises(InputError, match="arm.jsonl, line 2: no episode.*remove the line"):
+        opened(tmp_path)
+    path.write_bytes(first + third)
+    assert names(opened(tmp_path).missing(asked)) == ["b"]
 
 
 def test_a_kill_while_the_file_is_written_loses_and_doubles_nothing(tmp_path):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from aster_jax import export, types
-from aster_jax.data import chat
+from aster_jax.data import chat, files
+from aster_jax.errors import InputError
 from aster_jax.interchange import atif, conversation
 from aster_jax.rollout import record
 from tests.report import made_run
@@ -107,7 +108,42 @@ def test_files_are_written_and_bad_lines_named(words, tmp_path):
     text = json.dumps({**played(words, "chatml"), "question": "a\u2028b"}, ensure_ascii=False)
     source.write_text(f"{text}\n\n{text}\n", "utf-8")
     assert export.export_episodes([source], "openai", tmp_path / "apart.jsonl", "m") == 2
-    for bad in ("{", "[]", "{}", '{"spans": []}'):
+    half = json.dumps({**played(words, "chatml"), "family": "\ud83d"})
+    for bad in ("{", "[]", "{}", '{"spans": []}', half):
         source.write_text(bad + "\n")
-        with pytest.raises(ValueError, match=r"step_000001.jsonl, line 1: not an episode record"):
+        said = "is not JSON" if bad == "{" else ": not an episode record"
+        with pytest.raises(InputError, match=f"step_000001.jsonl row 1 ?{said}"):
             export.export_episodes([source], "openai", tmp_path / f"x{len(bad)}.jsonl", "m")
+    with pytest.raises(InputError, match="absent.jsonl does not exist"):
+        export.export_episodes([tmp_path / "absent.jsonl"], "openai", tmp_path / "none", "m")
+
+
+@pytest.mark.parametrize("form", ["openai", "atif"])
+def test_a_call_that_no_file_could_hold_is_exported_as_it_was_written(words, tmp_path, form):
+    source, one = tmp_path / "step_000001.jsonl", played(words, "chatml")
+    one["spans"][1]["text"] = one["spans"][1]["text"].replace("print(3*7)", r"print('\ud83d')")
+    source.write_text(json.dumps(one) + "\n")
+    assert export.export_episodes([source], form, tmp_path / "out", "m") == 1
+    text = (tmp_path / "out" if form == "openai" else tmp_path / "out" / "000001.json").read_text("utf-8")
+    assert "print('\\\\ud83d')" in text and '"tool_calls"' not in text
+
+
+def test_files_larger_than_what_is_read_at_once_are_exported(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 100)
+    source = tmp_path / "step_000001.jsonl"
+    source.write_text(json.dumps(played(words, "chatml")) + "\n")
+    assert export.export_episodes([source], "openai", tmp_path / "out.jsonl", "m") == 1
+
+
+@pytest.mark.parametrize("before", ["openai", "atif"])
+@pytest.mark.parametrize("form", ["openai", "atif"])
+def test_nothing_of_an_export_that_failed_is_in_the_next(words, tmp_path, before, form):
+    source, line = tmp_path / "step_000001.jsonl", json.dumps(played(words, "chatml")) + "\n"
+    source.write_text(3 * line + "[]\n")
+    with pytest.raises(InputError, match="row 4"):
+        export.export_episodes([source], before, tmp_path / "out", "m")
+    source.write_text(line)
+    assert export.export_episodes([source], form, tmp_path / "out", "m") == 1
+    assert not (tmp_path / "out.partial").exists()
+    if form == "atif":
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["000001.json"]

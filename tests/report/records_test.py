@@ -43,6 +43,9 @@ def test_a_run_that_only_began(tmp_path):
 def test_a_directory_that_is_no_run(tmp_path):
     with pytest.raises(ValueError, match="config.json is missing.*workdir"):
         records.read(tmp_path)
+    made_run.put(tmp_path / "config.json", json.dumps({"model_type": "qwen3", "num_hidden_layers": 2}))
+    with pytest.raises(InputError, match="config.json is of no run: .* is not the workdir of a run"):
+        records.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,12 @@
 import base64
 import hashlib
 import html.parser
+import json
 import re
+import shutil
+import subprocess
+
+import pytest
 
 from aster_jax.report import entries, pack, tables, viewer
 from tests.report import made_run
@@ -93,6 +98,31 @@ def test_the_script_reads_no_text_as_markup_and_asks_for_nothing():
         assert name not in script
     assert "</" not in re.sub(r"<\\/think>", "", script) and "<!--" not in script
     assert "<" not in style and "url(" not in style and "@import" not in style
+
+
+# The turn of a model as the page takes it apart; what is shown is told in place of drawn.
+WRITTEN = """
+const shown = [], box = { append() {} };
+const el = () => box, plain = (text) => text, python = null;
+const long = (pre, text) => (shown.push(text), pre);
+SOURCE
+for (const turn of JSON.parse(require("fs").readFileSync(0, "utf8"))) written(box, turn);
+console.log(JSON.stringify(shown));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not on the PATH")
+def test_a_turn_of_much_white_space_is_taken_apart_at_once():
+    blank = " " * 400_000
+    call = {"code": "print(1)"}
+    texts = ["a \n<tool_call>\n{\"code\": \"print(1)\"}", "Look.\n \"print(1)\"", f"a{blank}b \"print(1)\""]
+    turns = [{"text": text, "call": call} for text in texts]
+    turns.append({"text": f"\n\n c{blank}d \n", "call": None})
+    source = (viewer.SOURCES / "5_episode.js").read_text("utf-8")
+    done = subprocess.run(["node", "-e", WRITTEN.replace("SOURCE", source)], input=json.dumps(turns),
+                          capture_output=True, text=True, timeout=30, check=True)  # fmt: skip
+    code = call["code"]
+    assert json.loads(done.stdout) == ["a", code, "Look.", code, f"a{blank}b", code, f" c{blank}d"]
 
 
 def test_missing_parts_say_so():

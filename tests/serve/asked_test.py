@@ -50,6 +50,7 @@ def test_prompts_of_completions(prompt, read):
     ({"temperature": -1}, "temperature"), ({"temperature": 2.1}, "temperature"),
     ({"temperature": 1e-9}, "temperature"), ({"temperature": "1"}, "temperature"),
     ({"temperature": float("nan")}, "temperature"), ({"top_p": 0}, "temperature"),
+    ({"temperature": 10**400}, "temperature"), ({"top_p": -(10**400)}, "top_p"),
     ({"top_p": 1.1}, "temperature"), ({"top_k": -1}, "top_k"), ({"seed": 2**63}, "seed"),
     ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens"),
     ({"stop": ""}, "stop"), ({"stop": ["a"] * 5}, "stop"), ({"stop": [1]}, "stop"),
@@ -64,6 +65,13 @@ def test_what_cannot_be_is_refused_by_name(more, param):
     with pytest.raises(Refusal) as found:
         chat(**more)
     assert found.value.status == 400 and found.value.body["error"]["param"] == param
+
+
+def test_a_name_that_cannot_be_sent_back_is_told_escaped():
+    with pytest.raises(Refusal) as found:
+        chat(**{"\ud83d": 1})
+    json.dumps(found.value.body, ensure_ascii=False).encode()
+    assert found.value.body["error"]["param"] == "\\ud83d"
 
 
 @pytest.mark.parametrize("prompt", ["", [], [[]], [[1], "a", 3], {}, 7, ["a"] * 17, [True]])

@@ -61,5 +61,8 @@ def test_calls_and_what_is_none():
     assert len(answer(call * 2, [1] * 200, one_call=True)[2]) == 1
     said, _, calls, _, choice = answer("<tool_call>[1]</tool_call>", [3] * 20)
     assert (said, calls, choice.finish) == ("<tool_call>[1]</tool_call>", [], "stop")
+    half = r"""<tool_call>{"name": "f", "arguments": {"x": "\ud83d"}}</tool_call>"""
+    said, _, calls, _, choice = answer(half, [3] * 40)
+    assert (said, calls, choice.finish) == (half, [], "stop")
     said, _, calls, _, choice = answer('<tool_call>{"name', [3] * 20, end="token_budget")
     assert (said, calls, choice.finish) == ('<tool_call>{"name', [], "length")

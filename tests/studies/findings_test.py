@@ -46,6 +46,15 @@ def test_the_page_has_every_variant_and_what_was_left_out():
     assert kept["variants"]["dense"]["estimates"]["accuracy_after"]["n"] == 3
 
 
+def test_a_family_is_shown_as_it_is_spelled_and_does_nothing():
+    family = "\x1b[2Ja|b\n\n# c <img src=x> [d](e) `f` \u202e\\"
+    numbers = {s: changed(m, **{f"{family}_before": 0.1, f"{family}_after": 0.2})
+               for s, m in grouped()["zero"].items()}  # fmt: skip
+    page = findings.to_markdown("s", "Why?", {"zero": numbers}, {"zero/seed_3": "no \x1b]0;"}, [])
+    assert r"| \x1b\[2Ja\|b # c \<img src=x> \[d](e) \`f\` \u202e\\ before | after |" in page
+    assert not set("\x1b\u202e") & set(page) and r"left out: no \x1b]0;" in page
+
+
 def test_a_matrix_appears_with_a_second_evaluation():
     assert findings.matrix_of(grouped()) == {}
     budgets = grouped({"main": 0.5, "calls4": 0.25})

@@ -90,10 +90,17 @@ function written(body, turn) {
     words(body, text);
     return;
   }
-  const at = text.lastIndexOf(spelled);
-  const [, said, opened] = text.slice(0, at).match(/^([^]*?)(\s*(?:<tool_call>[^]*)?)$/);
+  const [said, opened] = upToCall(text.slice(0, text.lastIndexOf(spelled)));
   if (said.trim()) words(body, said);
   body.append(long(el("pre", { class: "code", title: opened.trim() ? plain(opened.trim()) : null }), code, python));
+}
+
+// What was said before a call's code, and the markup between the two. No regular expression:
+// one for white space at an end looks again from every blank of a long run of them.
+function upToCall(text) {
+  const at = text.indexOf("<tool_call>");
+  const said = (at < 0 ? text : text.slice(0, at)).trimEnd();
+  return [said, text.slice(said.length)];
 }
 
 // The spellings of code as a JSON string: with every character, or as ASCII.
@@ -104,7 +111,7 @@ function spellings(code) {
 }
 
 function words(body, text) {
-  const trimmed = text.replace(/\s+$/, "").replace(/^\n+/, "");
+  const trimmed = text.trimEnd().replace(/^\n+/, "");
   const end = trimmed.match(/<\|[\w]+\|>$/);
   const pre = long(el("pre"), end ? trimmed.slice(0, end.index) : trimmed, (parent, piece) => marked(parent, piece, WORDS));
   if (end) pre.append(el("span", { class: "control" }, end[0]));
