@@ -28,6 +28,7 @@ def validate(c: ConfigDict) -> None:
     check_given(c)
     _validate_names(c)
     _validate_counts(c)
+    _validate_also(c)
     _validate_shares(c)
     _validate_sizes(c)
     if {"sft", "rl1", "rl2"} & set(c.stages):
@@ -174,6 +175,16 @@ def _validate_sizes(c):
             f"rollout.pool_tokens={c.rollout.pool_tokens} holds less than one row of "
             f"rollout.capacity={c.rollout.capacity} tokens in pages of {page}; raise the pool"
         )
+
+
+def _validate_also(c):
+    """Values of further evaluations, by the rules of `eval` itself."""
+    for name, section in settings.evaluations(c).items():
+        for key, value in section.items():
+            least = 1 if key in ("samples", *configs.BUDGETS) else 0
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "main" and (value is None or (number and not value >= least)):
+                raise InputError(f"eval.also {name!r} has {key}={value}; it must be at least {least}")
 
 
 def _validate_measured(c, stages):

@@ -9,7 +9,6 @@ import math
 
 from ml_collections import ConfigDict
 
-from aster_jax import config as configs
 from aster_jax import tools
 from aster_jax.data import chat
 from aster_jax.demos import curate, dialects, endpoint, ledger, talk
@@ -165,11 +164,6 @@ def evaluations(config) -> dict[str, ConfigDict]:
             section.update(changes)
         except TypeError as e:
             raise InputError(f"eval.also {name!r}: {e}") from e
-        for key, value in changes.items():
-            least = 1 if key in ("samples", *configs.BUDGETS) else 0
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is None or (number and not value >= least):
-                raise InputError(f"eval.also {name!r} has {key}={value}; it must be at least {least}")
         made[name] = section.lock()
     return made
 

@@ -179,11 +179,8 @@ class Checkpoints:
     def settle(
         self, step: int, state: train_step.TrainState, position: dict, score: float | None = None
     ) -> None:
-        """Until the state after a stage's last step is on disk: a stage without it has not
-        ended. Where the disk is full, waits for space.
-
-        Raises OSError when it is still full after `metrics.FULL_DISK_WAIT_S`.
-        """
+        """Until the state after a stage's last step is on disk, without which it has not ended. Raises
+        OSError when the disk is still full after `metrics.FULL_DISK_WAIT_S`."""
         self.wait()
         waited = 0.0
         while step and step not in self.steps:
