@@ -2,7 +2,7 @@
 
     python -m aster_jax.main --config experiments/studies/budget.py
 
-Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default for 60, `:night` for a
+Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default took 36, `:night` is for a
 night. The same dense cold start, trained with at most 4, 8 and 16 calls per trajectory, each
 evaluated with 4, 8 and 16 calls and, with 16, with a quarter of the tokens. Walks of 2 to 14
 steps; a call makes 1, 2 or 4 of them in the demonstrations, so that a policy may learn to

@@ -2,7 +2,7 @@
 
     python -m aster_jax.main --config experiments/studies/density.py
 
-Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default took 55 beside other work
+Hardware: 2 CPU cores. `:small` is made for 15 minutes, the default took 48 beside other work
 (`--config.study.at_once=2`), `:night` is made for a night. Equal numbers of demonstrations of the
 same hard walks (10 to 14 steps); only how many steps a call makes differs: 1 (10 to 14 calls), 2
 (5 to 7), 4 (3 or 4), 12 (1 or 2), and all of these mixed. A coarser cut makes fewer calls and
