@@ -2,7 +2,7 @@
 
     python -m aster_jax.main --config experiments/studies/cold_start.py
 
-Hardware: 2 CPU cores. `:small` takes 10 minutes; the default took 34 with
+Hardware: 2 CPU cores. `:small` took 9.5 minutes; the default took 34 with
 `--config.study.at_once=2`, beside some tests; `:night` is made for a night. One base, six
 starts: none; none, with every question asking for the tool; and four of about as many
 demonstration tokens: reasoning in text with one check at the end, text with every fourth or every
