@@ -123,19 +123,15 @@ def _run_stages(run: workdir.Run) -> None:
         if jax.process_count() > 1:
             devices += f" of {jax.process_count()} processes"
         run.say("run", f"{run.config.name} in {run.path} on {devices}")
-        worked = False
         for stage in run.config.stages:
             run.notice.check()
-            if together.once(stage, lambda: _is_current(run, stage)) and not (
-                stage == "report" and worked
-            ):
+            if together.once(stage, lambda: _is_current(run, stage)):
                 run.say(stage, "finished before, skipped")
                 continue
             run.begin(stage)
             if stage != "report":
                 run.open_again("report")  # what it says is of before, whatever stops us from here on
             STAGES[stage](run)
-            worked = True
     except (InputError, GaveUp):
         if stage != "run":
             run.keep_traceback(stage)

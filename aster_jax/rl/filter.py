@@ -101,4 +101,4 @@ def _kept(path) -> list[str]:
     try:
         return [r["id"] for r in found if r["kept"]]
     except (KeyError, TypeError) as e:
-        raise InputError(f"{path} is not what the filter writes ({e!r}); remove it, it is made anew") from e
+        raise InputError(f"{path} is not what the filter writes ({e!r}); remove its folder") from e

@@ -28,8 +28,8 @@ def common(name: str, size: str, forgotten: bool = True):
     """What all members of all studies share; `size` is "" or one of `SIZES`.
 
     "smoke" (two seeds) runs and learns nothing, "small" is made for 15 minutes. Without
-    `forgotten` the base keeps out of its last step, in which it sees text alone: it answers in
-    text as well, and learns its tool from few demonstrations.
+    `forgotten` the base is the one before its last step, in which it would see text alone: it
+    answers in text too, and learns its tool from few demonstrations.
     """
     if size not in SIZES:
         raise ValueError(f"{name}:{size} is unknown; choose one of {', '.join(filter(None, SIZES))}")
