@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import os
 import pathlib
+import re
 import traceback
 import types
 
@@ -52,6 +53,26 @@ def _absent(path, plain) -> str:
     if close:
         return f"{text}; did you mean {close[0]}?"
     return f"{text}; give the path of a file or one of {', '.join(names())}"
+
+
+def in_arguments(argv: list[str]) -> list[str]:
+    """A command's arguments with the path for the name after `--config`.
+
+    Raises InputError where the file cannot be read, before a parser of flags runs it.
+    """
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        given = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
+        if given and given[2] is None and i + 1 < len(argv):
+            argv[i + 1] = _readable(argv[i + 1])
+        elif given and given[2] is not None:
+            argv[i] = f"{given[1]}={_readable(given[2])}"
+    return argv
+
+
+def _readable(name) -> str:
+    read(name)
+    return find(name)
 
 
 def read(name: str) -> ConfigDict:

@@ -218,7 +218,7 @@ def _parse(argv: list[str]) -> list[str]:
         if key and key[1] not in known:
             sys.exit(f"aster_jax: {unknown_flag_text(f'config.{key[1]}')}")
     try:
-        rest = flags.FLAGS(_found(argv))
+        rest = flags.FLAGS(experiment.in_arguments(argv))
         if _CONFIG.value is not None:
             _CONFIG.value.name  # a file that cannot be read says so when it is first used
     except flags.UnrecognizedFlagError as e:
@@ -228,23 +228,6 @@ def _parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, OSError) as e:
         sys.exit(f"aster_jax: the experiment cannot be read: {' '.join(str(e).split())}")
     return rest
-
-
-def _found(argv: list[str]) -> list[str]:
-    """The arguments with the experiment's file for its name, once it has been read without fault."""
-    argv = list(argv)
-    for i, argument in enumerate(argv):
-        given = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
-        if given and given[2] is None and i + 1 < len(argv):
-            argv[i + 1] = _readable(argv[i + 1])
-        elif given and given[2] is not None:
-            argv[i] = f"{given[1]}={_readable(given[2])}"
-    return argv
-
-
-def _readable(name: str) -> str:
-    experiment.read(name)
-    return experiment.find(name)
 
 
 def unknown_flag_text(name: str) -> str:

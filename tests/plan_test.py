@@ -247,9 +247,11 @@ def test_the_command_plans_and_refuses():
     found = json.loads(done.stdout)
     assert found["mesh"] == {"data": 8, "fsdp": 1, "context": 1, "tensor": 1}
     assert set(found["programs"]) == {"adopt weights"} and found["rows"]["slots"] == 32
-    wrong = plan("--config", "experiments/aster_4b.py", "--topology", "cpu:8")
+    wrong = plan("--config", "aster_4b", "--topology", "cpu:8")
     assert wrong.returncode == 1 and "does not use the 8 devices" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    absent_ = plan("--config=aster_5b", "--topology", "cpu:8")
+    assert absent_.returncode == 1 and "did you mean aster_4b?" in absent_.stderr
+    assert "Traceback" not in wrong.stderr + absent_.stderr
 
 
 @pytest.mark.parametrize(

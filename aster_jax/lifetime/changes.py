@@ -95,7 +95,7 @@ def files(c: ConfigDict, stage: str) -> dict[str, str]:
         read.append(c.demos.source)
     if c.problems.source != "generated" and (stage == "demos" or _draws(c, stage)):
         read.append(c.problems.source)
-    if stage in ("demos", *TRAINING) and pathlib.Path(c.model.source).exists():
+    if stage in ("demos", *TRAINING) and c.model.source != "scratch":
         read.append(c.model.source)
     return {name: digest.of(name) for name in read if pathlib.Path(name).exists()}
 

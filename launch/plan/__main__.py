@@ -1,4 +1,4 @@
-"""`python -m launch.plan --config experiments/NAME.py --topology v5p:4x4x4 [--config.a.b=value]`.
+"""`python -m launch.plan --config NAME --topology v5p:4x4x4 [--config.a.b=value]`.
 
 Compiles every program of a run for devices that are not here, on a machine with a CPU, and
 prints what one wants to know before paying: memory by purpose and whether it fits, which
@@ -20,7 +20,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from aster_jax import config_check
+from aster_jax import config_check, experiment
 from aster_jax.errors import InputError
 from launch.plan import chips, estimate, report
 
@@ -82,7 +82,7 @@ def _joined(arguments: list[str]) -> tuple[str, ...]:
 def cli() -> None:
     """Entry point: what the user has to mend is one sentence and exit code 1, no traceback."""
     try:
-        app.run(main)
+        app.run(main, flags_parser=lambda argv: flags.FLAGS(experiment.in_arguments(argv)))
     except InputError as e:
         sys.exit(f"launch.plan: {e}")
 

@@ -159,6 +159,14 @@ def test_other_contents_of_a_file_that_is_being_trained_on_are_refused(tmp_path,
         workdir.open_run(settings(problems__source=str(rows)), tmp_path / "run", one_device)
 
 
+def test_a_folder_named_like_no_weights_is_not_read(tmp_path, one_device, monkeypatch):
+    """`model.source="scratch"` names no file, whatever lies where the command is given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "notes").write_text("unlike any weights")
+    assert changes.files(settings(), "sft") == {}
+
+
 def test_a_file_is_what_it_holds_wherever_it_stands(tmp_path, one_device):
     """Weights and problems under another spelling, or moved with the run."""
     old, run = tmp_path / "old", tmp_path / "old" / "run"
