@@ -139,6 +139,31 @@ def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
         assert records(path / name) == records(undisturbed / name)
 
 
+def test_told_to_go_in_a_measurement_the_step_waits_for_it(whole, tmp_path):
+    """The last step of a stage, which must not end without what it is chosen by."""
+    how = ("--config.stages=('demos','sft','rl1')", "--config.rl1.steps=2", "--config.rl.eval_every=1",
+           "--config.rl.eval_problems=4", "--config.rl.keep_best=True")  # fmt: skip
+
+    def begin(name):
+        smoke_run.begin_from(whole, tmp_path / name, "demos", "sft")
+        return tmp_path / name
+
+    undisturbed, path = begin("undisturbed"), begin("disturbed")
+    done(undisturbed, *how)
+    shutil.copytree(undisturbed / "compiled", path / "compiled", dirs_exist_ok=True)
+    terminated(path, "rollout:4", *how)  # two phases a step: this one measures step 2
+    assert [r["step"] for r in smoke_run.metrics(path)] == [1]
+    assert not (path / "rl1" / "DONE.json").exists()
+    assert "resumed after step 2" in done(path, *how)
+    expected = smoke_run.metrics(undisturbed)
+    assert all("rl/eval_accuracy" in r for r in expected)
+    assert without_times(smoke_run.metrics(path)) == without_times(expected)
+    kept = [json.loads((p / "rl1" / "DONE.json").read_text())["best"] for p in (undisturbed, path)]
+    assert kept[0] is not None and kept[0] == kept[1]
+    params = [last_state(p, "rl1")[0] for p in (undisturbed, path)]
+    assert all(params[0][k].tobytes() == params[1][k].tobytes() for k in params[0])
+
+
 @pytest.mark.slow
 def test_rl_killed_in_a_refill_draws_the_same_again(whole, tmp_path):
     """Steps of two problems out of four, so that a refill has others to draw."""

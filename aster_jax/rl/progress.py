@@ -16,12 +16,14 @@ class Progress:
 
     `unusable`: steps in a row up to it that could not be used. `lineage`: a number that all
     updates so far went into; episodes of an unfinished step are of the same policy if it is
-    the same.
+    the same. `pending`: the step's metrics and why it could not be used, where it has been made
+    and waits for its measurement (`validate.py`), None otherwise.
     """
 
     step: int = 0
     unusable: int = 0
     lineage: int = 0
+    pending: dict | None = None
 
 
 def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
@@ -37,7 +39,8 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
         params = policies.trained_params(run, policy, origin)
         return step.fresh_state(params, tx, run.mesh), Progress(), 0.0
     state, position = found
-    at = Progress(**{f.name: position[f.name] for f in dataclasses.fields(Progress)})
+    known = [f.name for f in dataclasses.fields(Progress) if f.name in position]
+    at = Progress(**{name: position[name] for name in known})
     run.say(stage, f"resumed after step {at.step}")
     return state, at, run.rewind(stage, at.step)
 
@@ -70,7 +73,7 @@ def position(at: Progress) -> dict:
 
 
 def leave(saved, state, at: Progress) -> None:
-    """Save the state after the last whole step, if it is not on disk yet."""
+    """Save the state after the last step, if it is not on disk yet; it may wait for its measurement."""
     if at.step and at.step != saved.latest:
         saved.save(at.step, state, position(at))
     saved.wait()
@@ -80,7 +83,13 @@ def after(at: Progress, values: dict, why_not: str) -> Progress:
     """The progress after one more step; `why_not` is "" for a step that could be used."""
     changed = {k: v for k, v in values.items() if k in ("rl/loss", "rl/grad_norm")}
     lineage = zlib.crc32(json.dumps([at.lineage, sorted(changed.items())]).encode())
-    return Progress(at.step + 1, at.unusable + 1 if why_not else 0, lineage)
+    pending = {"values": values, "why_not": why_not}
+    return Progress(at.step + 1, at.unusable + 1 if why_not else 0, lineage, pending)
+
+
+def ended(at: Progress) -> Progress:
+    """The progress once the last step has been measured and recorded."""
+    return dataclasses.replace(at, pending=None)
 
 
 def give_up(at: Progress, c, stage: str, why_not: str) -> None:

@@ -47,33 +47,20 @@ def run(run: workdir.Run, stage: str) -> None:
         measure = validate.Measure(run, policy, players, stage, c, left, saved.best_score)
         table = play.Table(run, policy, players, stage, c, pool, prompts)
         calls = metrics.history(run.path, alarms.RL_STAGES, alarms.CALLS)
+        make = functools.partial(_step, run, stage, policy, c, pool, table, train_step, reference)
         dropped, score = False, None
-        while at.step < c.steps:
+        while at.pending is not None or at.step < c.steps:
             dropped = dropped or progress.drop_moments(run, stage, saved)
             try:
                 run.notice.check()
-                now = at.step + 1
-                where = {"stage": stage, "step": now, "checkpoint": stage, "arm": "main",
-                         "lineage": at.lineage}  # fmt: skip
-                path = directory / "episodes" / f"step_{now:06d}.jsonl"
-                episodes = journal.Journal(path, together.index())
-                played = table.step(state.params, now, episodes, where)
+                if at.pending is None:
+                    state, at = make(state, at)
+                measured = measure(state.params, at.step)
             except Leaving:
                 progress.leave(saved, state, at)
                 raise
-            (state, values, why_not), tool_use, write_s = _while_writing(
-                functools.partial(_write_episodes, episodes, played.drawn, policy, pool, where),
-                functools.partial(
-                    update.make, run, policy, state, played.scored, train_step, c, now, reference
-                ),
-            )
-            values["rl/prompts_drawn"] = played.prompts
-            summary = record.summary(played.drawn, played.stats)
-            values |= {f"rollout/{k}": v for k, v in summary.items()}
-            values |= tool_use
-            values |= progress.seconds(played.stats, write_s, values)
-            at = progress.after(at, values, why_not)
-            values |= measure(state.params, now)
+            values, why_not = at.pending["values"] | measured, at.pending["why_not"]
+            now, at = at.step, progress.ended(at)
             run.record(stage, now, time.monotonic() - began, values)
             _say(run, stage, c, now, values, why_not)
             _watch(run, stage, calls, values)
@@ -85,6 +72,27 @@ def run(run: workdir.Run, stage: str) -> None:
         progress.drop_moments(run, stage, saved)
         best = saved.best
     run.finish(stage, {"step": at.step, "best": best, "problems": len(pool)})
+
+
+def _step(run, stage, policy, c, pool, table, train_step, reference, state, at):
+    """(state, progress) after one more step, whose metrics wait in the progress."""
+    now = at.step + 1
+    where = {"stage": stage, "step": now, "checkpoint": stage, "arm": "main", "lineage": at.lineage}
+    path = run.directory(stage) / "episodes" / f"step_{now:06d}.jsonl"
+    episodes = journal.Journal(path, together.index())
+    played = table.step(state.params, now, episodes, where)
+    (state, values, why_not), tool_use, write_s = _while_writing(
+        functools.partial(_write_episodes, episodes, played.drawn, policy, pool, where),
+        functools.partial(
+            update.make, run, policy, state, played.scored, train_step, c, now, reference
+        ),
+    )
+    values["rl/prompts_drawn"] = played.prompts
+    summary = record.summary(played.drawn, played.stats)
+    values |= {f"rollout/{k}": v for k, v in summary.items()}
+    values |= tool_use
+    values |= progress.seconds(played.stats, write_s, values)
+    return state, progress.after(at, values, why_not)
 
 
 def _pool(run, policy, stage, c, left) -> list[types.Problem]:

@@ -7,7 +7,6 @@ checkpoint by it can be kept and handed on (`rl.keep_best`, `rl.hand_on`).
 import numpy as np
 
 from aster_jax import pools, settings, types
-from aster_jax.errors import Leaving
 from aster_jax.rollout import phase
 
 
@@ -35,20 +34,17 @@ class Measure:
         """Metrics of the policy after `step`, where they are due.
 
         Keys are the same at every step, so that two checkpoints differ by their parameters
-        and not by luck. Empty also when the process has to leave: what was cut short is no
-        measurement.
+        and not by luck. Raises `errors.Leaving` when the process has to go: what was cut short
+        is no measurement.
         """
         c = self._c
         if not is_due(c, step):
             return {}
-        try:
-            scored, _ = phase.run_phase(
-                self._run, self._policy, self._players, params,
-                phase.requests(self._problems, c.eval_samples, self._policy),
-                settings.budgets(self._run.config, c), f"{self._stage}/validation",
-            )  # fmt: skip
-        except Leaving:
-            return {}
+        scored, _ = phase.run_phase(
+            self._run, self._policy, self._players, params,
+            phase.requests(self._problems, c.eval_samples, self._policy),
+            settings.budgets(self._run.config, c), f"{self._stage}/validation",
+        )  # fmt: skip
         return numbers(scored)
 
     def is_best(self, values: dict) -> bool:

@@ -29,6 +29,7 @@ from aster_jax.train import step as train_step
 MOMENTS = "optimiser"
 ITEMS = ("params", MOMENTS, "position")
 SUMS = "sums.json"
+SCORE = "score.json"  # in a checkpoint that was measured after it was saved
 DROPPED = f"{MOMENTS}.dropped"  # an empty folder where the moments were
 UNFINISHED = ".orbax-checkpoint-tmp"
 GOING = ".going"  # what a checkpoint is called while it is deleted
@@ -143,17 +144,19 @@ class Checkpoints:
         """Write the state after `step` in the background; the state may be donated at once.
 
         Waits for the write before this one. A checkpoint of that step that is there already
-        stays as it is. A disk that is full, or fails, raises nothing: it is said, and `owed`
-        is true until a later save succeeds.
+        stays as it is, but for the score: a measurement may be made after a restart. A disk that
+        is full, or fails, raises nothing: it is said, and `owed` is true until a later save
+        succeeds.
 
         Args:
           position: JSON; says what comes next.
           score: of a measurement of this state, if there was one; higher is better.
         """
         self.wait()
-        if step in self.steps:
-            return
         score = score if score is not None and math.isfinite(score) else None
+        if step in self.steps:
+            self._measured_later(step, score)
+            return
         # Through text now, for the caller may change what is nested in it while it is written.
         position = json.loads(json.dumps({"position": position, "score": score}))
         args = ocp.args.Composite(
@@ -361,9 +364,17 @@ class Checkpoints:
     def _score(self, step) -> float | None:
         """What `save` was given; None also when it cannot be read."""
         try:
-            return self._position(step)["score"]
+            later = self._directory / str(step) / SCORE
+            return json.loads(later.read_text()) if later.exists() else self._position(step)["score"]
         except Exception:
             return None  # damaged: `restore_newest` says so if it is asked for
+
+    def _measured_later(self, step, score):
+        if score is None or step in self._scores:
+            return
+        if together.is_first():
+            metrics.replace(self._directory / str(step) / SCORE, json.dumps(score))
+        self._scores[step] = score
 
     def _set_aside(self, step, reason):
         kept = self._directory.parent / "damaged"

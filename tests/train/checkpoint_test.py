@@ -101,6 +101,24 @@ def test_old_ones_go_and_the_best_stays_across_a_restart(state, tmp_path):
         assert store.steps == [6] and store.best == 6
 
 
+def test_a_score_may_come_after_the_checkpoint(state, abstract, tmp_path):
+    """A process that had to leave in the middle of a measurement: the next one makes it."""
+    keep = checkpoint.Keep(last=1, best=True)
+    with checkpoint.Checkpoints(tmp_path, keep) as store:
+        store.save(1, state, POSITION, 0.5)
+        store.save(2, numbered(state, 2), POSITION)
+    with checkpoint.Checkpoints(tmp_path, keep) as store:
+        store.save(2, numbered(state, 9), POSITION, 0.75)
+        store.save(2, state, POSITION, 0.25)  # one that has a score keeps it
+        assert store.best == 2 and store.best_score == 0.75
+    with checkpoint.Checkpoints(tmp_path, keep) as store:
+        assert store.best == 2 and store.best_score == 0.75
+        equal(store.restore_newest(abstract)[0], numbered(state, 2))
+        store.save(3, state, POSITION, 0.5)
+        store.wait()
+        assert store.steps == [2, 3]
+
+
 # Whole and bit-equal.
 
 
