@@ -29,11 +29,11 @@ def get_config():
 
     c.sft.learning_rate = 3e-4
     c.sft.warmup_steps = 4
-    c.sft.decay_steps = 14
+    c.sft.decay_steps = 28
     c.sft.row_tokens = 1792  # four demonstrations and a twentieth of padding; 1,024 held a sixth
     c.sft.rows = 2
     c.sft.micro_rows = 1
-    c.sft.steps = 14
+    c.sft.steps = 21  # 90 % of the held-out problems; 28 solve 98 % and leave RL nothing
     c.sft.save_every = 7
 
     c.rl.learning_rate = 1e-5
