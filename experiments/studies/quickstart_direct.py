@@ -4,7 +4,7 @@
 
 Hardware: 2 CPU cores, about 3 minutes. Everything is `experiments/quickstart.py` except the
 demonstrations, which state the right answer and nothing else, and 400 steps of SFT, where three
-seeds of the quickstart took 290, 170 and 490. The README states what it scores, which is
+seeds of the quickstart took 360, 300 and 340. The README states what it scores, which is
 what the quickstart's accuracy would be worth if the tool were not needed.
 """
 
