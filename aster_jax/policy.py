@@ -17,7 +17,7 @@ from aster_jax.errors import InputError
 from aster_jax.lifetime import changes, provenance
 from aster_jax.model import config as model_config
 from aster_jax.model import transformer
-from aster_jax.train import checkpoint, disk, memory, optim, step
+from aster_jax.train import checkpoint, disk, memory, optim, retention, step
 
 # Keys of `model` that say how any model is computed, whatever its sizes.
 HOW = (
@@ -243,7 +243,7 @@ def trained_params(run: workdir.Run, policy: Policy, stage: str) -> dict:
 def params_of(run: workdir.Run, policy: Policy, stage: str, step_: int) -> dict:
     """The parameters of one checkpoint of a stage, on the run's mesh."""
     abstract = step.abstract_params(policy.cfg, run.mesh)
-    with checkpoint.Checkpoints(run.path / stage / "checkpoints", checkpoint.Keep()) as saved:
+    with checkpoint.Checkpoints(run.path / stage / "checkpoints", retention.Keep()) as saved:
         return saved.params(step_, abstract)
 
 
@@ -256,7 +256,7 @@ def is_damaged(run: workdir.Run, stage: str) -> bool:
     last = run.summary(stage)["step"]
     if not last:
         return False
-    with checkpoint.Checkpoints(run.path / stage / "checkpoints", checkpoint.Keep()) as saved:
+    with checkpoint.Checkpoints(run.path / stage / "checkpoints", retention.Keep()) as saved:
         return not saved.is_whole(last)
 
 

@@ -15,7 +15,7 @@ from aster_jax.demos import curate, dialects, endpoint, ledger, talk
 from aster_jax.errors import InputError
 from aster_jax.rl import batch, grpo
 from aster_jax.rollout import engine, live, sampling
-from aster_jax.train import checkpoint, optim
+from aster_jax.train import optim, retention
 
 UNCOUNTED_CALLS = 100_000  # an interpreter's own limit; the episode's budget counts calls
 # Keys of `eval` that say which checkpoints are evaluated and how, and not what one is asked.
@@ -133,10 +133,10 @@ def policy_loss(config, stage) -> grpo.GrpoConfig:
     )
 
 
-def kept(section) -> checkpoint.Keep:
+def kept(section) -> retention.Keep:
     """Which checkpoints of a stage stay on disk."""
     best = "keep_best" in section and section.keep_best and section.eval_every > 0
-    return checkpoint.Keep(last=section.keep, every=section.keep_every, best=best)
+    return retention.Keep(last=section.keep, every=section.keep_every, best=best)
 
 
 def evaluations(config) -> dict[str, ConfigDict]:

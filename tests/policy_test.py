@@ -9,7 +9,7 @@ import pytest
 from aster_jax import config, policy, workdir
 from aster_jax import settings as made_of
 from aster_jax.data import chat
-from aster_jax.train import checkpoint, memory, optim, step
+from aster_jax.train import checkpoint, memory, optim, retention, step
 from tests.rollout import chatter
 
 
@@ -76,7 +76,7 @@ def test_base_parameters_depend_on_the_seed(run, described):
 def test_trained_parameters_are_those_of_the_last_step(run, described):
     tx = optim.build(made_of.optimiser(run.config.rl))
     state = step.fresh_state(policy.base_params(run, described), tx, run.mesh)
-    with checkpoint.Checkpoints(run.directory("rl1") / "checkpoints", checkpoint.Keep()) as saved:
+    with checkpoint.Checkpoints(run.directory("rl1") / "checkpoints", retention.Keep()) as saved:
         for number in (1, 2):
             params = jax.tree.map(lambda x: x + 1, state.params)
             state = state.replace(params=params)

@@ -14,7 +14,7 @@ import pytest
 
 from aster_jax import mesh as meshes
 from aster_jax import policy, settings, workdir
-from aster_jax.train import checkpoint, optim, step
+from aster_jax.train import checkpoint, optim, retention, step
 from experiments import smoke
 from tests import smoke_run
 
@@ -34,7 +34,7 @@ def last_state(path, stage):
     cfg = policy.describe(run).cfg
     tx = optim.build(settings.optimiser(policy.section_of(run.config, stage)))
     last = run.summary(stage)["step"]
-    with checkpoint.Checkpoints(path / stage / "checkpoints", checkpoint.Keep()) as saved:
+    with checkpoint.Checkpoints(path / stage / "checkpoints", retention.Keep()) as saved:
         assert saved.latest == last
         position = saved.position(last)
         found = saved.params(last, step.abstract_params(cfg, mesh))

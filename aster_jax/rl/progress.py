@@ -7,7 +7,7 @@ import zlib
 from aster_jax import policy as policies
 from aster_jax import together, workdir
 from aster_jax.errors import GaveUp
-from aster_jax.train import checkpoint, step
+from aster_jax.train import checkpoint, retention, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def drop_moments(run: workdir.Run, stage: str, saved) -> bool:
     origin = policies.starts_from(run, stage)
     directory = run.path / origin / "checkpoints"
     if origin != "base" and together.once("origin", directory.exists):
-        with checkpoint.Checkpoints(directory, checkpoint.Keep()) as earlier:
+        with checkpoint.Checkpoints(directory, retention.Keep()) as earlier:
             earlier.drop_moments()
     return True
 

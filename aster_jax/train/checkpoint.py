@@ -7,7 +7,6 @@ into a temporary directory and renames it when everything is on disk, so a kill 
 moment leaves either the previous checkpoint or the new one.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -17,13 +16,13 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import orbax.checkpoint as ocp
 
 from aster_jax import together
 from aster_jax.errors import InputError
-from aster_jax.train import metrics, sums
+from aster_jax.train import metrics, retention, sums
 from aster_jax.train import step as train_step
 
 MOMENTS = "optimiser"
@@ -36,37 +35,6 @@ GOING = ".going"  # what a checkpoint is called while it is deleted
 LONGEST_WRITE_S = 24 * 3600  # a slow disk is no reason to give a checkpoint up
 
 
-@dataclasses.dataclass(frozen=True)
-class Keep:
-    """Which checkpoints stay: the `last` newest, those of `every` so many steps (0: none),
-    and the one with the `best` score, if asked."""
-
-    last: int = 2
-    every: int = 0
-    best: bool = False
-
-
-def retained(steps: list[int], scores: Mapping[int, float], keep: Keep) -> set[int]:
-    """Which of these steps stay; the newest always does.
-
-    Args:
-      steps: of the whole checkpoints that are there.
-      scores: of those that were measured, by step; higher is better.
-    """
-    ordered = sorted(steps)
-    kept = set(ordered[-max(keep.last, 1) :])
-    if keep.every > 0:
-        kept |= {step for step in ordered if step % keep.every == 0}
-    best = _highest(ordered, scores) if keep.best else None
-    return kept if best is None else kept | {best}
-
-
-def _highest(steps: list[int], scores: Mapping[int, float]) -> int | None:
-    """The step with the highest score, the later of equals; None when none has a score."""
-    scored = [step for step in steps if step in scores]
-    return max(scored, key=lambda step: (scores[step], step), default=None)
-
-
 class Checkpoints:
     """The checkpoints of one stage under `directory`.
 
@@ -76,12 +44,15 @@ class Checkpoints:
 
     Args:
       directory: of the stage's checkpoints; made by the first save.
-      keep: which ones stay after a save (`retained`).
+      keep: which ones stay after a save.
       say: given a sentence when a checkpoint could not be written or read.
     """
 
     def __init__(
-        self, directory: pathlib.Path, keep: Keep, say: Callable[[str], None] = lambda text: None
+        self,
+        directory: pathlib.Path,
+        keep: retention.Keep,
+        say: Callable[[str], None] = lambda text: None,
     ):
         self._directory, self._keep, self._say = directory.absolute(), keep, say
         self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **_among_processes())
@@ -119,7 +90,7 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Step of the checkpoint with the highest score, the later one of equals."""
-        return _highest(self.steps, self._scores)
+        return retention.highest(self.steps, self._scores)
 
     @property
     def best_score(self) -> float | None:
@@ -314,7 +285,7 @@ class Checkpoints:
             return
         try:
             found = self._here()
-            for old in set(found) - retained(found, self._scores, self._keep):
+            for old in set(found) - retention.retained(found, self._scores, self._keep):
                 # Renamed first, so that one half deleted is never taken for whole.
                 going = self._directory / f"{old}{GOING}"
                 (self._directory / str(old)).rename(going)

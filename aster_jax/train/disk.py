@@ -15,7 +15,7 @@ import optax
 
 from aster_jax.errors import InputError
 from aster_jax.model import config, transformer
-from aster_jax.train import checkpoint, metrics
+from aster_jax.train import checkpoint, metrics, retention
 
 # Of an episode per token, at most: id, log-prob and entropy are 10 bytes, 4/3 of that as text
 # in base64; written out, tokens have 4 to 5 characters in English, of 6 bytes elsewhere.
@@ -35,7 +35,7 @@ class Stage:
     tx: optax.GradientTransformation | None = None
     steps: int = 0
     save_every: int = 0
-    keep: checkpoint.Keep = checkpoint.Keep()
+    keep: retention.Keep = retention.Keep()
     trajectories: int = 0
     tokens: int = 0
 
@@ -132,7 +132,7 @@ def _counts(stage: Stage) -> tuple[int, int]:
         at for at in range(1, stage.steps + 1) if metrics.every(stage.save_every, at, stage.steps)
     ]
     # The best may be any of them: one more, if there is one more.
-    kept = len(checkpoint.retained(saved, {}, stage.keep)) + stage.keep.best
+    kept = len(retention.retained(saved, {}, stage.keep)) + stage.keep.best
     return min(kept, len(saved)), min(kept + 1, len(saved))
 
 

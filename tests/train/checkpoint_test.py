@@ -9,17 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from aster_jax.errors import InputError
 from aster_jax.model import transformer
-from aster_jax.train import checkpoint, optim, step
+from aster_jax.train import checkpoint, optim, retention, step
 from tests.train import small_disk
 
 TX = optim.build(optim.OptimConfig(1e-2, 2, 0, 0.1, 0.9, 0.999, 0.01, 1.0))
 POSITION = {"step": 3, "data": {"next_index": 12, "nested": [1, 2]}}
-LAST_TWO = checkpoint.Keep(2)
+LAST_TWO = retention.Keep(2)
 # Orbax drops the coroutines of its other reads and writes when one of them fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -63,32 +61,8 @@ def size(path):
 # What stays.
 
 
-def test_retained_by_hand():
-    keep = checkpoint.Keep(last=2, every=30, best=True)
-    scores = {10: 0.5, 20: 0.7, 40: 0.7, 50: 0.1}
-    assert checkpoint.retained([10, 20, 30, 40, 50, 60, 70], scores, keep) == {30, 40, 60, 70}
-    assert checkpoint.retained([70, 10, 20], scores, checkpoint.Keep(1)) == {70}
-    assert checkpoint.retained([10, 20], {99: 1.0}, checkpoint.Keep(1, best=True)) == {20}
-    assert checkpoint.retained([], {}, keep) == set()
-
-
-@given(
-    st.sets(st.integers(0, 60)),
-    st.dictionaries(st.integers(0, 60), st.sampled_from([0.0, 0.5, 1.0])),
-    st.integers(1, 4), st.integers(0, 7), st.booleans(),
-)  # fmt: skip
-def test_what_stays_does_not_depend_on_when_it_is_asked(steps, scores, last, every, best):
-    """Deleting after each save leaves what deleting once at the end would."""
-    keep = checkpoint.Keep(last, every, best)
-    there = set()
-    for one in sorted(steps):
-        there = checkpoint.retained([*there, one], scores, keep)
-    assert there == checkpoint.retained(sorted(steps), scores, keep)
-    assert max(steps, default=0) in there or not steps
-
-
 def test_old_ones_go_and_the_best_stays_across_a_restart(state, tmp_path):
-    keep = checkpoint.Keep(last=1, best=True)
+    keep = retention.Keep(last=1, best=True)
     with checkpoint.Checkpoints(tmp_path, keep) as store:
         for number, score in ((1, 0.0), (2, 0.5), (3, 0.25), (4, None), (5, float("nan"))):
             store.save(number, state, POSITION, score)
@@ -103,7 +77,7 @@ def test_old_ones_go_and_the_best_stays_across_a_restart(state, tmp_path):
 
 def test_a_score_may_come_after_the_checkpoint(state, abstract, tmp_path):
     """A process that had to leave in the middle of a measurement: the next one makes it."""
-    keep = checkpoint.Keep(last=1, best=True)
+    keep = retention.Keep(last=1, best=True)
     with checkpoint.Checkpoints(tmp_path, keep) as store:
         store.save(1, state, POSITION, 0.5)
         store.save(2, numbered(state, 2), POSITION)
@@ -223,7 +197,7 @@ def test_a_kill_in_any_part_of_a_save_leaves_a_whole_one(state, abstract, tmp_pa
 
     seen.mkdir()
     removed = seen_by(shutil.rmtree)
-    with checkpoint.Checkpoints(directory, checkpoint.Keep(1)) as store:
+    with checkpoint.Checkpoints(directory, retention.Keep(1)) as store:
         store.save(1, numbered(state, 1), {"step": 1})
         store.wait()
         monkeypatch.setattr(checkpoint.sums, "of", seen_by(checkpoint.sums.of))
@@ -234,7 +208,7 @@ def test_a_kill_in_any_part_of_a_save_leaves_a_whole_one(state, abstract, tmp_pa
     left = [{p.name for p in kill.iterdir()} for kill in sorted(seen.iterdir())]
     assert left == [{"1", "2.orbax-checkpoint-tmp"}, {"1.going", "2"}]
     for kill in seen.iterdir():
-        with checkpoint.Checkpoints(kill, checkpoint.Keep(1)) as store:
+        with checkpoint.Checkpoints(kill, retention.Keep(1)) as store:
             newest = store.latest
             restored, position = store.restore_newest(abstract)
             equal(restored, numbered(state, newest))

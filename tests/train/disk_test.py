@@ -8,12 +8,12 @@ import pytest
 
 from aster_jax.errors import InputError
 from aster_jax.model import config
-from aster_jax.train import checkpoint, disk, optim, step
+from aster_jax.train import checkpoint, disk, optim, retention, step
 from tests.train import small_disk
 
 TX = optim.build(optim.OptimConfig(1e-2, 2, 0, 0.1, 0.9, 0.999, 0.01, 1.0))
 LARGE = config.PRESETS["qwen3_4b_thinking_2507"]
-KEEP = checkpoint.Keep(last=2)
+KEEP = retention.Keep(last=2)
 
 
 def test_a_state_of_4b_parameters():
@@ -31,7 +31,7 @@ def test_moments_are_as_large_as_the_optimiser_says():
 
 
 def test_a_whole_run_by_hand():
-    best = checkpoint.Keep(last=2, every=100, best=True)
+    best = retention.Keep(last=2, every=100, best=True)
     stages = {
         "sft": disk.Stage(TX, 188, 50, KEEP),
         "rl1": disk.Stage(TX, 405, 10, best, trajectories=405 * 1024, tokens=18_000),
@@ -51,11 +51,11 @@ def test_a_whole_run_by_hand():
 
 def test_the_worst_moment_may_be_an_earlier_stage(tiny):
     params, moments = disk.state_bytes(tiny, TX)
-    many = disk.Stage(TX, 100, 1, checkpoint.Keep(last=9))
+    many = disk.Stage(TX, 100, 1, retention.Keep(last=9))
     needed = disk.needed_bytes(tiny, {"sft": many, "rl1": disk.Stage(TX, 1, 1, KEEP)})
     assert needed.checkpoints == {"sft": 10 * (params + moments)}
     # A stage cannot hold more checkpoints than it makes, and none without a step.
-    short = disk.Stage(TX, 2, 1, checkpoint.Keep(last=9, best=True))
+    short = disk.Stage(TX, 2, 1, retention.Keep(last=9, best=True))
     needed = disk.needed_bytes(tiny, {"sft": short, "rl1": disk.Stage(TX, 0, 1, KEEP)})
     assert needed.checkpoints == {"sft": 2 * (params + moments)}
     assert disk.needed_bytes(tiny, {}) == disk.Needed({}, 0)
