@@ -140,7 +140,8 @@ def test_rl_killed_in_an_update_and_in_a_rollout(whole, tmp_path):
 
 
 def test_told_to_go_in_a_measurement_the_step_waits_for_it(whole, tmp_path):
-    """The last step of a stage, which must not end without what it is chosen by."""
+    """Also the last step of a stage, which must not end without what it is chosen by; and no step
+    is recorded twice where the process after is killed."""
     how = ("--config.stages=('demos','sft','rl1')", "--config.rl1.steps=2", "--config.rl.eval_every=1",
            "--config.rl.eval_problems=4", "--config.rl.keep_best=True")  # fmt: skip
 
@@ -151,7 +152,11 @@ def test_told_to_go_in_a_measurement_the_step_waits_for_it(whole, tmp_path):
     undisturbed, path = begin("undisturbed"), begin("disturbed")
     done(undisturbed, *how)
     shutil.copytree(undisturbed / "compiled", path / "compiled", dirs_exist_ok=True)
-    terminated(path, "rollout:4", *how)  # two phases a step: this one measures step 2
+    terminated(path, "rollout:2", *how)  # two phases a step: this one measures step 1
+    assert not (path / "metrics.jsonl").exists()
+    killed(path, "rollout:2", *how)  # measured; in the rollout of step 2
+    assert [r["step"] for r in smoke_run.metrics(path)] == [1]
+    terminated(path, "rollout:3", *how)  # measures step 1 again, plays step 2, measures it
     assert [r["step"] for r in smoke_run.metrics(path)] == [1]
     assert not (path / "rl1" / "DONE.json").exists()
     assert "resumed after step 2" in done(path, *how)

@@ -42,7 +42,8 @@ def start(run: workdir.Run, stage: str, policy: policies.Policy, tx, saved):
     known = [f.name for f in dataclasses.fields(Progress) if f.name in position]
     at = Progress(**{name: position[name] for name in known})
     run.say(stage, f"resumed after step {at.step}")
-    return state, at, run.rewind(stage, at.step)
+    # One that waits is recorded once it is measured, and may have been by the process before.
+    return state, at, run.rewind(stage, at.step - (at.pending is not None))
 
 
 def reference(run: workdir.Run, stage: str, policy: policies.Policy, c) -> dict | None:
@@ -73,7 +74,7 @@ def position(at: Progress) -> dict:
 
 
 def leave(saved, state, at: Progress) -> None:
-    """Save the state after the last step, if it is not on disk yet; it may wait for its measurement."""
+    """Save the state after the last step, measured or not, if it is not on disk yet."""
     if at.step and at.step != saved.latest:
         saved.save(at.step, state, position(at))
     saved.wait()

@@ -106,7 +106,8 @@ def _start(run, policy, tx, data, saved):
     data.set_state(position["data"])
     at = Progress(**{f.name: position[f.name] for f in dataclasses.fields(Progress)})
     run.say("sft", f"resumed after step {at.step}")
-    return state, at, run.rewind("sft", at.step)
+    # One that waits is recorded once it is probed, and may have been by the process before.
+    return state, at, run.rewind("sft", at.step - (at.pending is not None))
 
 
 def _position(at, data) -> dict:
