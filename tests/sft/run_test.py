@@ -6,7 +6,7 @@ import pytest
 
 from aster_jax import config, policy, types, workdir
 from aster_jax.demos import render
-from aster_jax.errors import GaveUp
+from aster_jax.errors import GaveUp, Leaving
 from aster_jax.sft import run as sft
 from tests import smoke_run
 from tests.rollout import chatter
@@ -142,6 +142,40 @@ def test_probes_are_measured_from_the_step_asked_for(begin):
     assert probed == [5, 6]
     # Six tokens of random digits are no right answer: it runs to the last step.
     assert run.summary("sft") == {"step": 6, "stopped": False, "probe": 0.0}
+
+
+def test_a_step_that_waits_for_its_probe_is_recorded_once_however_often_it_is_probed(
+    begin, monkeypatch
+):
+    """Told to go in the probe of step 3; killed after it has been probed; and once more."""
+    c = settings()
+    c.sft.save_every, c.sft.probe_every, c.sft.probe_problems = 100, 3, 3
+    run = begin(c, "waiting")
+
+    monkeypatch.setattr(sft._prober, "__call__", _leave_at_3)
+    with pytest.raises(Leaving):
+        sft.run(run)
+    assert [r["step"] for r in smoke_run.metrics(run.path)] == [1, 2]
+    monkeypatch.undo()
+    monkeypatch.setattr(sft.packing, "sft_batch", _die)
+    with pytest.raises(RuntimeError, match="killed"):
+        sft.run(run)
+    assert [r["step"] for r in smoke_run.metrics(run.path)] == [1, 2, 3]
+    monkeypatch.undo()
+    sft.run(run)
+    found = smoke_run.metrics(run.path)
+    assert [r["step"] for r in found] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in found if "sft/probe_accuracy" in r] == [3, 6]
+
+
+def _leave_at_3(self, params, at_step):
+    if at_step == 3:
+        raise Leaving
+    return {}
+
+
+def _die(*_):
+    raise RuntimeError("killed")
 
 
 def test_a_probe_whose_trajectories_were_all_lost_has_no_accuracy_and_stops_nothing(begin, capsys):
