@@ -230,6 +230,8 @@ def _rl():
     c.group = 8  # trajectories per problem
     c.minibatches = 1  # optimiser steps per pass over a rollout (paper's reproduction: 2)
     c.updates = 1  # passes over a rollout, the old policy's log-probs kept
+    # Not by the kernels of a GPU or TPU, nor where rows lie over `context`; the log says which.
+    c.share_prefixes = True  # what trajectories begin with in common is computed once per row
     # DAPO's dynamic sampling (arXiv 2503.14476), bounded:
     c.refill_tries = 0  # times a step replaces groups whose rewards all agree (paper: 0)
     # gspo: arXiv 2507.18071, with clip_low=3e-4 and clip_high=4e-4 there; cispo: MiniMax-M1,

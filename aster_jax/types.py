@@ -7,6 +7,7 @@ Axis letters (suffixes of array names in pure code, one key for the whole projec
     G N // K          H head size           V vocabulary    L layers
     M microbatches    P prefill rows        C prefill chunk length
     Z cache pages     W pages of a row      A rows of one decode call     R T * G
+    U tokens of a row's trajectories (as many as T where none is shared)
 
 Host lists are plain plurals (`tokens`, `rewards`). Log-probabilities are natural logs
 (nats); rewards are in [0, 1]; durations are seconds.
@@ -18,6 +19,7 @@ from typing import Literal
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,18 +184,47 @@ class SftBatch:
 
 @flax.struct.dataclass
 class RlBatch:
-    """Packed trajectories for the policy loss; arrays as in `SftBatch`, and per token:
+    """Packed trajectories for the policy loss; `tokens`, `positions`, `segments` as in `SftBatch`.
 
-    `advantages` of its trajectory; `old_logprobs` under the policy at the start of the
-    update, as the trainer computes them; `rollout_logprobs` as the engine sampled them;
-    `reference_logprobs` under the reference policy, None where nothing is compared with one.
+    What the loss reads of each token of each trajectory, U per row: `weights` and `advantages`
+    of its trajectory; `old_logprobs` under the policy at the start of the update, as the trainer
+    computes them; `rollout_logprobs` as the engine sampled them; `reference_logprobs` under the
+    reference policy, None where nothing is compared with one.
+
+    In plain rows a token's place is its own, and U = T. Where trajectories share what they
+    begin with (`data/prefixes.py`), `until` is the place up to which each of the T is seen,
+    `places` which of the T each of the U is, and `members` the number of its trajectory in the
+    row; else all three are None.
     """
 
     tokens_BT: jax.Array
     positions_BT: jax.Array
     segments_BT: jax.Array
-    weights_BT: jax.Array
-    advantages_BT: jax.Array
-    old_logprobs_BT: jax.Array
-    rollout_logprobs_BT: jax.Array
-    reference_logprobs_BT: jax.Array | None = None
+    weights_BU: jax.Array
+    advantages_BU: jax.Array
+    old_logprobs_BU: jax.Array
+    rollout_logprobs_BU: jax.Array
+    reference_logprobs_BU: jax.Array | None = None
+    until_BT: jax.Array | None = None
+    places_BU: jax.Array | None = None
+    members_BU: jax.Array | None = None
+
+    @property
+    def wanted_BT(self) -> jax.Array:
+        """The places at which the loss reads something of weight; of one microbatch."""
+        is_read_BU = self.weights_BU > 0
+        if self.places_BU is None:
+            return is_read_BU
+        rows_B1 = jnp.arange(self.tokens_BT.shape[0])[:, None]
+        return jnp.zeros(self.tokens_BT.shape, bool).at[rows_B1, self.places_BU].max(is_read_BU)
+
+    @property
+    def trajectory_BU(self) -> jax.Array:
+        """Which trajectory of its row each token belongs to, from 1; 0 = padding."""
+        return self.segments_BT if self.members_BU is None else self.members_BU
+
+    def read(self, x_BT: jax.Array) -> jax.Array:
+        """Of a number per place, that of each token of each trajectory."""
+        if self.places_BU is None:
+            return x_BT
+        return jnp.take_along_axis(x_BT, self.places_BU, axis=-1)

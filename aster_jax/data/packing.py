@@ -85,17 +85,22 @@ def layout(
     for r, members in enumerate(rows):
         at = 0
         for segment, i in enumerate(members, start=1):
+            check_alike(i, sequences[i])
             stop = at + len(sequences[i]["tokens"])
             for name, values in sequences[i].items():
-                if len(values) != stop - at:
-                    raise InputError(
-                        f"sequence {i} has {stop - at} tokens and {len(values)} of {name}"
-                    )
                 out[name][r, at:stop] = values
             out["segments"][r, at:stop] = segment
             out["positions"][r, at:stop] = np.arange(stop - at)
             at = stop
     return out
+
+
+def check_alike(i: int, sequence: dict[str, Sequence[float]]) -> None:
+    """InputError where the lists of sequence `i` are of different lengths."""
+    length = len(sequence["tokens"])
+    for name, values in sequence.items():
+        if len(values) != length:
+            raise InputError(f"sequence {i} has {length} tokens and {len(values)} of {name}")
 
 
 def microbatches(rows: dict[str, np.ndarray], micro_rows: int, max_micro: int) -> tuple[dict, int]:

@@ -47,7 +47,7 @@ DETERMINES = {
 OPERATIONAL = (
     "model.remat", "*.micro_rows", "*.save_every", "*.keep", "*.keep_every", "*.keep_best",
     "*.max_unusable", "*.min_group", "*.min_step", "*.eval_every", "*.eval_problems",
-    "*.eval_samples", "rl1.row_tokens", "rl2.row_tokens",
+    "*.eval_samples", "rl1.row_tokens", "rl2.row_tokens", "*.share_prefixes",
     *(f"demos.teacher.{key}" for key in (
         "url", "key_env", "at_once", "timeout_s", "retries", "pause_s", "cap_*", "price_*", "journal",
     )),

@@ -17,22 +17,22 @@ MASKED = -1e30
 # Rows of up to so many tokens are one block: the mask hides half of it, and a loop gains
 # nothing (an update of the quickstart, in rows of 192, took a tenth longer with one).
 SHORT = 256
+UNTIL = ("auto", "xla", "whole")  # what attends to tokens that segments share; "auto" is XLA
 WHOLE = "whole_rows"  # the scope of scores of which no kernel computes the half behind a query
 # Rows whose pages are fetched together. Fewer are more steps for the host's threads; more wait
 # for the longest among more.
 ROWS_AT_ONCE = 16
 
 
-def causal_segments(segments_BS: jax.Array, order_T: jax.Array | None = None) -> jax.Array:
-    """Mask for packed rows: a query sees its segment from its start to the query itself.
+def causal(until_BS: jax.Array, order_T: jax.Array | None = None) -> jax.Array:
+    """Mask for packed rows: a key is seen from its own place up to `until`.
 
-    `order_T` are the places of the queries, None for all. Padding (segment 0) sees nothing.
+    `order_T` are the places of the queries, None for all. Padding sees nothing.
     """
-    order_S = jnp.arange(segments_BS.shape[1])
+    order_S = jnp.arange(until_BS.shape[1])
     order_T = order_S if order_T is None else order_T
-    start_BT = jnp.take(packed_attention.starts(segments_BS), order_T, axis=1)
-    begun_BTS = start_BT[:, :, None] <= order_S[None, None, :]
-    return begun_BTS & (order_S[None, :] <= order_T[:, None])[None]
+    begun_TS = order_S[None, :] <= order_T[:, None]
+    return begun_TS[None] & (order_T[None, :, None] < until_BS[:, None, :])
 
 
 def attend_packed(
@@ -45,11 +45,12 @@ def attend_packed(
     kernel: str = "xla",
     layout: Layout | None = None,
     block: int = packed_attention.BLOCK,
+    until_BS: jax.Array | None = None,
 ) -> jax.Array:
     """`attend` inside the segments of packed rows, in memory that grows with T, not T^2.
 
-    Only keys between the start of a query's segment and the query itself are computed, in
-    blocks; padding (segment 0) sees nothing and gives zeros.
+    Only blocks of keys that some query of a block sees are computed; padding (segment 0) sees
+    nothing and gives zeros.
 
     Args:
       q_BTNH: queries at the places first..first + T - 1 of their rows.
@@ -59,17 +60,26 @@ def attend_packed(
       kernel: as in `ModelConfig.training_attention`, but not "auto".
       layout: of `ModelConfig`: every device of its mesh computes its own rows and heads.
       block: queries, and keys, that "xla" computes at a time.
+      until_BS: where segments begin with tokens of others (`packed_attention`), which the
+        kernels of a GPU or TPU are not told; None: no token is shared.
     """
+    if until_BS is not None and kernel not in UNTIL:
+        raise ValueError(f"the {kernel} kernel is told of segments alone, not of shared tokens")
     B, T, N, H = q_BTNH.shape
     first = jnp.asarray(first, jnp.int32)
     if kernel == "whole" or (kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]):
         order_T = first + jnp.arange(T)
-        mask_BTS = causal_segments(segments_BS, order_T)
+        until_BS = packed_attention.ends(segments_BS) if until_BS is None else until_BS
+        mask_BTS = causal(until_BS, order_T)
         out_BTNH = attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype, WHOLE)
         is_real_BT = jnp.take(segments_BS, order_T, axis=1) > 0
         return packed_attention.kept(jnp.where(is_real_BT[..., None, None], out_BTNH, 0))
+    if kernel in UNTIL:
+        until_BS = packed_attention.ends(segments_BS) if until_BS is None else until_BS
+        run = functools.partial(kernels.train_plain, accum_dtype, block)
+        return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, until_BS, first)
     start_BS = packed_attention.starts(segments_BS)
-    run = functools.partial(kernels.train, kernel, accum_dtype, block=block)
+    run = functools.partial(kernels.train, kernel)
     return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
 
 

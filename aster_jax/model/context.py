@@ -76,11 +76,12 @@ def attend(
     accum_dtype: str = "float32",
     kernel: str = "xla",
     block: int = packed_attention.BLOCK,
+    until_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Attention inside the segments of rows that `spread` has put in order; [B, T, N, H].
 
-    Queries, keys and values as spread, `segments_BT` in the rows' own order; `kernel` and
-    `block` as for `attention.attend_packed`. Over `context`, every device gets the keys and
+    Queries, keys and values as spread, `segments_BT` in the rows' own order; `kernel`, `block`
+    and `until_BT` as for `attention.attend_packed`, the last only where no row is cut. Over `context`, every device gets the keys and
     values of whole rows and computes what its two stretches of queries see.
     """
     C = parts(layout)
@@ -88,8 +89,10 @@ def attend(
         keys, values = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
         return attention.attend_packed(
             q_BTNH, keys, values, segments_BT, accum_dtype, kernel=kernel, layout=layout,
-            block=block,
+            block=block, until_BS=until_BT,
         )  # fmt: skip
+    if until_BT is not None:
+        raise ValueError(f"rows over context={C} devices hold no shared tokens")
     # By hand over all axes: over `context` alone, the compiler would fetch all rows to all.
     heads, rows = (dict(layout.specs)[place] for place in ("heads", "whole_rows"))
     by_hand = jax.shard_map(

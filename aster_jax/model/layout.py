@@ -35,7 +35,8 @@ def constrain(x: jax.Array, layout: Layout | None, place: str) -> jax.Array:
 
 
 def per_device(run: Callable, layout: Layout | None) -> Callable:
-    """`run`(q_BTNH, k_BKHS, v_BKSH, start_BS, first) on each device's own rows and heads.
+    """`run`(q_BTNH, k_BKHS, v_BKSH, seen_BS, first) on each device's own rows and heads; `seen_BS`
+    is what `packed_attention` says of rows, starts or ends.
 
     The compiler can neither partition a kernel nor a loop whose length depends on the data:
     left to itself it would fetch all rows to every device. Where heads of keys do not divide
@@ -58,11 +59,11 @@ def per_device(run: Callable, layout: Layout | None) -> Callable:
         out_specs=queries, axis_names=axes, check_vma=False,
     )  # fmt: skip
 
-    def spread(q_BTNH, k_BKHS, v_BKSH, start_BS, first):
+    def spread(q_BTNH, k_BKHS, v_BKSH, seen_BS, first):
         times = devices // math.gcd(devices, k_BKHS.shape[1])
         if times > 1:
             k_BKHS, v_BKSH = (jnp.repeat(x, times, axis=1) for x in (k_BKHS, v_BKSH))
-        return mapped(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
+        return mapped(q_BTNH, k_BKHS, v_BKSH, seen_BS, first)
 
     return spread
 

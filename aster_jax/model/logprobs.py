@@ -40,17 +40,21 @@ def token_logprobs(
     temperature: float = 1.0,
     entropy_grad: bool = False,
     wanted_BT: jax.Array | None = None,
+    until_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(logprob_BT, entropy_BT) in nats, float32, indexed by the predicted token.
 
     Where `wanted_BT` is given and False, neither is read: there stands what was cheapest.
+    `until_BT` as for `transformer.forward`.
 
     At `temperature` the scores are divided by it first, as in sampling. The entry of a
     segment's first token is 0. The [tokens, vocabulary] scores exist for one block of the
     vocabulary at a time and are recomputed in the backward pass. The entropy has a gradient
     only with `entropy_grad`.
     """
-    hidden_BTD, _ = transformer.forward(params, cfg, tokens_BT, positions_BT, segments_BT)
+    hidden_BTD, _ = transformer.forward(
+        params, cfg, tokens_BT, positions_BT, segments_BT, until_BT=until_BT
+    )
     hidden_BTD = constrain(hidden_BTD, cfg.layout, "residual")
     targets_BT = context.spread(jnp.roll(tokens_BT, -1, axis=1), cfg.layout)
     w = params["embed"]["w"] if cfg.tie_embeddings else params["unembed"]["w"]
@@ -270,19 +274,23 @@ def score(params, tokens_BT, positions_BT, segments_BT, *, cfg, temperature=1.0)
 def batch_scorer(cfg: config.ModelConfig, temperature: float, sharding: jax.sharding.Sharding):
     """The log-probs of a whole batch in one program, one microbatch at a time.
 
-    (params, tokens, positions, segments, used) -> logprobs [M, B, T], laid out by `sharding`:
-    those of the first `used` (traced) of M microbatches, zeros in the others.
+    (params, tokens, positions, segments, until, places, used) -> logprobs, laid out by
+    `sharding`: of the first `used` (traced) of M microbatches, zeros in the others. [M, B, T], or
+    those at `places`, [M, B, U]; `until` and `places` are both None or both of a `types.RlBatch`.
     """
 
-    def run(params, tokens_MBT, positions_MBT, segments_MBT, used):
+    def run(params, tokens_MBT, positions_MBT, segments_MBT, until_MBT, places_MBU, used):
         def add(i, found_MBT):
-            arrays = (
-                jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-                for x in (tokens_MBT, positions_MBT, segments_MBT)
+            *arrays, until_BT = jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False),
+                (tokens_MBT, positions_MBT, segments_MBT, until_MBT),
             )
-            logp_BT, _ = token_logprobs(params, cfg, *arrays, temperature)
+            logp_BT, _ = token_logprobs(params, cfg, *arrays, temperature, until_BT=until_BT)
             return jax.lax.dynamic_update_index_in_dim(found_MBT, logp_BT, i, axis=0)
 
-        return jax.lax.fori_loop(0, used, add, jnp.zeros(tokens_MBT.shape, jnp.float32))
+        found_MBT = jax.lax.fori_loop(0, used, add, jnp.zeros(tokens_MBT.shape, jnp.float32))
+        if places_MBU is None:
+            return found_MBT
+        return jnp.take_along_axis(found_MBT, places_MBU, axis=-1)
 
     return jax.jit(run, out_shardings=sharding)

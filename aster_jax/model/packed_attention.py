@@ -1,14 +1,17 @@
 """Causal attention inside the segments of packed rows, a block of queries and keys at a time.
 
-The training attention of every platform without a kernel of its own, in plain XLA; the
-kernels take the same arguments. A block of queries computes only the blocks of keys from
-the start of its earliest segment to its own end, so packed rows cost what their sequences
-would cost alone. The softmax is accumulated in float32 over the blocks ("online softmax";
-Dao et al., FlashAttention, 2022). The gradient is written out: it keeps the result and the
-log of the sum of each query, and computes the scores once more, block by block.
+The training attention of every platform without a kernel of its own, in plain XLA. A key is
+seen by the queries from its own place up to `until`, the end of its segment or, where
+sequences share what they begin with, of all that goes on from it (`data/prefixes.py`). A block
+of queries computes only the blocks of keys of which it sees one, so packed rows cost what
+their sequences would cost alone. The softmax is accumulated in float32 over the blocks
+("online softmax"; Dao et al., FlashAttention, 2022). The gradient is written out: it keeps the
+result and the log of the sum of each query, and computes the scores once more, block by block.
+
+The kernels of other platforms are told of segments alone, by `starts` and `bounds`.
 
 Letters of this file: Q, C, the queries and keys of one block; X, all blocks of queries of
-all rows; R, Q * G.
+all rows; J, blocks of keys of a row; R, Q * G.
 """
 
 import functools
@@ -39,6 +42,16 @@ def starts(segments_BS: jax.Array) -> jax.Array:
     return jnp.where(segments_BS > 0, jax.lax.cummax(begun_BS, axis=1), S)
 
 
+def ends(segments_BS: jax.Array) -> jax.Array:
+    """The place after the last token of each token's segment, [B, S]: `until` where nothing is
+    shared. Padding is given 0: nothing sees it."""
+    B, S = segments_BS.shape
+    places_BS = jnp.broadcast_to(1 + jnp.arange(S, dtype=jnp.int32), (B, S))
+    after_BS = jnp.pad(segments_BS[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+    ended_BS = jnp.where(segments_BS != after_BS, places_BS, S)
+    return jnp.where(segments_BS > 0, jax.lax.cummin(ended_BS, axis=1, reverse=True), 0)
+
+
 def kept(results):
     """Results that remat keeps where it is told to (`ModelConfig.keep_attention`)."""
     return jax.tree.map(lambda x: checkpoint_name(x, KEPT), results)
@@ -64,7 +77,7 @@ def attend(
     q_BTNH: jax.Array,
     k_BKHS: jax.Array,
     v_BKSH: jax.Array,
-    start_BT: jax.Array,
+    until_BS: jax.Array,
     first: jax.Array,
 ) -> jax.Array:
     """softmax(q k / sqrt(H)) v, [B, T, N, H]; zeros for queries that see nothing.
@@ -74,21 +87,23 @@ def attend(
       blocks: queries and keys of a block.
       q_BTNH: queries at places first..first + T - 1 of their rows; T of any length.
       k_BKHS, v_BKSH: keys and values of whole rows, S a multiple of the keys of a block.
-      start_BT: the first key that each query sees (`starts`); it sees all up to its own place.
+      until_BS: the place after the last query that sees each key (`ends`); the first one that
+        does is at the key's own place.
       first: int32 scalar.
     """
-    return _forward(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first)[0]
+    return _forward(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, until_BS, first)[0]
 
 
-def _forward(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
+def _forward(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, until_BS, first):
     C, H = blocks[1], q_BTNH.shape[-1]
-    items = _items(blocks, k_BKHS, q_BTNH, start_BT, first)
+    items = _items(blocks, k_BKHS, q_BTNH, until_BS, first)
 
     def one(item):
-        q_KRH, start_Q, place_Q, row, low, high = item
-        seen = functools.partial(_seen, start_Q, place_Q, C)
+        q_KRH, place_Q, row, seen_J, count = item
+        seen = functools.partial(_seen, until_BS, place_Q, row, C)
 
-        def add(j, sums):
+        def add(i, sums):
+            j = seen_J[i]
             top_KR, total_KR, out_KRH = sums
             k_KHC, v_KCH = _cut(k_BKHS, row, j, C, 2), _cut(v_BKSH, row, j, C, 1)
             scores_KRC = matmul.einsum("KRH,KHC->KRC", q_KRH, k_KHC, accum_dtype, jnp.float32)
@@ -104,19 +119,19 @@ def _forward(accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first):
         # The largest score starts above what is masked, whose weights are then exactly zero.
         nothing_KR = jnp.zeros(q_KRH.shape[:2], jnp.float32)
         begun = (nothing_KR + MASKED / 2, nothing_KR, jnp.zeros(q_KRH.shape, jnp.float32))
-        top_KR, total_KR, out_KRH = jax.lax.fori_loop(low, high, add, begun)
+        top_KR, total_KR, out_KRH = jax.lax.fori_loop(0, count, add, begun)
         total_KR = jnp.where(total_KR > 0, total_KR, 1.0)
         return (out_KRH / total_KR[..., None]).astype(q_BTNH.dtype), top_KR + jnp.log(total_KR)
 
     out_XKRH, logsum_XKR = jax.lax.map(one, items)
     out_BTNH, logsum_XKR = kept((_join(out_XKRH, q_BTNH.shape), logsum_XKR))
-    return out_BTNH, (q_BTNH, k_BKHS, v_BKSH, start_BT, first, out_BTNH, logsum_XKR)
+    return out_BTNH, (q_BTNH, k_BKHS, v_BKSH, until_BS, first, out_BTNH, logsum_XKR)
 
 
 def _backward(accum_dtype, blocks, residuals, cotangent_BTNH):
-    q_BTNH, k_BKHS, v_BKSH, start_BT, first, out_BTNH, logsum_XKR = residuals
+    q_BTNH, k_BKHS, v_BKSH, until_BS, first, out_BTNH, logsum_XKR = residuals
     C, H, dtype = blocks[1], q_BTNH.shape[-1], q_BTNH.dtype
-    items = _items(blocks, k_BKHS, q_BTNH, start_BT, first)
+    items = _items(blocks, k_BKHS, q_BTNH, until_BS, first)
     dout_XKRH = _split(cotangent_BTNH.astype(dtype), blocks[0], k_BKHS.shape[1])
     out_XKRH = _split(out_BTNH, blocks[0], k_BKHS.shape[1])
     delta_XKR = jnp.sum(dout_XKRH.astype(jnp.float32) * out_XKRH.astype(jnp.float32), axis=-1)
@@ -125,11 +140,12 @@ def _backward(accum_dtype, blocks, residuals, cotangent_BTNH):
     # Every product in the order [m, k] [k, n], with queries last: where both operands had to be
     # turned around a CPU took twice as long.
     def one(sums, item):
-        (q_KRH, start_Q, place_Q, row, low, high), dout_KRH, logsum_KR, delta_KR = item
-        seen = functools.partial(_seen, start_Q, place_Q, C)
+        (q_KRH, place_Q, row, seen_J, count), dout_KRH, logsum_KR, delta_KR = item
+        seen = functools.partial(_seen, until_BS, place_Q, row, C)
         q_KHR, dout_KHR = q_KRH.swapaxes(1, 2), dout_KRH.swapaxes(1, 2)
 
-        def add(j, sums):
+        def add(i, sums):
+            j = seen_J[i]
             dq_KHR, dk_BKSH, dv_BKSH = sums
             k_KHC, v_KCH = _cut(k_BKHS, row, j, C, 2), _cut(v_BKSH, row, j, C, 1)
             k_KCH = k_KHC.swapaxes(1, 2)
@@ -149,7 +165,7 @@ def _backward(accum_dtype, blocks, residuals, cotangent_BTNH):
             )
 
         begun = (jnp.zeros(q_KHR.shape, jnp.float32), *sums)
-        dq_KHR, *sums = jax.lax.fori_loop(low, high, add, begun)
+        dq_KHR, *sums = jax.lax.fori_loop(0, count, add, begun)
         return tuple(sums), dq_KHR.swapaxes(1, 2).astype(dtype)
 
     zeros_BKSH = jnp.zeros(v_BKSH.shape, jnp.float32)
@@ -163,16 +179,22 @@ def _backward(accum_dtype, blocks, residuals, cotangent_BTNH):
 attend.defvjp(_forward, _backward)
 
 
-def _items(blocks, k_BKHS, q_BTNH, start_BT, first):
-    """What a block of queries needs: (q_XKRH, start_XQ, place_XQ, row_X, low_X, high_X)."""
+def _items(blocks, k_BKHS, q_BTNH, until_BS, first):
+    """What a block of queries needs: (q_XKRH, place_XQ, row_X, seen_XJ, count_X).
+
+    `seen_XJ` are the blocks of keys of which it sees one, in order, `count_X` how many.
+    """
     (Q, C), (B, K, _, S) = blocks, k_BKHS.shape
-    start_BT = jnp.pad(start_BT, ((0, 0), (0, -start_BT.shape[1] % Q)), constant_values=S)
-    low_BX, high_BX = bounds(start_BT, first, S, Q, C)
-    start_XQ = start_BT.reshape(-1, Q)
-    place_BT = jnp.broadcast_to(first + jnp.arange(start_BT.shape[1], dtype=jnp.int32), start_BT.shape)
-    row_X = jnp.repeat(jnp.arange(B), low_BX.shape[1])
     q_XKRH = _split(q_BTNH, Q, K)
-    return q_XKRH, start_XQ, place_BT.reshape(-1, Q), row_X, low_BX.reshape(-1), high_BX.reshape(-1)
+    place_1XQ = first + jnp.arange(q_XKRH.shape[0] // B * Q, dtype=jnp.int32).reshape(1, -1, Q)
+    from_1X1, to_1X1 = place_1XQ[..., :1], place_1XQ[..., -1:] + 1
+    key_11S = jnp.arange(S, dtype=jnp.int32)[None, None]
+    is_seen_BXS = jnp.maximum(key_11S, from_1X1) < jnp.minimum(until_BS[:, None], to_1X1)
+    is_seen_BXJ = is_seen_BXS.reshape(B, -1, S // C, C).any(axis=-1)
+    seen_XJ = jnp.argsort(~is_seen_BXJ, axis=-1, stable=True).reshape(-1, S // C)
+    row_X = jnp.repeat(jnp.arange(B), place_1XQ.shape[1])
+    place_XQ = jnp.tile(place_1XQ[0], (B, 1))
+    return q_XKRH, place_XQ, row_X, seen_XJ, is_seen_BXJ.sum(axis=-1).reshape(-1)
 
 
 def _split(x_BTNH, Q, K):
@@ -191,12 +213,13 @@ def _join(x_XKRH, shape):
     return x_XQKGH.reshape(B, -1, N, H)[:, :T]
 
 
-def _seen(start_Q, place_Q, C, j, shape):
+def _seen(until_BS, place_Q, row, C, j, shape):
     """Which scores of key block j count, in the shape of the scores [K, R, C]."""
     K, R, _ = shape
-    place_1C = (j * C + jnp.arange(C))[None]
-    seen_QC = (start_Q[:, None] <= place_1C) & (place_1C <= place_Q[:, None])
-    seen_QGC = jnp.broadcast_to(seen_QC[:, None], (len(start_Q), R // len(start_Q), C))
+    until_1C = jax.lax.dynamic_slice(until_BS, (row, j * C), (1, C))
+    key_1C = (j * C + jnp.arange(C))[None]
+    seen_QC = (key_1C <= place_Q[:, None]) & (place_Q[:, None] < until_1C)
+    seen_QGC = jnp.broadcast_to(seen_QC[:, None], (len(place_Q), R // len(place_Q), C))
     return jnp.broadcast_to(seen_QGC.reshape(1, R, C), shape)
 
 

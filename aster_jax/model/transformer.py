@@ -26,9 +26,9 @@ class Block(nn.Module):
     cfg: config.ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
+    def __call__(self, x_BTD, positions_BT, packed, cached, table_BW):
         normed = self._norm("attn_norm", self.cfg.d_model)(x_BTD)
-        attended_BTD, cached = self._attend(normed, positions_BT, segments_BT, cached, table_BW)
+        attended_BTD, cached = self._attend(normed, positions_BT, packed, cached, table_BW)
         x_BTD = _product(self._place(x_BTD + attended_BTD, "residual"))
         x_BTD = x_BTD + self._mlp(self._norm("mlp_norm", self.cfg.d_model)(x_BTD))
         return self._place(x_BTD, "residual"), cached
@@ -43,7 +43,7 @@ class Block(nn.Module):
         dtypes = (self.cfg.param_dtype, self.cfg.compute_dtype, self.cfg.accum_dtype)
         return layers.Einsum(shape, fan_in, *dtypes, name=name)
 
-    def _attend(self, x_BTD, positions_BT, segments_BT, cached, table_BW):
+    def _attend(self, x_BTD, positions_BT, packed, cached, table_BW):
         c = self.cfg
         D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
         q_BTNH = self._einsum("q", (D, N, H), D)("BTD,DNH->BTNH", x_BTD)
@@ -58,10 +58,12 @@ class Block(nn.Module):
         q_BTNH, k_BTKH, v_BTKH = (_product(x) for x in (q_BTNH, k_BTKH, v_BTKH))
         if cached is None:
             kernel = "xla" if c.training_attention == "auto" else c.training_attention
-            rows = (q_BTNH, k_BTKH, v_BTKH, segments_BT)
+            segments_BT, until_BT = packed
             on_cpu = c.platform == "cpu"
             block = packed_attention.CPU_BLOCK if on_cpu else packed_attention.BLOCK
-            out_BTNH = context.attend(*rows, c.layout, c.accum_dtype, kernel, block)
+            out_BTNH = context.attend(
+                q_BTNH, k_BTKH, v_BTKH, segments_BT, c.layout, c.accum_dtype, kernel, block, until_BT
+            )
         else:
             cached = kv.write(cached, k_BTKH, v_BTKH, table_BW, positions_BT)
             pages = (cached, table_BW, positions_BT)
@@ -105,7 +107,8 @@ def init_params(cfg: config.ModelConfig, key: jax.Array) -> dict:
     embed_key, layers_key, unembed_key = (jax.random.fold_in(key, i) for i in range(3))
 
     def init_block(block_key):
-        return Block(cfg).init(block_key, x_BTD, tokens_BT, tokens_BT, None, None)["params"]
+        packed = (tokens_BT, None)
+        return Block(cfg).init(block_key, x_BTD, tokens_BT, packed, None, None)["params"]
 
     params = {
         "embed": _embed(cfg).init(embed_key, tokens_BT)["params"],
@@ -166,6 +169,7 @@ def forward(
     segments_BT: jax.Array | None = None,
     cache: kv.KVCache | None = None,
     table_BW: jax.Array | None = None,
+    until_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, kv.KVCache | None]:
     """Final hidden states (after the last norm) and the new cache.
 
@@ -179,6 +183,8 @@ def forward(
         None means one sequence per row.
       cache: keys and values of earlier tokens, or None.
       table_BW: with a cache, the pages of each row in order.
+      until_BT: without a cache, where segments share what they begin with, the place up to
+        which each token is seen (`data/prefixes.py`); None: each segment sees itself alone.
 
     Returns:
       hidden_BTD in the compute dtype, and the updated cache (None when none was given). Where
@@ -195,13 +201,13 @@ def forward(
     if cache is not None:
         x_BTD, cache = _decode_layers(params, cfg, x_BTD, positions_BT, cache, table_BW)
     else:
-        x_BTD = _train_layers(params, cfg, x_BTD, positions_BT, segments_BT)
+        x_BTD = _train_layers(params, cfg, x_BTD, positions_BT, (segments_BT, until_BT))
     return _final_norm(cfg).apply({"params": params["final_norm"]}, x_BTD), cache
 
 
-def _train_layers(params, cfg, x_BTD, positions_BT, segments_BT):
+def _train_layers(params, cfg, x_BTD, positions_BT, packed):
     def block(x, layer):
-        return Block(cfg).apply({"params": layer}, x, positions_BT, segments_BT, None, None)[0], None
+        return Block(cfg).apply({"params": layer}, x, positions_BT, packed, None, None)[0], None
 
     if cfg.remat:
         # The barriers against common subexpressions are not needed inside a scan, and cost time.

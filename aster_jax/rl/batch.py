@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from aster_jax import types
-from aster_jax.data import packing
+from aster_jax.data import packing, prefixes
 from aster_jax.errors import InputError
 from aster_jax.rl import grpo
 
@@ -165,12 +165,14 @@ def build(
     micro_rows: int,
     max_micro: int,
     everyone: bool = False,
+    share: bool = False,
 ) -> tuple[types.RlBatch, int]:
     """Packed rows [max_micro, micro_rows, row_tokens] and the number of microbatches used.
 
     Trajectories without advantage carry no gradient and are left out of the rows; the
     weights were computed with them, so leaving them out changes nothing but the cost. With
-    `everyone` they stay, for terms of the loss that need no advantage.
+    `everyone` they stay, for terms of the loss that need no advantage. With `share` what
+    trajectories begin with in common is in a row once (`data/prefixes.py`).
     `old_logprobs` start as the engine's; the caller replaces them with the trainer's.
     """
     kept = [i for i in range(len(scored)) if everyone or advantages[i] != 0]
@@ -179,18 +181,25 @@ def build(
     ]
     if not sequences:
         sequences = [_sequence(scored[0].trajectory, 0.0, 0.0)]
-    lengths = [len(s["tokens"]) for s in sequences]
-    rows = packing.layout(sequences, packing.pack(lengths, row_tokens), row_tokens)
+    if share:
+        packed = prefixes.pack([s["tokens"] for s in sequences], row_tokens)
+        rows = prefixes.layout(sequences, packed, row_tokens)
+    else:
+        packed = packing.pack([len(s["tokens"]) for s in sequences], row_tokens)
+        rows = packing.layout(sequences, packed, row_tokens)
     arrays, used = packing.microbatches(rows, micro_rows, max_micro)
     batch = types.RlBatch(
         tokens_BT=arrays["tokens"],
         positions_BT=arrays["positions"],
         segments_BT=arrays["segments"],
-        weights_BT=arrays["weights"],
-        advantages_BT=arrays["advantages"],
-        old_logprobs_BT=arrays["logprobs"],
-        rollout_logprobs_BT=arrays["logprobs"],
+        weights_BU=arrays["weights"],
+        advantages_BU=arrays["advantages"],
+        old_logprobs_BU=arrays["logprobs"],
+        rollout_logprobs_BU=arrays["logprobs"],
     )
+    if share:
+        until, places, members = (arrays[name] for name in ("until", "places", "members"))
+        batch = batch.replace(until_BT=until, places_BU=places, members_BU=members)
     return batch, used
 
 

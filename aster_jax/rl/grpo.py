@@ -193,22 +193,23 @@ def loss_fn(
     Diagnostics are sums over its trained tokens, whose number is `tokens`: a group's tokens
     weigh in the loss by the group, but a share of clipped tokens is one of tokens.
     """
-    logp_BT, entropy_BT = logprobs.token_logprobs(
+    found = logprobs.token_logprobs(
         params, cfg, batch.tokens_BT, batch.positions_BT, batch.segments_BT, grpo.temperature,
-        entropy_grad=grpo.entropy_coef > 0, wanted_BT=batch.weights_BT > 0,
+        entropy_grad=grpo.entropy_coef > 0, wanted_BT=batch.wanted_BT, until_BT=batch.until_BT,
     )  # fmt: skip
-    old_BT = jax.lax.stop_gradient(logp_BT) if grpo.on_policy else batch.old_logprobs_BT
-    counts_BT = (batch.weights_BT > 0).astype(jnp.float32)
+    logp_BU, entropy_BU = map(batch.read, found)
+    old_BU = jax.lax.stop_gradient(logp_BU) if grpo.on_policy else batch.old_logprobs_BU
+    counts_BU = (batch.weights_BU > 0).astype(jnp.float32)
     loss, metrics = policy_loss(
-        logp_BT, old_BT, batch.rollout_logprobs_BT, batch.advantages_BT, batch.weights_BT, grpo,
-        counts_BT, batch.segments_BT,
+        logp_BU, old_BU, batch.rollout_logprobs_BU, batch.advantages_BU, batch.weights_BU, grpo,
+        counts_BU, batch.trajectory_BU,
     )  # fmt: skip
     if grpo.kl_coef:
-        kl_BT = reference_kl(logp_BT, batch.reference_logprobs_BT, batch.weights_BT)
-        loss += grpo.kl_coef * jnp.sum(batch.weights_BT * kl_BT)
-        metrics["reference_kl"] = jnp.sum(counts_BT * kl_BT)
+        kl_BU = reference_kl(logp_BU, batch.reference_logprobs_BU, batch.weights_BU)
+        loss += grpo.kl_coef * jnp.sum(batch.weights_BU * kl_BU)
+        metrics["reference_kl"] = jnp.sum(counts_BU * kl_BU)
     if grpo.entropy_coef:
-        loss -= grpo.entropy_coef * jnp.sum(batch.weights_BT * entropy_BT)
-    metrics["entropy"] = jnp.sum(counts_BT * entropy_BT)
-    metrics["tokens"] = jnp.sum(counts_BT)
+        loss -= grpo.entropy_coef * jnp.sum(batch.weights_BU * entropy_BU)
+    metrics["entropy"] = jnp.sum(counts_BU * entropy_BU)
+    metrics["tokens"] = jnp.sum(counts_BU)
     return loss, metrics

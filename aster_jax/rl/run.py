@@ -43,6 +43,7 @@ def run(run: workdir.Run, stage: str) -> None:
         state, at, began_s = progress.start(run, stage, policy, tx, saved)
         reference = progress.reference(run, stage, policy, c)
         train_step = step.compile_step(state, policy.cfg, loss_fn, tx, run.mesh)
+        _say_shared(run, stage, policy, c)
         began = time.monotonic() - began_s
         measure = validate.Measure(run, policy, players, stage, c, left, saved.best_score)
         table = play.Table(run, policy, players, stage, c, pool, prompts)
@@ -116,6 +117,12 @@ def _prompts(run, stage, c, found: int) -> int:
     if prompts < c.prompts:
         run.say(stage, f"only {found} problems: steps of {prompts} instead of {c.prompts}")
     return prompts
+
+
+def _say_shared(run, stage, policy, c) -> None:
+    share, why = update.shares(policy.cfg, run.mesh, c)
+    how = "once" if share else "by each alone"
+    run.say(stage, f"updates compute what trajectories have in common {how}: {why}")
 
 
 def _while_writing(write: Callable, make: Callable) -> tuple:

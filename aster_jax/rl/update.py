@@ -12,7 +12,7 @@ import numpy as np
 
 from aster_jax import mesh as meshes
 from aster_jax import settings, together, types
-from aster_jax.model import logprobs
+from aster_jax.model import attention, logprobs
 from aster_jax.rl import batch as batches
 from aster_jax.rl import corrections, grpo
 from aster_jax.train import step
@@ -38,7 +38,12 @@ def make(
     kept, kept_ids, advantages = batches.prepare(scored, group_ids, rules)
     values = _groups(scored, group_ids, kept, kept_ids, advantages, rules)
     why_not = _why_not(scored, kept, c, rules)
-    built = [] if why_not else _minibatches(kept, kept_ids, advantages, c, rules, len(scored))
+    share = shares(policy.cfg, run.mesh, c)[0]
+    built = []
+    if not why_not:
+        built = _minibatches(kept, kept_ids, advantages, c, rules, len(scored), share)
+    if built and share:
+        values["rl/shared_frac"] = _shared(batch for batch, _ in built)
     built = [(meshes.put_rows(batch, run.mesh), used) for batch, used in built]
     old_s = 0.0
     if c.minibatches * c.updates > 1 or c.kl_coef:
@@ -58,11 +63,23 @@ def make(
     if not built:
         values |= {"rl/clip_frac": 0.0, "rl/dual_clip_frac": 0.0, "rl/ppo_kl": 0.0}
         if kept:
-            values |= _mismatch(run, policy, state, kept, kept_ids, c, rules, len(scored))
+            values |= _mismatch(run, policy, state, kept, kept_ids, c, rules, len(scored), share)
     values["rl/steps_without_update"] = int(not values["rl/updates"])
     values["rl/unusable"] = int(bool(why_not))
     values |= {"old_logprobs_s": old_s, "update_s": time.monotonic() - began - old_s}
     return state, values, why_not
+
+
+def shares(cfg, mesh, c) -> tuple[bool, str]:
+    """Whether an update computes what trajectories have in common once, and why (not)."""
+    if not c.share_prefixes:
+        return False, "as configured"
+    kernel = meshes.lay_out(cfg, mesh).training_attention
+    if kernel not in attention.UNTIL:
+        return False, f"the {kernel} kernel is told of segments alone"
+    if mesh.shape["context"] > 1:
+        return False, "rows lie over several devices"
+    return True, "attention knows what segments share"
 
 
 def _groups(scored, group_ids, kept, kept_ids, advantages, rules) -> dict[str, float]:
@@ -90,6 +107,13 @@ def _groups(scored, group_ids, kept, kept_ids, advantages, rules) -> dict[str, f
     return found
 
 
+def _shared(built) -> float:
+    """The share of trained trajectories' tokens that others have computed for them."""
+    pairs = [(np.count_nonzero(b.segments_BT), np.count_nonzero(b.members_BU)) for b in built]
+    computed, all_of_them = map(sum, zip(*pairs))
+    return 1 - computed / all_of_them
+
+
 def _why_not(scored, kept, c, rules) -> str:
     """Why a step can make no update, "" if it can."""
     lost = [s for s in scored if not batches.is_counted(s, rules)]
@@ -110,7 +134,7 @@ def _lost_to(scored) -> str:
     return named[end] if end in named else verdict if verdict.startswith("verifier_") else end
 
 
-def _minibatches(kept, kept_ids, advantages, c, rules, total):
+def _minibatches(kept, kept_ids, advantages, c, rules, total, share):
     """(batch, microbatches in use) for every minibatch with a gradient.
 
     Where every group agrees there is none, and Adam must not drift without one. Terms of the
@@ -126,15 +150,12 @@ def _minibatches(kept, kept_ids, advantages, c, rules, total):
             continue
         chosen = [kept[i] for i in members]
         weights = batches.token_weights(chosen, kept_ids[members], rules)
-        built.append(
-            batches.build(
-                chosen, advantages[members], weights, c.row_tokens, c.micro_rows, max_micro, everyone
-            )
-        )
+        sizes = c.row_tokens, c.micro_rows, max_micro
+        built.append(batches.build(chosen, advantages[members], weights, *sizes, everyone, share))
     return built
 
 
-def _mismatch(run, policy, state, kept, kept_ids, c, rules, total) -> dict:
+def _mismatch(run, policy, state, kept, kept_ids, c, rules, total, share) -> dict:
     """How far rollout and trainer log-probs are apart in a step that makes no update, and how
     many tokens the corrections would have touched.
 
@@ -143,16 +164,16 @@ def _mismatch(run, policy, state, kept, kept_ids, c, rules, total) -> dict:
     weights = batches.token_weights(kept, kept_ids, rules)
     max_micro = -(-total // c.micro_rows)  # whatever is kept, as it sizes a program
     batch, used = batches.build(
-        kept, np.ones(len(kept)), weights, c.row_tokens, c.micro_rows, max_micro
+        kept, np.ones(len(kept)), weights, c.row_tokens, c.micro_rows, max_micro, share=share
     )
     put = meshes.put_rows(batch, run.mesh)
     old = together.gather(_scored_by(run, policy, state.params, put, used))
-    mask = np.asarray(batch.weights_BT > 0)
+    mask = np.asarray(batch.weights_BU > 0)
     counts = mask.astype(np.float32)
-    apart = grpo.logp_diff(old, batch.rollout_logprobs_BT, counts)
-    difference = np.where(mask, old - batch.rollout_logprobs_BT, 0.0)
+    apart = grpo.logp_diff(old, batch.rollout_logprobs_BU, counts)
+    difference = np.where(mask, old - batch.rollout_logprobs_BU, 0.0)
     _, touched = corrections.factor(
-        difference, mask, batch.segments_BT, settings.policy_loss(run.config, c)
+        difference, mask, batch.trajectory_BU, settings.policy_loss(run.config, c)
     )
     apart |= {name: (counts * x).sum() for name, x in touched.items()}
     found = {f"rl/{name}": float(x) for name, x in apart.items()}
@@ -181,17 +202,17 @@ def _with_logprobs(run, policy, state, c, reference, batch, used) -> types.RlBat
     before any update of this step where there are several, and the reference policy's."""
     if c.minibatches * c.updates > 1:
         old = _scored_by(run, policy, state.params, batch, used)
-        batch = batch.replace(old_logprobs_BT=old)
+        batch = batch.replace(old_logprobs_BU=old)
     if c.kl_coef:
         known = _scored_by(run, policy, reference, batch, used)
-        batch = batch.replace(reference_logprobs_BT=known)
+        batch = batch.replace(reference_logprobs_BU=known)
     return batch
 
 
 def _scored_by(run, policy, params, batch, used) -> jax.Array:
     """The log-probs of a batch's tokens under `params`, as the trainer computes them: one
     program for all microbatches, and where the batch is, there they stay."""
-    arrays = batch.tokens_BT, batch.positions_BT, batch.segments_BT
+    arrays = batch.tokens_BT, batch.positions_BT, batch.segments_BT, batch.until_BT, batch.places_BU
     score = logprobs.batch_scorer(
         meshes.lay_out(policy.cfg, run.mesh), run.config.rollout.temperature,
         batch.tokens_BT.sharding,

@@ -51,9 +51,9 @@ def policy_batch(row_tokens, rows, mean) -> tuple[types.RlBatch, int, int]:
     assert used == MICRO, used
     batch = types.RlBatch(
         tokens_BT=arrays["tokens"], positions_BT=arrays["positions"],
-        segments_BT=arrays["segments"], weights_BT=arrays["weights"],
-        advantages_BT=arrays["advantages"], old_logprobs_BT=arrays["logprobs"],
-        rollout_logprobs_BT=arrays["logprobs"],
+        segments_BT=arrays["segments"], weights_BU=arrays["weights"],
+        advantages_BU=arrays["advantages"], old_logprobs_BU=arrays["logprobs"],
+        rollout_logprobs_BU=arrays["logprobs"],
     )  # fmt: skip
     segments = arrays["segments"].reshape(-1, row_tokens)
     return batch, int((segments > 0).sum()), squares(segments)

@@ -68,7 +68,7 @@ def plain(q_BTNH, k_BKHS, v_BKSH, segments_BS, accum_dtype="float32", **_):
     """`packed_attention`."""
     blocks = (min(packed_attention.BLOCK, q_BTNH.shape[1]), packed_attention.BLOCK)
     return packed_attention.attend(
-        accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, packed_attention.starts(segments_BS),
+        accum_dtype, blocks, q_BTNH, k_BKHS, v_BKSH, packed_attention.ends(segments_BS),
         jnp.int32(0),
     )  # fmt: skip
 
@@ -86,5 +86,5 @@ def ways(interpret: bool, tiles) -> dict:
 def reference(q_BTNH, k_BKHS, v_BKSH, segments_BS, *_, **__):
     """All scores at once; float32 products are float32 also where the default is tf32."""
     with jax.default_matmul_precision("highest"):
-        mask_BTS = attention.causal_segments(segments_BS)
+        mask_BTS = attention.causal(packed_attention.ends(segments_BS))
         return attention.attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS)

@@ -61,7 +61,7 @@ def old_logprobs(model, demos, row_tokens: int) -> np.ndarray:
     arrays, used = packing.microbatches(rows, 1, len(packed))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     score = logprobs.batch_scorer(model.config, 1.0, here)
-    logp = score(model.params, arrays["tokens"], arrays["positions"], arrays["segments"], used)
+    logp = score(model.params, arrays["tokens"], arrays["positions"], arrays["segments"], None, None, used)
     there = arrays["segments"] > 0
     old = np.zeros(sum(len(d.tokens) for d in demos), np.float32)
     old[arrays["places"][there].astype(int)] = np.asarray(logp)[there]
@@ -95,9 +95,9 @@ def batch(kind: str, demos, old: np.ndarray, row_tokens: int, micro_rows: int):
     arrays, used = packing.microbatches(rows, micro_rows, -(-len(rows["tokens"]) // micro_rows))
     return types.RlBatch(
         tokens_BT=arrays["tokens"], positions_BT=arrays["positions"],
-        segments_BT=arrays["segments"], weights_BT=arrays["mask"] / np.float32(trained),
-        advantages_BT=arrays["advantages"], old_logprobs_BT=arrays["old"],
-        rollout_logprobs_BT=arrays["old"],
+        segments_BT=arrays["segments"], weights_BU=arrays["mask"] / np.float32(trained),
+        advantages_BU=arrays["advantages"], old_logprobs_BU=arrays["old"],
+        rollout_logprobs_BU=arrays["old"],
     ), used  # fmt: skip
 
 

@@ -12,14 +12,18 @@ import numpy as np
 from aster_jax import config as configs
 from aster_jax import mesh as meshes
 from aster_jax import policy, settings, types
+from aster_jax.data import prefixes
 from aster_jax.model import config as model_config
 from aster_jax.model import logprobs, transformer
-from aster_jax.rl import grpo
+from aster_jax.rl import grpo, update
 from aster_jax.rollout import engine
 from aster_jax.sft import loss
 from aster_jax.train import optim, step
 from launch.plan import absent
 
+# Fields of a batch of RL that are there where trajectories share tokens, and all of integers.
+SHARED = ("until_BT", "places_BU", "members_BU")
+INTEGERS = ("tokens_BT", "positions_BT", "segments_BT", *SHARED)
 # Stop ids change no size; a run takes them from its tokenizer.
 STOP_IDS = (0,)
 
@@ -86,10 +90,11 @@ def _training(c, cfg, mesh) -> list[Program]:
         members = keys.prompts // keys.minibatches * keys.group
         shape = (-(-members // keys.micro_rows), keys.micro_rows, keys.row_tokens)
         wanted = functools.partial(grpo.loss_fn, grpo=settings.policy_loss(c, keys))
-        trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape)
+        shared = update.shares(cfg, mesh, keys)[0]
+        trace = functools.partial(_step, keys, cfg, mesh, wanted, types.RlBatch, shape, shared)
         parts = [(("rl", shape), "step", trace, reference)]
         if keys.minibatches * keys.updates > 1 or keys.kl_coef:
-            score = functools.partial(_score, c, cfg, mesh, shape)
+            score = functools.partial(_score, c, cfg, mesh, shape, shared)
             parts.append((("old", shape), "old log-probs", score, moments + reference))
         for key, name, trace, beside in parts:
             before = made[key][0].removesuffix(f" {name}") + "+" if key in made else ""
@@ -102,29 +107,35 @@ def _training(c, cfg, mesh) -> list[Program]:
     return [Program(name, "update", t, beside, counted(t)) for name, t, beside in made.values()]
 
 
-def _step(keys, cfg, mesh, loss_fn, batch_type, shape):
+def _step(keys, cfg, mesh, loss_fn, batch_type, shape, shared=False):
     tx = optim.build(settings.optimiser(keys))
     state = step.abstract_state(cfg, tx, mesh)
-    rows = jax.sharding.PartitionSpec(None, meshes.BATCH_AXES)
     batch = batch_type(**{
-        field.name: _placed(shape, _dtype_of(field.name), mesh, rows)
+        field.name: _rows(shape, field.name, mesh, shared)
         for field in dataclasses.fields(batch_type)
-        if field.name != "reference_logprobs_BT" or keys.kl_coef
+        if (field.name != "reference_logprobs_BU" or keys.kl_coef)
+        and (field.name not in SHARED or shared)
     })  # fmt: skip
     count = _placed((), jnp.int32, mesh, jax.sharding.PartitionSpec())
     return step.compile_step(state, cfg, loss_fn, tx, mesh).trace(state, batch, count)
 
 
-def _dtype_of(name):
-    return jnp.int32 if name in ("tokens_BT", "positions_BT", "segments_BT") else jnp.float32
+def _rows(shape, name, mesh, shared):
+    """A field of a batch of rows [M, B, T]; where tokens are shared, trajectories have more."""
+    if shared and name.endswith("_BU"):
+        shape = (*shape[:2], prefixes.READ * shape[2])
+    spec = jax.sharding.PartitionSpec(None, meshes.BATCH_AXES)
+    return _placed(shape, jnp.int32 if name in INTEGERS else jnp.float32, mesh, spec)
 
 
-def _score(c, cfg, mesh, shape):
-    ints = _placed(shape, jnp.int32, mesh, jax.sharding.PartitionSpec(None, meshes.BATCH_AXES))
+def _score(c, cfg, mesh, shape, shared):
+    names = ("tokens_BT", "positions_BT", "segments_BT", *SHARED[:2])
+    arrays = [None if n in SHARED and not shared else _rows(shape, n, mesh, shared) for n in names]
     count = _placed((), jnp.int32, mesh, jax.sharding.PartitionSpec())
-    cfg = meshes.lay_out(cfg, mesh)
-    score = logprobs.batch_scorer(cfg, c.rollout.temperature, ints.sharding)
-    return score.trace(step.abstract_params(cfg, mesh), ints, ints, ints, count)
+    score = logprobs.batch_scorer(
+        meshes.lay_out(cfg, mesh), c.rollout.temperature, arrays[0].sharding
+    )
+    return score.trace(step.abstract_params(cfg, mesh), *arrays, count)
 
 
 def _placed(shape, dtype, mesh, spec):

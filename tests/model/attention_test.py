@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aster_jax.model import attention, cache
+from aster_jax.model import attention, cache, packed_attention
 
 
 def test_one_query_two_keys_by_hand():
@@ -47,7 +47,7 @@ def test_a_query_that_may_see_nothing_gives_finite_numbers():
 
 
 def test_segments_hide_each_other_and_the_future():
-    mask = attention.causal_segments(jnp.asarray([[1, 1, 2, 0]]))
+    mask = attention.causal(packed_attention.ends(jnp.asarray([[1, 1, 2, 0]])))
     np.testing.assert_array_equal(
         mask[0], [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     )

@@ -51,7 +51,7 @@ def test_a_stretch_gets_what_all_queries_at_once_get(T):
     q_BTNH = jax.random.normal(keys[0], (2, 18, 4, 8))
     k_BKHS, v_BKSH = (jax.random.normal(keys[i], (2, 2, *s)) for i, s in ((1, (8, 18)), (2, (18, 8))))
     segments_BS = jnp.stack([1 + jnp.arange(18) // 5, jnp.where(jnp.arange(18) < 15, 1, 0)])
-    mask_BTS = attention.causal_segments(segments_BS)
+    mask_BTS = attention.causal(packed_attention.ends(segments_BS))
     expected = attention.attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS)
     some = jax.jit(lambda q, first: attention.attend_packed(q, k_BKHS, v_BKSH, segments_BS, first=first))
     for first in range(0, 18 - T, 3):

@@ -255,11 +255,11 @@ def test_a_batch_is_scored_as_its_microbatches_are(tiny, params, one_device, eig
         placed = jax.device_put(params, meshes.shardings(params, mesh))
         put = meshes.put_rows(arrays, mesh)
         score = logprobs.batch_scorer(cfg, 0.7, put[0].sharding)
-        got = score(placed, *put, 2)
+        got = score(placed, *put, None, None, 2)
         assert got.sharding == put[0].sharding
         for i in range(2):
             expected, _ = logprobs.score(params, *(x[i] for x in arrays), cfg=tiny, temperature=0.7)
             np.testing.assert_allclose(got[i], expected, atol=2e-5)
         assert not np.asarray(got[2]).any() and np.abs(got[0] - got[1]).max() > 0.1
-        score(placed, *put, 3)
+        score(placed, *put, None, None, 3)
         assert score._cache_size() == 1

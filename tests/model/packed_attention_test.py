@@ -48,15 +48,14 @@ def with_gradients(attend, qkv, weights, *args):
 def dense(q_BTNH, k_BKHS, v_BKSH, segments_BS, first=0):
     """All scores at once."""
     order_T = first + jnp.arange(q_BTNH.shape[1])
-    mask_BTS = attention.causal_segments(segments_BS, order_T)
+    mask_BTS = attention.causal(packed_attention.ends(segments_BS), order_T)
     return attention.attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS)
 
 
 def in_blocks(blocks, q_BTNH, k_BKHS, v_BKSH, segments_BS, first=0):
     """`packed_attention` with blocks of a given size."""
-    start_BS, first = packed_attention.starts(segments_BS), jnp.int32(first)
-    start_BT = jax.lax.dynamic_slice_in_dim(start_BS, first, q_BTNH.shape[1], axis=1)
-    return packed_attention.attend("float32", blocks, q_BTNH, k_BKHS, v_BKSH, start_BT, first)
+    until_BS, first = packed_attention.ends(segments_BS), jnp.int32(first)
+    return packed_attention.attend("float32", blocks, q_BTNH, k_BKHS, v_BKSH, until_BS, first)
 
 
 def check(found, expected, segments_BT):

@@ -251,28 +251,28 @@ def test_build_by_hand():
     made, used = batch.build(chosen, advantages, weights, 8, 2, 3)
     assert used == 1 and made.tokens_BT.shape == (3, 2, 8)
     long, short = chosen[2].trajectory, chosen[0].trajectory
-    assert made.reference_logprobs_BT is None
+    assert made.reference_logprobs_BU is None
     arrays = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
     row = {name: x[0, 0] for name, x in arrays.items() if x is not None}
     assert row["tokens_BT"].tolist() == [*long.tokens, *short.tokens, 0]
     assert row["segments_BT"].tolist() == [1] * 4 + [2] * 3 + [0]
     assert row["positions_BT"].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]
-    np.testing.assert_allclose(row["weights_BT"], [0, 0, 0.125, 0.125, 0, 0.25, 0.25, 0])
-    np.testing.assert_allclose(row["advantages_BT"], [0, 0, -2, -2, 0, 1, 1, 0])
+    np.testing.assert_allclose(row["weights_BU"], [0, 0, 0.125, 0.125, 0, 0.25, 0.25, 0])
+    np.testing.assert_allclose(row["advantages_BU"], [0, 0, -2, -2, 0, 1, 1, 0])
     logp = [*long.logprobs, *short.logprobs, 0]
-    np.testing.assert_allclose(row["rollout_logprobs_BT"], logp, rtol=1e-6)
-    np.testing.assert_allclose(row["old_logprobs_BT"], logp, rtol=1e-6)
-    assert not made.weights_BT[1:].any() and not made.weights_BT[0, 1].any()
+    np.testing.assert_allclose(row["rollout_logprobs_BU"], logp, rtol=1e-6)
+    np.testing.assert_allclose(row["old_logprobs_BU"], logp, rtol=1e-6)
+    assert not made.weights_BU[1:].any() and not made.weights_BU[0, 1].any()
 
 
 def test_a_batch_without_advantage_is_empty_but_whole():
     made, used = batch.build([scored([0, 1])] * 2, np.zeros(2), np.full(2, 0.5), 4, 1, 2)
-    assert used == 1 and not made.weights_BT.any() and made.tokens_BT.shape == (2, 1, 4)
+    assert used == 1 and not made.weights_BU.any() and made.tokens_BT.shape == (2, 1, 4)
 
 
 def test_everyone_stays_where_the_loss_has_terms_for_all():
     made, _ = batch.build([scored([0, 1])] * 2, np.zeros(2), np.full(2, 0.5), 4, 1, 2, everyone=True)
-    assert (made.weights_BT > 0).sum() == 2 and not made.advantages_BT.any()
+    assert (made.weights_BU > 0).sum() == 2 and not made.advantages_BU.any()
 
 
 def gradient(tiny, params, built, used, cfg):
@@ -311,6 +311,39 @@ def test_packing_order_and_dropping_of_rows_without_gradient_change_nothing(tiny
 
     loss, grads = run(np.arange(9), 24, 2, 4)
     other, regrads = run(np.array([4, 8, 1, 0, 7, 5, 3, 6, 2]), 12, 6, 1)
+    assert loss == pytest.approx(other, rel=1e-4)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(regrads), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * (float(jnp.abs(b).max()) + 1e-3))
+
+
+def alike(length):
+    """Groups of four: one, one that parts from it half-way, one that parts from that, the same again."""
+    rng, made = np.random.default_rng(0), []
+    for g in range(3):
+        first, second, third = rng.integers(0, 48, (3, length)).tolist()
+        second = first[: length // 2] + second[length // 2 :]
+        third = second[: 3 * length // 4] + third[3 * length // 4 : -1]
+        for i, tokens in enumerate((first, second, third, second)):
+            mask = [0, 0, *(rng.random(len(tokens) - 3) < 0.7).astype(int), 1]
+            t = trajectory(mask, sample=4 * g + i)
+            made.append(types.Scored(dataclasses.replace(t, tokens=tuple(tokens)), float(i < 2), "wrong"))
+    return made
+
+
+@pytest.mark.parametrize("changed", [{}, {"loss": "gspo"}, {"sequence_mask": 0.5}, {"entropy_coef": 0.1}], ids=str)
+@pytest.mark.parametrize("length, row_tokens", [(12, 40), (150, 384)], ids=("short rows", "blocks"))
+def test_what_trajectories_share_is_computed_once_and_changes_nothing(tiny, params, length, row_tokens, changed):
+    cfg = grpo.GrpoConfig(0.2, 0.28, 10.0, 2.0, on_policy=False, temperature=0.8, **changed)
+    kept, ids, advantages = batch.prepare(alike(length), np.arange(12) // 4, KEEP)
+    weights = batch.token_weights(kept, ids, KEEP)
+
+    def run(share):
+        built, used = batch.build(kept, advantages, weights, row_tokens, 1, 12, share=share)
+        return gradient(tiny, params, built, used, cfg), np.count_nonzero(built.segments_BT)
+
+    (loss, grads), tokens = run(False)
+    (other, regrads), fewer = run(True)
+    assert tokens == sum(len(s.trajectory.tokens) for s in kept) and fewer < 0.6 * tokens
     assert loss == pytest.approx(other, rel=1e-4)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(regrads), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * (float(jnp.abs(b).max()) + 1e-3))

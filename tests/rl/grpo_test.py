@@ -225,15 +225,15 @@ def test_kl_to_the_reference_by_hand():
 
 def test_terms_beside_the_policy_loss_are_added_under_the_weights(tiny, params):
     batch = small_batch()
-    batch = batch.replace(reference_logprobs_BT=batch.old_logprobs_BT)
+    batch = batch.replace(reference_logprobs_BU=batch.old_logprobs_BU)
     plain, metrics = grpo.loss_fn(params, tiny, batch, CFG)
     cfg = dataclasses.replace(CFG, kl_coef=0.5, entropy_coef=0.25)
     loss, more = grpo.loss_fn(params, tiny, batch, cfg)
     logp, entropy = logprobs.token_logprobs(
         params, tiny, batch.tokens_BT, batch.positions_BT, batch.segments_BT
     )
-    kl = grpo.reference_kl(logp, batch.reference_logprobs_BT, batch.weights_BT)
-    expected = plain + jnp.sum(batch.weights_BT * (0.5 * kl - 0.25 * entropy))
+    kl = grpo.reference_kl(logp, batch.reference_logprobs_BU, batch.weights_BU)
+    expected = plain + jnp.sum(batch.weights_BU * (0.5 * kl - 0.25 * entropy))
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert set(more) - set(metrics) == {"reference_kl"}
 
@@ -244,7 +244,7 @@ def test_on_policy_has_ratio_one_and_the_policy_gradient(tiny, params):
     loss_fn = functools.partial(grpo.loss_fn, grpo=on)
     run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnums=1)
     (loss, metrics), grads = run(params, tiny, batch)
-    expected = -np.sum(batch.weights_BT * batch.advantages_BT)
+    expected = -np.sum(batch.weights_BU * batch.advantages_BU)
     assert float(loss) == pytest.approx(expected, abs=1e-6)
     assert float(metrics["clip_frac"]) == float(metrics["ppo_kl"]) == 0.0
 
@@ -252,7 +252,7 @@ def test_on_policy_has_ratio_one_and_the_policy_gradient(tiny, params):
         logp, _ = logprobs.token_logprobs(
             p, tiny, batch.tokens_BT, batch.positions_BT, batch.segments_BT
         )
-        return -jnp.sum(batch.weights_BT * batch.advantages_BT * logp)
+        return -jnp.sum(batch.weights_BU * batch.advantages_BU * logp)
 
     expected = jax.jit(jax.grad(reinforce))(params)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
@@ -269,10 +269,10 @@ def small_batch():
         tokens_BT=rng.integers(0, 48, shape).astype(np.int32),
         positions_BT=np.tile(np.arange(8, dtype=np.int32), (2, 1)),
         segments_BT=np.ones(shape, np.int32),
-        weights_BT=weights,
-        advantages_BT=np.repeat(np.asarray([[1.5], [-0.5]], np.float32), 8, axis=1),
-        old_logprobs_BT=logp,
-        rollout_logprobs_BT=logp,
+        weights_BU=weights,
+        advantages_BU=np.repeat(np.asarray([[1.5], [-0.5]], np.float32), 8, axis=1),
+        old_logprobs_BU=logp,
+        rollout_logprobs_BU=logp,
     )
 
 

@@ -132,7 +132,7 @@ def test_a_gradient_that_is_no_number_changes_nothing_and_is_counted(
 
     def poisoned(*args):
         made, used = build(*args)
-        return made.replace(advantages_BT=np.full_like(made.advantages_BT, np.nan)), used
+        return made.replace(advantages_BU=np.full_like(made.advantages_BU, np.nan)), used
 
     monkeypatch.setattr(batches, "build", poisoned)
     scored = rollout([1, 0, 0, 0] * 4)
@@ -198,7 +198,7 @@ def test_all_passes_over_a_rollout_compare_with_the_policy_that_made_it(setting,
     seen = []
 
     def spy(state, batch, used):
-        seen.append(np.asarray(batch.old_logprobs_BT))
+        seen.append(np.asarray(batch.old_logprobs_BU))
         return train_step(state, batch, used)
 
     state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)

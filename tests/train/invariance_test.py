@@ -72,8 +72,8 @@ def microbatches(rows: list[list[int]]) -> list[tuple[types.SftBatch, types.RlBa
     given = {"positions_BT": arrays["positions"], "segments_BT": arrays["segments"]}
     given |= {"tokens_BT": tokens, "weights_BT": arrays["weights"].astype(np.float32)}
     policy = {
-        "advantages_BT": arrays["advantages"], "old_logprobs_BT": arrays["old"],
-        "rollout_logprobs_BT": arrays["logprobs"],
+        "advantages_BU": arrays["advantages"], "old_logprobs_BU": arrays["old"],
+        "rollout_logprobs_BU": arrays["logprobs"],
     }  # fmt: skip
     policy = {name: x.astype(np.float32) for name, x in policy.items()}
 

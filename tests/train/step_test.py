@@ -55,7 +55,7 @@ def rl_batch(micro):
     rng = np.random.default_rng(4)
     noise = rng.normal(size=(3, ROWS, LENGTH)).astype(np.float32)
     extra = dict(
-        advantages_BT=noise[0], old_logprobs_BT=noise[1] - 4, rollout_logprobs_BT=noise[2] - 4
+        advantages_BU=noise[0], old_logprobs_BU=noise[1] - 4, rollout_logprobs_BU=noise[2] - 4
     )
     every = {**rows(), **extra}
     return types.RlBatch(**{k: v.reshape(micro, ROWS // micro, LENGTH) for k, v in every.items()})
@@ -233,7 +233,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(tiny, params, one_
 def test_rl_skips_too_and_on_every_device(tiny, params, eight_devices):
     program = compiled(params, tiny, eight_devices, rl_batch(2), POLICY)
     poisoned = rl_batch(2)
-    poisoned.advantages_BT[0, 3] = np.nan
+    poisoned.advantages_BU[0, 3] = np.nan
     state, (measured,) = steps(program, params, eight_devices, poisoned)
     assert measured["skipped_nonfinite"] == 1 and int(state.step) == 0
     assert_same_bits(state, fresh(params, eight_devices))
