@@ -40,7 +40,7 @@ def get_config():
     c.rl.warmup_steps = 2
     c.rl.prompts = 4
     c.rl.group = 8
-    c.rl.row_tokens = 1792
+    c.rl.row_tokens = 2176  # two groups, as what their trajectories share is there once
     c.rl.micro_rows = 1
     c.rl.save_every = 2
 

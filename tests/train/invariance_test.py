@@ -13,7 +13,7 @@ import pytest
 
 from aster_jax import mesh as meshes
 from aster_jax import types
-from aster_jax.data import packing
+from aster_jax.data import packing, prefixes
 from aster_jax.model import config, transformer
 from aster_jax.rl import grpo
 from aster_jax.sft import loss
@@ -70,8 +70,10 @@ def microbatches(rows: list[list[int]]) -> list[tuple[types.SftBatch, types.RlBa
     padding = rng.choice(PADDING, arrays["tokens"].shape)
     tokens = np.where(arrays["segments"] > 0, arrays["tokens"], padding).astype(np.int32)
     given = {"positions_BT": arrays["positions"], "segments_BT": arrays["segments"]}
-    given |= {"tokens_BT": tokens, "weights_BT": arrays["weights"].astype(np.float32)}
+    weights = arrays["weights"].astype(np.float32)
+    given["tokens_BT"] = tokens
     policy = {
+        "weights_BU": weights,
         "advantages_BU": arrays["advantages"], "old_logprobs_BU": arrays["old"],
         "rollout_logprobs_BU": arrays["logprobs"],
     }  # fmt: skip
@@ -81,7 +83,10 @@ def microbatches(rows: list[list[int]]) -> list[tuple[types.SftBatch, types.RlBa
         return {name: x[i] for name, x in some.items()}
 
     return [
-        (types.SftBatch(**at(i, given)), types.RlBatch(**at(i, given), **at(i, policy)))
+        (
+            types.SftBatch(**at(i, given), weights_BT=weights[i]),
+            types.RlBatch(**at(i, given), **at(i, policy)),
+        )
         for i in range(count)
     ]
 
@@ -155,3 +160,32 @@ def test_no_mesh_changes_loss_or_gradients(wide, shape, context, changes):
     if not cfg.tie_embeddings:  # what stands in padding, or behind all that counts, is not felt
         felt = np.abs(got[1]["embed"]["w"]).max(axis=1)
         assert (felt[[*PADDING, *TAIL]] == 0).all() and (felt[list(COUNTED)] > 0).sum() > 25
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (8, 1, 1)], ids=str)
+def test_tokens_that_sequences_share_are_computed_once_on_any_mesh(wide, shape):
+    """Each sequence and one that differs from it in its last three tokens, in one row."""
+    twins = []
+    for s, other in zip(sequences(), sequences()[::-1], strict=True):
+        twins += [s, {**s, "tokens": [*s["tokens"][:-3], *other["tokens"][-3:]]}]
+    twins = twins[:ROWS * 2]
+
+    def batch(layout):
+        rows = [sorted(pair, key=lambda i: twins[i]["tokens"]) for pair in zip(*[iter(range(ROWS * 2))] * 2)]
+        arrays = layout(twins, rows, LENGTH)
+        names = {"advantages": "advantages", "weights": "weights", "old_logprobs": "old",
+                 "rollout_logprobs": "logprobs", "places": "places", "members": "members"}  # fmt: skip
+        fields = {f"{name}_BU": arrays[own] for name, own in names.items() if own in arrays}
+        fields |= {f"{name}_BT": arrays[name] for name in ("tokens", "segments", "positions")}
+        fields |= {"until_BT": arrays["until"]} if "until" in arrays else {}
+        return types.RlBatch(**fields)
+
+    policy = jax.jit(jax.value_and_grad(POLICY, has_aux=True), static_argnums=1)
+    params, mesh = params_of(wide), meshes.build(*shape, devices=jax.devices()[: np.prod(shape)])
+    (expected, _), gradients = policy(params, wide, batch(packing.layout))
+    placed = jax.device_put(params, meshes.shardings(params, mesh))
+    shared = batch(prefixes.layout)
+    assert np.count_nonzero(shared.segments_BT) < np.count_nonzero(shared.members_BU)
+    put = meshes.put_rows(shared, mesh, axis=0)
+    (loss, _), found = policy(placed, meshes.lay_out(wide, mesh), put)
+    assert_same((loss, found), (expected, gradients))

@@ -58,6 +58,7 @@ def rl_batch(micro):
         advantages_BU=noise[0], old_logprobs_BU=noise[1] - 4, rollout_logprobs_BU=noise[2] - 4
     )
     every = {**rows(), **extra}
+    every["weights_BU"] = every.pop("weights_BT")
     return types.RlBatch(**{k: v.reshape(micro, ROWS // micro, LENGTH) for k, v in every.items()})
 
 
