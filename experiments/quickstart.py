@@ -53,7 +53,7 @@ def get_config():
     c.rl.prompts = 8
     c.rl.group = 8
     c.rl.row_tokens = 256
-    c.rl.micro_rows = 8
+    c.rl.micro_rows = 4
 
     c.tools.preload = ("math",)  # all that this model's code ever wants
     c.rollout.slots = 64

@@ -49,7 +49,7 @@ def pack(tokens: Sequence[Sequence[int]], row_tokens: int) -> list[list[int]]:
         adds = len(arrays[i]) - _kept(shared, len(arrays[i]))
         fits = (adds <= free) & (len(arrays[i]) <= unread)
         if fits.any():
-            row = min(np.flatnonzero(fits), key=lambda r: (adds[r], free[r], r))
+            row = int(np.argmin(np.where(fits, adds * (row_tokens + 1) + free, np.iinfo(np.int64).max)))
         else:
             row = len(rows)
             rows.append([])

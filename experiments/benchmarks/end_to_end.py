@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.end_to_end --trl_python PATH [--policy runs/end_to_end]
         [--timed_steps 3] [--trl_rows 4] [--raw results.json]
 
-SmolLM2-135M-Instruct in float32, taught the tool by `experiments/smollm2_135m.py` (demos and SFT;
-made in `--policy` if it is not there yet, 15 to 20 minutes on two cores): 4 problems x 8
-trajectories of about 5 calls, rewards, one update. The peer is TRL's GRPOTrainer with
+SmolLM2-135M-Instruct in float32, taught the tool by `experiments/smollm2_135m.py` (demos and 21
+steps of SFT, after which it makes about 5 calls; made in `--policy` if it is not there yet, 9
+minutes on two cores): 4 problems x 8 trajectories, rewards, one update. The peer is TRL's GRPOTrainer with
 transformers' `generate` and a stateful Python tool of the kind it offers
 (`environment_factory`), which runs in the trainer's process without any isolation, while ours
 runs in the sandbox of a real run. Weights (through `aster_jax.export`), problems, prompts,
@@ -73,6 +73,7 @@ def make_policy(path: pathlib.Path) -> None:
     done = subprocess.run([
         sys.executable, "-m", "aster_jax.main", "--config", str(EXPERIMENT),
         "--workdir", str(path), f"--config.stages={tuple(stages)!r}",
+        "--config.sft.steps=21", "--config.sft.decay_steps=28",
     ])  # fmt: skip
     if done.returncode:
         sys.exit(f"the policy could not be made in {path}: see above")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from aster_jax import mesh as meshes
+from aster_jax.data import prefixes
 from aster_jax.model import attention, gpu_packed_attention, kernels, packed_attention
 from aster_jax.model import tpu_packed_attention
 
@@ -93,6 +94,41 @@ def test_blocks_change_neither_result_nor_gradients(rows, blocks, T, first, grou
     found = with_gradients(functools.partial(in_blocks, blocks), *args)
     check(found, with_gradients(dense, *args), segments[:, part])
     assert not np.asarray(found[0])[np.asarray(segments[:, part] == 0)].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("T, first", [(S, 0), (100, 37)])
+def test_blocks_of_tokens_that_segments_share(seed, T, first):
+    """Random trees: a sequence parts from the one before at any of its tokens."""
+    rng, sequences = np.random.default_rng(seed), [[1] * 150]
+    while sum(map(len, sequences)) < 700:
+        at = int(rng.integers(1, len(sequences[-1]) + 1))
+        sequences.append([*sequences[-1][:at], len(sequences) + 1, *[1] * int(rng.integers(0, 90))])
+    named = [{"tokens": tokens} for tokens in sequences]
+    rows = prefixes.pack(sequences, S)
+    arrays = prefixes.layout(named, rows[:2], S)
+    assert np.count_nonzero(arrays["members"]) > np.count_nonzero(arrays["segments"])
+    segments, until = (jnp.asarray(arrays[name]) for name in ("segments", "until"))
+    (q, k, v), weights = draw(segments)
+    part = slice(first, first + T)
+
+    def blocks(q, k, v):
+        return packed_attention.attend("float32", (64, 128), q, k, v, until, jnp.int32(first))
+
+    def whole(q, k, v):
+        return attention.attend(q, k, v, attention.causal(until, first + jnp.arange(T)))
+
+    args = [q[:, part], k, v], weights[:, part]
+    check(with_gradients(blocks, *args), with_gradients(whole, *args), segments[:, part])
+    door = functools.partial(attention.attend_packed, segments_BS=segments, first=first, until_BS=until)
+    check(with_gradients(door, *args), with_gradients(whole, *args), segments[:, part])
+
+
+def test_kernels_that_are_told_of_segments_alone_refuse_shared_tokens():
+    segments = jnp.asarray(np.stack([filled([S])]))
+    (q, k, v), _ = draw(segments)
+    with pytest.raises(ValueError, match="the gpu kernel is told of segments alone"):
+        attention.attend_packed(q, k, v, segments, kernel="gpu", until_BS=packed_attention.ends(segments))
 
 
 TILES = gpu_packed_attention.Tiles(

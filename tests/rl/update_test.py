@@ -1,5 +1,6 @@
 """What one rollout changes, on a tiny model: real updates, steps without one, and why."""
 
+import dataclasses
 import functools
 import re
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from aster_jax import config, policy, settings, types, workdir
+from aster_jax import mesh as meshes
 from aster_jax.rl import batch as batches
 from aster_jax.rl import grpo, update
 from aster_jax.train import optim, step
@@ -80,6 +82,39 @@ def test_a_step_by_hand(setting, params):
     assert values["rl/trained_tokens_frac"] == pytest.approx(expected)
     assert 0 <= values["rl/clip_frac"] <= 1 and values["rl/entropy"] > 0
     assert values["rl/grad_norm"] > 0 and values["rl/skipped_nonfinite"] == 0
+
+
+def test_what_trajectories_share_is_computed_once_and_told(setting, tiny, params):
+    """Groups that write alike up to their last token, with and without it; two passes as well."""
+    run, speaks, stage, tx, train_step = setting
+    scored = []
+    for s in rollout([1, 0, 0, 0] * 4):
+        t = s.trajectory
+        alike = trajectory(int(t.problem_id[1:]), 0, len(t.tokens) - 2).tokens[:-1]
+        scored.append(dataclasses.replace(s, trajectory=dataclasses.replace(t, tokens=(*alike, t.tokens[-1]))))
+    found = {}
+    for share in (True, False):
+        own = stage.copy_and_resolve_references()
+        with own.unlocked():
+            own.share_prefixes = share
+        assert update.shares(tiny, run.mesh, own)[0] == share
+        state = step.fresh_state(jax.tree.map(lambda x: x + 0, params), tx, run.mesh)
+        state, values, _ = update.make(run, speaks, state, scored, train_step, own, 1)
+        found[share] = values, state.params
+    (shared, one), (alone, other) = found[True], found[False]
+    assert 0.3 < shared.pop("rl/shared_frac") < 1 and "rl/shared_frac" not in alone
+    for name, value in alone.items():
+        if not name.endswith("_s"):
+            assert shared[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max())
+
+
+def test_who_shares(setting, tiny, eight_devices):
+    run, _, stage, _, _ = setting
+    assert update.shares(tiny, eight_devices, stage)[0]
+    cut = meshes.build(1, 4, 1, context=2)
+    assert update.shares(tiny, cut, stage) == (False, "rows lie over several devices")
 
 
 def test_where_every_group_agrees_nothing_changes_and_nothing_is_wrong(setting, params):
