@@ -94,14 +94,15 @@ def _devices(slice_name: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "slice_name", "micro_rows"),
-    [*((name, SLICE, None) for name in COMMANDS), ("quickstart", "v6e-8", None),
-     ("smollm2_135m", "v5p-8", 4)],
+    ("name", "slice_name", "changed"),
+    [*((name, SLICE, {}) for name in COMMANDS), ("quickstart", "v6e-8", {"rl.micro_rows": 8}),
+     ("smollm2_135m", "v5p-8", {"sft.rows": 4, "sft.micro_rows": 4, "rl.micro_rows": 4})],
 )  # fmt: skip
-def test_what_the_launch_page_says_fits_a_slice_of_one_host_does(name, slice_name, micro_rows):
+def test_what_the_launch_page_says_fits_a_slice_of_one_host_does(name, slice_name, changed):
     c = _experiment(ROOT / "experiments" / f"{name}.py").get_config()
-    if micro_rows:
-        c.sft.rows = c.sft.micro_rows = c.rl.micro_rows = micro_rows
+    c.update_from_flattened_dict(changed)
+    (line,) = (x for x in LAUNCHING.splitlines() if x.startswith(f"| `{slice_name}`"))
+    assert all(f"--config.{key}={value}" in line for key, value in changed.items())
     config_check.validate(c)
     devices = jax.devices()[: _devices(slice_name)]
     assert len(devices) == _devices(slice_name), "more devices than one host has"

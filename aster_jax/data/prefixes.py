@@ -5,8 +5,8 @@ turns. A row holds the first sequence as it is, and of each further one a *branc
 token that it shares with the one before, once more, and all after it. Sorted, a sequence
 shares most with its neighbour, and what a token is followed by, in any of the sequences,
 stands behind it without a gap: a key is seen by the queries from its own place up to where
-the first sequence without it begins, which is one number per token, `until` (depth-first
-order; Wang et al., Tree Training, arXiv 2511.00413, for trajectories of agents).
+the first sequence without it begins, which is one number per token, `until` (a tree in depth-first
+order, as in Tree Training, arXiv 2511.00413).
 
         a b c d e            tokens     a b c d e  c x y  b z        two branches: after abc,
         a b c x y            segments   1 1 1 1 1  2 2 2  3 3        after ab

@@ -81,8 +81,9 @@ def attend(
     """Attention inside the segments of rows that `spread` has put in order; [B, T, N, H].
 
     Queries, keys and values as spread, `segments_BT` in the rows' own order; `kernel`, `block`
-    and `until_BT` as for `attention.attend_packed`, the last only where no row is cut. Over `context`, every device gets the keys and
-    values of whole rows and computes what its two stretches of queries see.
+    and `until_BT` as for `attention.attend_packed`, the last only where no row is cut. Over
+    `context`, every device gets the keys and values of whole rows and computes what its two
+    stretches of queries see.
     """
     C = parts(layout)
     if C == 1:

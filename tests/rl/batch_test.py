@@ -317,7 +317,8 @@ def test_packing_order_and_dropping_of_rows_without_gradient_change_nothing(tiny
 
 
 def alike(length):
-    """Groups of four: one, one that parts from it half-way, one that parts from that, the same again."""
+    """Groups of four: one, one that parts from it half-way, one that parts from that, and the
+    second again."""
     rng, made = np.random.default_rng(0), []
     for g in range(3):
         first, second, third = rng.integers(0, 48, (3, length)).tolist()
@@ -326,13 +327,20 @@ def alike(length):
         for i, tokens in enumerate((first, second, third, second)):
             mask = [0, 0, *(rng.random(len(tokens) - 3) < 0.7).astype(int), 1]
             t = trajectory(mask, sample=4 * g + i)
-            made.append(types.Scored(dataclasses.replace(t, tokens=tuple(tokens)), float(i < 2), "wrong"))
+            t = dataclasses.replace(t, tokens=tuple(tokens))
+            made.append(types.Scored(t, float(i < 2), "wrong"))
     return made
 
 
-@pytest.mark.parametrize("changed", [{}, {"loss": "gspo"}, {"sequence_mask": 0.5}, {"entropy_coef": 0.1}], ids=str)
-@pytest.mark.parametrize("length, row_tokens", [(12, 40), (150, 384)], ids=("short rows", "blocks"))
-def test_what_trajectories_share_is_computed_once_and_changes_nothing(tiny, params, length, row_tokens, changed):
+@pytest.mark.parametrize(
+    "length, row_tokens, changed",
+    [(150, 384, {}), (12, 40, {"loss": "gspo"}), (12, 40, {"sequence_mask": 0.5, "entropy_coef": 0.1})],
+    ids=str,
+)
+def test_what_trajectories_share_is_computed_once_and_changes_nothing(
+    tiny, params, length, row_tokens, changed
+):
+    """In blocks of attention and in short rows; with terms that speak of whole trajectories."""
     cfg = grpo.GrpoConfig(0.2, 0.28, 10.0, 2.0, on_policy=False, temperature=0.8, **changed)
     kept, ids, advantages = batch.prepare(alike(length), np.arange(12) // 4, KEEP)
     weights = batch.token_weights(kept, ids, KEEP)

@@ -91,7 +91,8 @@ def test_what_trajectories_share_is_computed_once_and_told(setting, tiny, params
     for s in rollout([1, 0, 0, 0] * 4):
         t = s.trajectory
         alike = trajectory(int(t.problem_id[1:]), 0, len(t.tokens) - 2).tokens[:-1]
-        scored.append(dataclasses.replace(s, trajectory=dataclasses.replace(t, tokens=(*alike, t.tokens[-1]))))
+        t = dataclasses.replace(t, tokens=(*alike, t.tokens[-1]))
+        scored.append(dataclasses.replace(s, trajectory=t))
     found = {}
     for share in (True, False):
         own = stage.copy_and_resolve_references()

@@ -162,7 +162,7 @@ def test_no_mesh_changes_loss_or_gradients(wide, shape, context, changes):
         assert (felt[[*PADDING, *TAIL]] == 0).all() and (felt[list(COUNTED)] > 0).sum() > 25
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (8, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
 def test_tokens_that_sequences_share_are_computed_once_on_any_mesh(wide, shape):
     """Each sequence and one that differs from it in its last three tokens, in one row."""
     twins = []
