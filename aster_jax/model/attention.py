@@ -65,22 +65,18 @@ def attend_packed(
     """
     if until_BS is not None and kernel not in UNTIL:
         raise ValueError(f"the {kernel} kernel is told of segments alone, not of shared tokens")
-    B, T, N, H = q_BTNH.shape
+    T = q_BTNH.shape[1]
     first = jnp.asarray(first, jnp.int32)
+    if until_BS is None and kernel in UNTIL:
+        until_BS = packed_attention.ends(segments_BS)
     if kernel == "whole" or (kernel == "xla" and T <= SHORT and T == segments_BS.shape[1]):
         order_T = first + jnp.arange(T)
-        until_BS = packed_attention.ends(segments_BS) if until_BS is None else until_BS
-        mask_BTS = causal(until_BS, order_T)
-        out_BTNH = attend(q_BTNH, k_BKHS, v_BKSH, mask_BTS, accum_dtype, WHOLE)
+        out_BTNH = attend(q_BTNH, k_BKHS, v_BKSH, causal(until_BS, order_T), accum_dtype, WHOLE)
         is_real_BT = jnp.take(segments_BS, order_T, axis=1) > 0
         return packed_attention.kept(jnp.where(is_real_BT[..., None, None], out_BTNH, 0))
-    if kernel in UNTIL:
-        until_BS = packed_attention.ends(segments_BS) if until_BS is None else until_BS
-        run = functools.partial(kernels.train_plain, accum_dtype, block)
-        return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, until_BS, first)
-    start_BS = packed_attention.starts(segments_BS)
-    run = functools.partial(kernels.train, kernel)
-    return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, start_BS, first)
+    seen_BS = until_BS if kernel in UNTIL else packed_attention.starts(segments_BS)
+    run = functools.partial(kernels.train, kernel, accum_dtype, block=block)
+    return per_device(run, layout)(q_BTNH, k_BKHS, v_BKSH, seen_BS, first)
 
 
 def attend(

@@ -71,23 +71,37 @@ def attend_pages(
 
 def train(
     kernel: str,
+    accum_dtype: str,
     q_BTNH: jax.Array,
     k_BKHS: jax.Array,
     v_BKSH: jax.Array,
-    start_BS: jax.Array,
+    seen_BS: jax.Array,
     first: jax.Array,
+    block: int = packed_attention.BLOCK,
 ) -> jax.Array:
-    """`packed_attention.attend` by the kernel `kernel` ("gpu", "tpu"), for any lengths.
+    """`packed_attention.attend` by the kernel `kernel` ("gpu", "tpu", else XLA), for any lengths.
 
-    Arguments are one device's own rows and heads, and `packed_attention.starts` of whole rows.
+    Arguments are one device's own rows and heads. `seen_BS` says what is seen of whole rows:
+    to XLA until where each key is, to the kernels from where each query sees
+    (`packed_attention.starts`); `block` and `accum_dtype` are for XLA.
     """
     T, S = q_BTNH.shape[1], k_BKHS.shape[3]
-    more_t, more_s = _filled(T), _filled(S)
-    start_BS = jnp.where(start_BS < S, start_BS, S + more_s)
+    more_t, more_s = (-n % (TRAINING_MULTIPLE if n > TRAINING_MULTIPLE else 128) for n in (T, S))
+    is_xla = kernel not in ("gpu", "tpu")
+    if is_xla:  # no block of keys may reach beyond the row
+        more_s += -(S + more_s) % min(block, S + more_s)
+    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, more_t), (0, 0), (0, 0)))
+    k_BKHS = jnp.pad(k_BKHS, ((0, 0), (0, 0), (0, 0), (0, more_s)))
+    v_BKSH = jnp.pad(v_BKSH, ((0, 0), (0, 0), (0, more_s), (0, 0)))
+    if is_xla:
+        until_BS = jnp.pad(seen_BS, ((0, 0), (0, more_s)))
+        blocks = min(block, T + more_t), min(block, S + more_s)
+        args = (q_BTNH, k_BKHS, v_BKSH, until_BS, first)
+        return packed_attention.attend(accum_dtype, blocks, *args)[:, :T]
+    start_BS = jnp.where(seen_BS < S, seen_BS, S + more_s)
     start_BT = jax.lax.dynamic_slice_in_dim(start_BS, first, T, axis=1) if T != S else start_BS
     start_BT = jnp.pad(start_BT, ((0, 0), (0, more_t)), constant_values=S + more_s)
     start_BS = jnp.pad(start_BS, ((0, 0), (0, more_s)), constant_values=S + more_s)
-    q_BTNH, k_BKHS, v_BKSH = _longer(more_t, more_s, q_BTNH, k_BKHS, v_BKSH)
     if kernel == "gpu":
         k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
         tiles = gpu_packed_attention.Tiles()
@@ -96,36 +110,6 @@ def train(
         starts = start_BS, start_BT
         out_BTNH = tpu_packed_attention.attend(False, q_BTNH, k_BKHS, v_BKSH, *starts, first)
     return out_BTNH[:, :T]
-
-
-def train_plain(
-    accum_dtype: str,
-    block: int,
-    q_BTNH: jax.Array,
-    k_BKHS: jax.Array,
-    v_BKSH: jax.Array,
-    until_BS: jax.Array,
-    first: jax.Array,
-) -> jax.Array:
-    """`packed_attention.attend` in blocks of `block`, for any lengths; arguments as for `train`."""
-    T, S = q_BTNH.shape[1], k_BKHS.shape[3]
-    more_t, more_s = _filled(T), _filled(S)
-    more_s += -(S + more_s) % min(block, S + more_s)  # no block of keys may reach beyond the row
-    until_BS = jnp.pad(until_BS, ((0, 0), (0, more_s)))
-    arrays = _longer(more_t, more_s, q_BTNH, k_BKHS, v_BKSH)
-    blocks = min(block, T + more_t), min(block, S + more_s)
-    return packed_attention.attend(accum_dtype, blocks, *arrays, until_BS, first)[:, :T]
-
-
-def _filled(length):
-    """Padding of a row, or of a part of one, of so many tokens."""
-    return -length % (TRAINING_MULTIPLE if length > TRAINING_MULTIPLE else 128)
-
-
-def _longer(more_t, more_s, q_BTNH, k_BKHS, v_BKSH):
-    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, more_t), (0, 0), (0, 0)))
-    k_BKHS = jnp.pad(k_BKHS, ((0, 0), (0, 0), (0, 0), (0, more_s)))
-    return q_BTNH, k_BKHS, jnp.pad(v_BKSH, ((0, 0), (0, 0), (0, more_s), (0, 0)))
 
 
 def _tpu(q_BTNH, k_KZSH, v_KZSH, table_BW, lengths_BT):
